@@ -1,0 +1,145 @@
+"""The room endpoints of D04's Transport chapter, asked of another server.
+
+Each call knows both forms of its path: rooms of the .02 version are asked under the unstable
+prefix first, because the peers that know only that version know only those paths, and a peer
+that does not recognise one form is asked in the other. Bodies are returned unchecked: events are
+verified by whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmserver.federation_client.client import FederationClient, quote_path
+from lmserver.federation_client.errors import BadResponse, RemoteError
+from lmserver.protocol.room_versions import LM_02_ID
+
+STABLE = "/_matrix/federation"
+UNSTABLE = f"/_matrix/federation/unstable/{LM_02_ID}"
+
+MAX_JOIN_RESPONSE = 64 * 1024 * 1024
+"""A join brings the whole state: about 1.5 KB for each member."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinResponse:
+    """The hub's answer to send_join, as sent: nothing in it is checked."""
+
+    event: dict[str, Any]
+    state: list[Any]
+    auth_chain: list[Any]
+
+
+class RoomApi:
+    """One method for each endpoint; every one raises FederationError on failure."""
+
+    def __init__(self, client: FederationClient) -> None:
+        self._client = client
+
+    async def make_membership(
+        self, server: str, change: str, room_id: str, user_id: str, versions: Sequence[str]
+    ) -> str:
+        """GET make_join, make_leave or make_knock: the room version, the one thing we take of a
+        template (D04 §Make and Send Handshake; attacks T1-T3)."""
+        path = f"{STABLE}/v1/make_{change}" + quote_path(room_id, user_id)
+        query = [("ver", version) for version in versions]
+        body = await self._client.send_json("GET", server, path, query=query)
+        version = body.get("room_version")
+        if version is None and change != "leave" and len(versions) == 1:
+            return versions[0]
+        if not isinstance(version, str):
+            raise BadResponse("the template names no room version")
+        return version
+
+    async def send_join(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> JoinResponse:
+        """POST send_join (D04 §Joins)."""
+        body = await self._send("POST", server, version, "v3", "send_join", lpdu_id, lpdu)
+        event, state, chain = body.get("event"), body.get("state"), body.get("auth_chain", [])
+        if not isinstance(event, dict) or not isinstance(state, list) or not isinstance(chain, list):
+            raise BadResponse("send_join answered without event, state or auth_chain")
+        return JoinResponse(event, state, chain)
+
+    async def send_leave(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> None:
+        """POST send_leave (D04 §Rejecting Invites and Leaves)."""
+        await self._send("POST", server, version, "v3", "send_leave", lpdu_id, lpdu)
+
+    async def send_knock(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> list[Any]:
+        """POST send_knock: the stripped state (D04 §Knocks)."""
+        body = await self._send("POST", server, version, "v3", "send_knock", lpdu_id, lpdu)
+        state = body.get("stripped_state", body.get("knock_room_state", []))
+        return state if isinstance(state, list) else []
+
+    async def invite(
+        self, server: str, version: str, event_id: str, event: dict[str, Any], stripped: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """POST invite: the event as the target's server returned it (D04 §Invites)."""
+        content = {"event": event, "invite_room_state": stripped, "room_version": version}
+        body = await self._send("POST", server, version, "v3", "invite", event_id, content)
+        pdu = body.get("pdu", body.get("event"))
+        if not isinstance(pdu, dict):
+            raise BadResponse("invite answered without an event")
+        return pdu
+
+    async def backfill(self, server: str, version: str, room_id: str, event_id: str, limit: int) -> list[Any]:
+        """GET backfill: events up to and including `event_id`."""
+        query = [("v", event_id), ("limit", str(limit))]
+        body = await self._get(server, version, "v2", "backfill", room_id, query)
+        pdus = body.get("pdus")
+        if not isinstance(pdus, list) or len(pdus) > limit:
+            raise BadResponse("backfill answered without a list of events")
+        return pdus
+
+    async def event(self, server: str, version: str, event_id: str) -> dict[str, Any]:
+        """GET event."""
+        return await self._get(server, version, "v2", "event", event_id, None)
+
+    async def _get(
+        self, server: str, version: str, api: str, name: str, id_: str, query: list[tuple[str, str]] | None
+    ) -> dict[str, Any]:
+        for prefix in _prefixes(version, api)[:-1]:
+            try:
+                return await self._client.send_json(
+                    "GET", server, f"{prefix}/{name}" + quote_path(id_), query=query
+                )
+            except RemoteError as error:
+                if not error.unknown_endpoint:
+                    raise
+        last = _prefixes(version, api)[-1]
+        return await self._client.send_json("GET", server, f"{last}/{name}" + quote_path(id_), query=query)
+
+    async def _send(
+        self,
+        method: str,
+        server: str,
+        version: str,
+        api: str,
+        name: str,
+        txn_id: str,
+        content: dict[str, Any],
+    ) -> dict[str, Any]:
+        first, second = _prefixes(version, api)
+        try:
+            return await self._client.send_json(
+                method,
+                server,
+                f"{first}/{name}" + quote_path(txn_id),
+                content=content,
+                max_response=MAX_JOIN_RESPONSE,
+            )
+        except RemoteError as error:
+            if not error.unknown_endpoint:
+                raise
+        return await self._client.send_json(
+            method,
+            server,
+            f"{second}/{name}" + quote_path(txn_id),
+            content=content,
+            max_response=MAX_JOIN_RESPONSE,
+        )
+
+
+def _prefixes(version: str, api: str) -> tuple[str, str]:
+    stable = f"{STABLE}/{api}"
+    return (UNSTABLE, stable) if version == LM_02_ID else (stable, UNSTABLE)

@@ -1,0 +1,313 @@
+"""The append transaction: one database transaction for everything that waits for a room.
+
+Steps, and what a crash after each means:
+
+1. take the room's row: nothing has happened yet;
+2. dedupe by LPDU hash, event ID and client transaction: still nothing;
+3. decide and complete every event against the head (pure);
+4. write events, state, fan-out ranges and transaction IDs, move the head: all of it or nothing,
+   at COMMIT. A crash after COMMIT and before the answer leaves an event stored and not
+   acknowledged; the retry finds it in step 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmserver.protocol import hub, participant
+from lmserver.protocol.events import EventDraft, Lpdu, Pdu
+from lmserver.protocol.power_levels import PowerLevels
+from lmserver.protocol.room_view import RoomView
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms import snapshot as snapshots
+from lmserver.rooms.outcomes import Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.snapshot import Snapshot
+from lmserver.storage import client_transactions, fanout, lpdus, room_log, room_state
+from lmserver.storage.client_transactions import KnownTransaction
+from lmserver.storage.database import Executor
+from lmserver.storage.fanout import RangeChange
+from lmserver.storage.room_log import NewEvent, RoomRow
+from lmserver.storage.room_state import NewState
+
+NOT_FOUND = Rejected("M_NOT_FOUND", "room not known")
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn has decided so far; nothing of it counts before COMMIT."""
+
+    room_id: str
+    our_name: str
+    snapshot: Snapshot
+    events: list[NewEvent] = field(default_factory=list)
+    states: list[NewState] = field(default_factory=list)
+    ranges: list[RangeChange] = field(default_factory=list)
+    redactions: list[tuple[Pdu, bool]] = field(default_factory=list)
+    txns: list[tuple[ClientTxn, str | None, str | None]] = field(default_factory=list)
+    evidence: list[tuple[Pdu, str, str]] = field(default_factory=list)
+    lpdu_hashes: dict[str, Accepted] = field(default_factory=dict)
+    known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
+    members: list[str] = field(default_factory=list)
+
+    def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
+        """Put an event at the next position; `failed` is why it is soft-failed."""
+        before = self.snapshot.view.head_event_id
+        self.snapshot, changes = self.snapshot.after(pdu, self.our_name, applies=failed is None)
+        position = self.snapshot.view.head_position
+        lpdu_hash = pdu.lpdu_hash if keep_lpdu_hash else None
+        self.events.append(
+            NewEvent(
+                pdu.event_id, position, before, lpdu_hash, pdu.type, pdu.state_key, pdu.sender,
+                pdu.canonical, failed,
+            )
+        )  # fmt: skip
+        self.ranges += changes
+        accepted = Accepted(pdu.event_id, position)
+        if lpdu_hash is not None:
+            self.lpdu_hashes[lpdu_hash] = accepted
+        if failed is None and pdu.state_key is not None:
+            self._set_state(pdu, pdu.state_key, position)
+        return accepted
+
+    def _set_state(self, pdu: Pdu, state_key: str, position: int) -> None:
+        for index in range(len(self.states) - 1, -1, -1):
+            entry = self.states[index]
+            if entry.type == pdu.type and entry.state_key == state_key:
+                self.states[index] = NewState(
+                    entry.type,
+                    entry.state_key,
+                    entry.event_id,
+                    entry.membership,
+                    entry.from_position,
+                    position,
+                )
+                break
+        self.states.append(NewState(pdu.type, state_key, pdu.event_id, pdu.membership, position))
+        if pdu.type == "m.room.member":
+            self.members.append(state_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What a committed turn did, for whoever has to be told."""
+
+    outcomes: list[Outcome | GapFound]
+    snapshot: Snapshot | None
+    position_before: int = 0
+    destinations: frozenset[str] = frozenset()
+    members: tuple[str, ...] = ()
+    settled_lpdus: tuple[tuple[str, str], ...] = ()
+    xid: int = 0
+
+
+async def append(
+    db: Executor,
+    room_id: str,
+    proposals: Sequence[Proposal],
+    cached: Snapshot | None,
+    key: SigningKey,
+    now_ms: int,
+) -> Appended:
+    """Decide and write a batch inside the caller's transaction."""
+    row = await room_log.lock_head(db, room_id)
+    if row is None:
+        return Appended([NOT_FOUND] * len(proposals), None)
+    batch = Batch(room_id, key.server_name, await snapshots.refresh(db, row, cached))
+    await _look_up_known(db, batch, proposals)
+    if row.hub_server == key.server_name:
+        outcomes: list[Outcome | GapFound] = [_hub_decides(batch, p, key) for p in proposals]
+    else:
+        outcomes = await _participant_decides(db, batch, proposals)
+    return await write(db, batch, row, outcomes, now_ms)
+
+
+async def _look_up_known(db: Executor, batch: Batch, proposals: Sequence[Proposal]) -> None:
+    hashes = [p.event.lpdu_hash for p in proposals if not isinstance(p.event, EventDraft)]
+    wanted = [h for h in hashes if h is not None]
+    if wanted:
+        known = await room_log.known_lpdu_hashes(db, batch.room_id, wanted)
+        batch.lpdu_hashes = {h: Accepted(event_id, at) for h, (event_id, at) in known.items()}
+    txns = [p.txn for p in proposals if p.txn is not None]
+    if txns:
+        batch.known_txns = await client_transactions.known(db, batch.room_id, txns)
+
+
+def _hub_decides(batch: Batch, proposal: Proposal, key: SigningKey) -> Outcome | GapFound:
+    """We are the hub: complete, authorize, place; a duplicate is what stood there first."""
+    event = proposal.event
+    if isinstance(event, Pdu):
+        return _place_completed(batch, event, proposal)
+    if isinstance(event, Lpdu):
+        first = batch.lpdu_hashes.get(event.lpdu_hash or "")
+        if first is not None:
+            return first
+    if proposal.txn is not None:
+        known = batch.known_txns.get(proposal.txn)
+        if known is not None and known.event_id is not None:
+            return Accepted(known.event_id, None)
+    view = batch.snapshot.view
+    decision = hub.decide(event, view, key)
+    if isinstance(decision, hub.Reject):
+        return Rejected(decision.errcode, decision.reason, decision.rule)
+    return _place_on_hub(batch, decision.pdu, view, proposal.txn)
+
+
+def _place_completed(batch: Batch, pdu: Pdu, proposal: Proposal) -> Outcome | GapFound:
+    """An event we completed at this very head is allowed as it was then; at another it is not
+    placed. Full events of anybody else are none of a hub's business (attack B1)."""
+    if not proposal.completed:
+        return Rejected("M_FORBIDDEN", "a full event is not accepted by the hub")
+    first = batch.lpdu_hashes.get(pdu.lpdu_hash or "")
+    if first is not None:
+        return first
+    if pdu.prev_events != [batch.snapshot.view.head_event_id]:
+        return GapFound(pdu.prev_events[0])
+    return batch.place(pdu)
+
+
+def _place_on_hub(batch: Batch, pdu: Pdu, view: RoomView, txn: ClientTxn | None) -> Accepted:
+    if pdu.type == "m.room.redaction":
+        batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
+    accepted = batch.place(pdu)
+    if txn is not None:
+        batch.txns.append((txn, pdu.event_id, None))
+        batch.known_txns[txn] = KnownTransaction(pdu.event_id, None)
+    return accepted
+
+
+def _may_redact_others(view: RoomView, user_id: str) -> bool:
+    levels = PowerLevels.from_view(view)
+    return levels.user(user_id) >= levels.action("redact")
+
+
+async def _participant_decides(
+    db: Executor, batch: Batch, proposals: Sequence[Proposal]
+) -> list[Outcome | GapFound]:
+    """Place what the hub sent in chain order, whatever order it came in (attack B11)."""
+    outcomes: list[Outcome | GapFound] = [Rejected("M_FORBIDDEN", "not the hub of the room")] * len(proposals)
+    waiting: dict[str, list[tuple[int, Pdu]]] = {}
+    pdus = [(i, p.event) for i, p in enumerate(proposals) if isinstance(p.event, Pdu)]
+    known = await room_log.known_events(
+        db, batch.room_id, [p.event_id for _, p in pdus] + [e for _, p in pdus for e in p.prev_events]
+    )
+    for index, pdu in pdus:
+        if known.get(pdu.event_id) is not None:
+            outcomes[index] = Accepted(pdu.event_id, known[pdu.event_id])
+        else:
+            waiting.setdefault(pdu.prev_events[0] if pdu.prev_events else "", []).append((index, pdu))
+    while candidates := waiting.pop(batch.snapshot.view.head_event_id, None):
+        for index, pdu in candidates:
+            outcomes[index] = _place_of_hub(batch, pdu, known)
+    for candidates in waiting.values():
+        for index, pdu in candidates:
+            outcomes[index] = _place_of_hub(batch, pdu, known)
+    return outcomes
+
+
+def _place_of_hub(batch: Batch, pdu: Pdu, known: dict[str, int | None]) -> Outcome | GapFound:
+    view = batch.snapshot.view
+    if view.head_event_id == pdu.event_id:
+        return Accepted(pdu.event_id, view.head_position)
+    decision = participant.decide(pdu, view, seen_lpdu_hashes=batch.lpdu_hashes)
+    match decision:
+        case participant.Apply():
+            if pdu.type == "m.room.redaction":
+                batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
+            return batch.place(pdu)
+        case participant.SoftFail(kind=kind, reason=reason):
+            batch.evidence.append((pdu, kind, reason))
+            return batch.place(pdu, failed=f"{kind}: {reason}", keep_lpdu_hash=kind != "replay")
+        case participant.Gap(prev_event_id=prev):
+            if _is_placed(batch, prev, known):
+                batch.evidence.append((pdu, "fork", "another event has the same predecessor"))
+                return Rejected("M_FORBIDDEN", "the event forks the room")
+            return GapFound(prev)
+        case participant.Refuse(kind=kind, reason=reason):
+            batch.evidence.append((pdu, kind, reason))
+            return Rejected("M_FORBIDDEN", reason)
+
+
+def _is_placed(batch: Batch, event_id: str, known: dict[str, int | None]) -> bool:
+    return known.get(event_id) is not None or any(e.event_id == event_id for e in batch.events)
+
+
+async def write(
+    db: Executor, batch: Batch, row: RoomRow, outcomes: list[Outcome | GapFound], now_ms: int
+) -> Appended:
+    """Everything of the batch in the caller's transaction, then the head."""
+    for pdu, kind, detail in batch.evidence:
+        await room_log.add_evidence(db, batch.room_id, pdu.event_id, kind, detail, pdu.canonical, now_ms)
+    if not batch.events:
+        return Appended(outcomes, batch.snapshot, row.head_position)
+    view = batch.snapshot.view
+    await room_log.append(db, batch.room_id, batch.events, now_ms)
+    if batch.states:
+        await room_state.set_state(db, batch.room_id, batch.states)
+    if batch.ranges and row.hub_server == batch.our_name:
+        await fanout.apply_changes(db, batch.room_id, batch.ranges)
+    if batch.txns:
+        await client_transactions.remember(db, batch.room_id, batch.txns, now_ms)
+    if batch.redactions:
+        await _apply_redactions(db, batch)
+    settled = await _settle_own_lpdus(db, batch) if row.hub_server != batch.our_name else ()
+    xid = await room_log.move_head(db, batch.room_id, view.head_position, view.head_event_id)
+    return Appended(
+        outcomes,
+        batch.snapshot,
+        row.head_position,
+        _destinations(batch) if row.hub_server == batch.our_name else frozenset(),
+        tuple(batch.members),
+        settled,
+        xid,
+    )
+
+
+def _destinations(batch: Batch) -> frozenset[str]:
+    gone = {change.destination for change in batch.ranges}
+    return frozenset((set(batch.snapshot.servers) | gone) - {batch.our_name})
+
+
+async def _apply_redactions(db: Executor, batch: Batch) -> None:
+    """A redaction counts when its sender wrote the target or has the redact level (protocol
+    decision 8); never for another room's events, never for the create event."""
+    targets = {pdu.event_id: _target(pdu) for pdu, _ in batch.redactions}
+    found = await room_log.event_senders(db, batch.room_id, [t for t in targets.values() if t])
+    pairs: list[tuple[str, str]] = []
+    unseen: list[tuple[str, str, bool, str]] = []
+    for pdu, moderator in batch.redactions:
+        target = targets[pdu.event_id]
+        if target is None:
+            continue
+        if target not in found:
+            unseen.append((target, pdu.event_id, moderator, pdu.sender))
+            continue
+        sender, type_ = found[target]
+        if type_ != "m.room.create" and (moderator or sender == pdu.sender):
+            pairs.append((target, pdu.event_id))
+    if pairs:
+        await room_log.mark_redacted(db, batch.room_id, pairs)
+    if unseen:
+        await room_log.remember_redactions(db, batch.room_id, unseen)
+
+
+def _target(pdu: Pdu) -> str | None:
+    target = pdu.content.get("redacts")
+    return target if isinstance(target, str) and len(target) <= 255 and "\0" not in target else None
+
+
+async def _settle_own_lpdus(db: Executor, batch: Batch) -> tuple[tuple[str, str], ...]:
+    """The echo of our own LPDUs has come: (LPDU ID, event ID) pairs for those who wait."""
+    mine = {
+        e.lpdu_hash: e.event_id
+        for e in batch.events
+        if e.lpdu_hash is not None and e.sender.endswith(":" + batch.our_name)
+    }
+    if not mine:
+        return ()
+    settled = []
+    for lpdu_hash, lpdu_id in (await lpdus.by_hash(db, batch.room_id, list(mine))).items():
+        await lpdus.accept(db, batch.room_id, lpdu_id, mine[lpdu_hash])
+        await client_transactions.settle(db, batch.room_id, lpdu_id, mine[lpdu_hash])
+        settled.append((lpdu_id, mine[lpdu_hash]))
+    return tuple(settled)

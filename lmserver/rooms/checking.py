@@ -1,0 +1,43 @@
+"""Events from other servers, from raw JSON to verified events (D04 §Receiving Events, steps 1-3).
+
+One door for every event that enters by an answer or a request: schema, signatures, hashes. A bad
+event is told apart, and never fails the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from lmserver.protocol import hashes
+from lmserver.protocol.errors import ProtocolError, SchemaError
+from lmserver.protocol.events import Lpdu, Pdu, parse_pdu
+from lmserver.protocol.room_versions import RoomVersion
+
+
+class Verifier(Protocol):
+    """Checks signatures, fetching keys as needed: None, or what is wrong, for each event."""
+
+    async def verify_events(self, events: Sequence[Lpdu | Pdu]) -> list[ProtocolError | None]: ...
+
+
+async def check_pdus(
+    raw: Sequence[Any], version: RoomVersion, room_id: str, verifier: Verifier
+) -> list[Pdu | ProtocolError]:
+    """Each PDU, hashes enforced (a wrong one leaves the redacted copy), or what is wrong with it."""
+    checked: list[Pdu | ProtocolError] = [_parse(item, version, room_id) for item in raw]
+    good = [(i, item) for i, item in enumerate(checked) if isinstance(item, Pdu)]
+    verdicts = await verifier.verify_events([pdu for _, pdu in good])
+    for (index, pdu), verdict in zip(good, verdicts, strict=True):
+        checked[index] = hashes.with_hashes_enforced(pdu) if verdict is None else verdict
+    return checked
+
+
+def _parse(item: object, version: RoomVersion, room_id: str) -> Pdu | ProtocolError:
+    if not isinstance(item, dict):
+        return SchemaError("an event is not an object")
+    try:
+        pdu = parse_pdu(item, version)
+    except ProtocolError as error:
+        return error
+    return pdu if pdu.room_id == room_id else SchemaError("an event of another room")

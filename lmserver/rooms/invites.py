@@ -1,0 +1,199 @@
+"""Invites across servers: participant to hub to target (D04 §Invites).
+
+The target's server is asked with no lock held, and the hub decides again at the head. Only the
+sender's and the hub's signatures count, so when the room moves on faster than the target answers
+the invite is appended with those two alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from lmserver.federation_client.errors import RemoteError
+from lmserver.federation_client.room_api import RoomApi
+from lmserver.protocol import hub, ids
+from lmserver.protocol.errors import ProtocolError
+from lmserver.protocol.events import EventDraft, Lpdu, Pdu, parse_pdu
+from lmserver.protocol.hashes import check_hashes
+from lmserver.protocol.room_versions import room_version
+from lmserver.protocol.room_view import RoomView
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms import stripped_state
+from lmserver.rooms.checking import Verifier
+from lmserver.rooms.outcomes import GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.turns import Turns
+from lmserver.storage import invites as stored_invites
+from lmserver.storage import room_state
+from lmserver.storage.database import Database
+from lmserver.storage.invites import PendingInvite
+
+MAX_ASKS = 3
+
+
+class InviteRefused(Exception):
+    """An invite we or the target's server will not sign: HTTP status, error code, fixed text."""
+
+    def __init__(self, status: int, errcode: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.errcode = errcode
+        self.reason = reason
+
+
+class Accounts(Protocol):
+    """Whether a local user exists and may be invited."""
+
+    async def is_active(self, user_id: str) -> bool: ...
+
+
+class Invites:
+    """Both ends of an invite: asking a target's server, and being the target's server."""
+
+    def __init__(
+        self,
+        db: Database,
+        key: SigningKey,
+        api: RoomApi,
+        verifier: Verifier,
+        turns: Turns,
+        accounts: Accounts,
+        publish: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._db = db
+        self._key = key
+        self._api = api
+        self._verifier = verifier
+        self._turns = turns
+        self._accounts = accounts
+        self._publish = publish
+
+    # -- as the hub -----------------------------------------------------------------------------
+
+    async def invite(self, event: EventDraft | Lpdu) -> tuple[Outcome, Pdu | None]:
+        """Invite a user of a server that is not in the room; we are its hub.
+
+        Raises InviteRefused with the target server's own refusal, FederationError when it cannot
+        be reached.
+        """
+        for _ in range(MAX_ASKS):
+            view = await self._turns.view(event.room_id)
+            if view is None:
+                return Rejected("M_NOT_FOUND", "room not known"), None
+            decision = hub.decide(event, view, self._key)
+            if isinstance(decision, hub.Reject):
+                return Rejected(decision.errcode, decision.reason, decision.rule), None
+            pdu = await self._ask_target(decision.pdu, view)
+            [outcome] = await self._turns.submit(event.room_id, [Proposal(pdu, completed=True)])
+            if not isinstance(outcome, GapFound):
+                return outcome, pdu
+        [last] = await self._turns.submit(event.room_id, [Proposal(event)])
+        return (
+            (last, None) if not isinstance(last, GapFound) else (Rejected("M_UNKNOWN", "room is busy"), None)
+        )
+
+    async def _ask_target(self, pdu: Pdu, view: RoomView) -> Pdu:
+        target = ids.server_of(pdu.state_key or "")
+        stripped = stripped_state.of_view(view, pdu.sender)
+        try:
+            answer = await self._api.invite(target, view.version.id, pdu.event_id, pdu.fields, stripped)
+        except RemoteError as error:
+            raise _proxied(error) from error
+        return _with_target_signature(pdu, answer, target)
+
+    async def proxy(self, origin: str, lpdu: Lpdu) -> tuple[Outcome, Pdu | None]:
+        """A participant's invite LPDU, signatures checked: the first half of D04 §Invites."""
+        if lpdu.server != origin or lpdu.membership != "invite" or lpdu.hub_server != self._key.server_name:
+            raise InviteRefused(403, "M_FORBIDDEN", "not an invite of the requesting server")
+        target = ids.server_of(lpdu.state_key or "")
+        snapshot = await self._turns.snapshot(lpdu.room_id)
+        if snapshot is None:
+            raise InviteRefused(404, "M_NOT_FOUND", "room not known")
+        if snapshot.view.hub != self._key.server_name:
+            raise InviteRefused(400, "M_WRONG_SERVER", "not the hub of the room")
+        if target == self._key.server_name and not await self._accounts.is_active(lpdu.state_key or ""):
+            raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        if target in snapshot.servers or target == self._key.server_name:
+            [outcome] = await self._turns.accept_lpdus(lpdu.room_id, [lpdu])
+            return outcome, None
+        return await self.invite(lpdu)
+
+    # -- as the target's server -----------------------------------------------------------------
+
+    async def receive(
+        self, origin: str, event: Mapping[str, Any], version_id: object, stripped: object
+    ) -> Pdu:
+        """An invite for one of our users: check it all, keep it, sign it (attack I1).
+
+        Returns the event with our signature added; raises InviteRefused.
+        """
+        pdu = await self._check_invite(origin, event, version_id)
+        if await room_state.has_joined_user(self._db, pdu.room_id, self._key.server_name):
+            raise InviteRefused(403, "M_FORBIDDEN", "this server is in the room already")
+        state = stripped_state.clean(stripped)
+        invite = PendingInvite(
+            user_id=pdu.state_key or "",
+            room_id=pdu.room_id,
+            hub_server=origin,
+            sender=pdu.sender,
+            room_version=pdu.version.id,
+            invite=pdu.canonical,
+            stripped_state=stored_invites.encode_state(state),
+            retired=False,
+            stream_xid=0,
+        )
+        await self._db.run(lambda db: stored_invites.store(db, invite))
+        self._publish([invite.user_id])
+        signature = self._key.sign_base64(pdu.reference_bytes)
+        return pdu.with_signature(self._key.server_name, self._key.key_id, signature)
+
+    async def _check_invite(self, origin: str, event: Mapping[str, Any], version_id: object) -> Pdu:
+        try:
+            version = room_version(version_id)
+        except ProtocolError as error:
+            raise InviteRefused(400, "M_INCOMPATIBLE_ROOM_VERSION", "room version not supported") from error
+        try:
+            pdu = parse_pdu(event, version)
+        except ProtocolError as error:
+            raise InviteRefused(400, "M_BAD_JSON", str(error)) from error
+        self._check_shape(pdu, origin)
+        [verdict] = await self._verifier.verify_events([pdu])
+        if verdict is not None:
+            raise InviteRefused(403, "M_FORBIDDEN", str(verdict))
+        if not check_hashes(pdu):
+            raise InviteRefused(403, "M_FORBIDDEN", "a content hash is wrong")
+        if not await self._accounts.is_active(pdu.state_key or ""):
+            raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        return pdu
+
+    def _check_shape(self, pdu: Pdu, origin: str) -> None:
+        """What we sign is an invite of one of our users by another server's user, sent by the
+        hub it names; anything else would make us a signing oracle."""
+        ours = self._key.server_name
+        if pdu.membership != "invite" or not ids.is_user_id(pdu.state_key):
+            raise InviteRefused(400, "M_BAD_JSON", "not an invite")
+        if ids.server_of(pdu.state_key or "") != ours or pdu.server == ours:
+            raise InviteRefused(403, "M_FORBIDDEN", "not an invite for a user of this server")
+        hub_server = pdu.hub_server if pdu.hub_server is not None else pdu.server
+        if hub_server != origin:
+            raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from its hub")
+
+
+def _proxied(error: RemoteError) -> InviteRefused:
+    """The target's refusal in a form safe to pass on (D04 §Invites: proxied, without excess)."""
+    status = error.status if 400 <= error.status < 500 else 502
+    return InviteRefused(status, error.errcode or "M_UNKNOWN", (error.error or "invite refused")[:200])
+
+
+def _with_target_signature(pdu: Pdu, answer: Mapping[str, Any], target: str) -> Pdu:
+    """Only the target's signature is taken from its answer, and only if the event is ours (I2)."""
+    try:
+        returned = parse_pdu(answer, pdu.version)
+    except ProtocolError:
+        raise InviteRefused(502, "M_UNKNOWN", "the invited server returned a bad event") from None
+    if returned.event_id != pdu.event_id:
+        raise InviteRefused(502, "M_UNKNOWN", "the invited server returned another event")
+    for key_id, signature in list(returned.fields["signatures"].get(target, {}).items())[:1]:
+        if ids.is_key_id(key_id) and len(signature) <= 100:
+            return pdu.with_signature(target, key_id, signature)
+    return pdu

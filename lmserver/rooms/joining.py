@@ -1,0 +1,176 @@
+"""Joining a room on another server: the make and send handshake, and what we then believe.
+
+The hub's answer is the foundation of everything we later check, so one bad state event refuses
+the whole join (attack S3). Our own numbering of the list starts at the join.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from lmserver.federation_client.room_api import JoinResponse, RoomApi
+from lmserver.protocol import hashes, ids
+from lmserver.protocol.auth_rules import authorize
+from lmserver.protocol.errors import AuthRejected, ProtocolError
+from lmserver.protocol.events import EventDraft, Lpdu, Pdu
+from lmserver.protocol.hub import state_event
+from lmserver.protocol.participant import build_lpdu
+from lmserver.protocol.room_versions import SUPPORTED, RoomVersion, room_version
+from lmserver.protocol.room_view import RoomView, StateKey
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms.checking import Verifier, check_pdus
+from lmserver.rooms.turns import Turns
+from lmserver.storage import invites, room_log, room_state
+from lmserver.storage.database import Connection, Database
+from lmserver.storage.room_log import NewEvent, RoomRow
+from lmserver.storage.room_state import NewState
+
+FIRST_POSITION = 2**40
+"""Where a participant's list starts: history fetched later goes below, never negative."""
+REJOIN_LEAP = 2**32
+"""Positions left free between leaving and joining again, for the history in between."""
+MAX_STATE_EVENTS = 200_000
+JOIN_WAIT_SECONDS = 20.0
+
+
+class BadJoinResponse(ProtocolError):
+    """The server that claims to be the hub answered with something we cannot build on."""
+
+
+class Joining:
+    """Joins rooms through their hub, one join for a room at a time."""
+
+    def __init__(
+        self,
+        db: Database,
+        key: SigningKey,
+        api: RoomApi,
+        verifier: Verifier,
+        turns: Turns,
+        publish: Callable[[Iterable[str]], None],
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._key = key
+        self._api = api
+        self._verifier = verifier
+        self._turns = turns
+        self._publish = publish
+        self._clock = clock
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
+
+    async def settled(self, room_id: str) -> None:
+        """Wait for a join of the room that is under way: a hub sends events to us from the
+        moment it has accepted the join, before we have its answer."""
+        join = self._in_flight.get(room_id)
+        if join is not None:
+            await asyncio.wait([join], timeout=JOIN_WAIT_SECONDS)
+
+    async def join(self, server: str, draft: EventDraft) -> str:
+        """Join through `server`, which has to be the hub; returns the join's event ID.
+
+        Raises FederationError, BadJoinResponse, UnknownRoomVersion or another ProtocolError.
+        """
+        await self.settled(draft.room_id)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight[draft.room_id] = done
+        try:
+            return await self._handshake(server, draft)
+        finally:
+            del self._in_flight[draft.room_id]
+            done.set_result(None)
+
+    async def _handshake(self, server: str, draft: EventDraft) -> str:
+        version_id = await self._api.make_membership(
+            server, "join", draft.room_id, draft.sender, list(SUPPORTED)
+        )
+        version = room_version(version_id)
+        # Nothing but the version is taken from the template (attacks T1-T3).
+        lpdu = build_lpdu(draft, version, server, self._key)
+        response = await self._api.send_join(server, version.id, lpdu.event_id, lpdu.fields)
+        join, state = await self._check(response, version, server, lpdu)
+        await self._db.run(lambda db: self._store(db, version, server, state, join))
+        self._turns.forget(draft.room_id)
+        self._publish([draft.room_id, draft.sender])
+        return join.event_id
+
+    async def _check(
+        self, response: JoinResponse, version: RoomVersion, hub: str, lpdu: Lpdu
+    ) -> tuple[Pdu, dict[StateKey, Pdu]]:
+        raw = [response.event, *response.state, *response.auth_chain]
+        if len(raw) > MAX_STATE_EVENTS:
+            raise BadJoinResponse("the room has too much state")
+        checked = await check_pdus(raw, version, lpdu.room_id, self._verifier)
+        for item in checked:
+            if isinstance(item, ProtocolError):
+                raise BadJoinResponse(f"the hub answered with a bad event: {item}")
+        pdus = [item for item in checked if isinstance(item, Pdu)]
+        join, chain = pdus[0], pdus[1 : 1 + len(response.state)]
+        state = {(p.type, p.state_key): p for p in chain if p.state_key is not None}
+        _check_join(join, lpdu)
+        _check_create(state.get(("m.room.create", "")), version, hub)
+        view = RoomView(
+            lpdu.room_id, version, hub, join.prev_events[0], 0, {k: state_event(p) for k, p in state.items()}
+        )
+        try:
+            authorize(join, view)
+        except AuthRejected as error:
+            raise BadJoinResponse("the join is not allowed by the state it came with") from error
+        return join, state
+
+    async def _store(
+        self, db: Connection, version: RoomVersion, hub: str, state: dict[StateKey, Pdu], join: Pdu
+    ) -> None:
+        """The join, the state before it and the room's row, in one transaction."""
+        now = self._clock()
+        known = await room_log.lock_head(db, join.room_id)
+        if known is None:
+            position = FIRST_POSITION
+            create = state["m.room.create", ""]
+            row = RoomRow(join.room_id, version.id, hub, create.event_id, position, join.event_id, position)
+            await room_log.create_room(db, row, now)
+        elif await room_log.event_position(db, join.room_id, join.event_id) is not None:
+            return  # the same answer again, after a crash or a retry
+        else:
+            position = known.head_position + REJOIN_LEAP
+            await room_state.close_all(db, join.room_id, position - 1)
+        await room_log.add_outliers(db, join.room_id, [_row(p, None) for p in state.values()], now)
+        await room_log.append(db, join.room_id, [_row(join, position)], now)
+        entries = [_entry(p, position - 1) for p in state.values()]
+        await room_state.set_state(db, join.room_id, entries)
+        await room_state.set_state(db, join.room_id, [_entry(join, position)])
+        await room_log.move_head(db, join.room_id, position, join.event_id)
+        await invites.retire(db, join.sender, join.room_id)
+
+
+def _check_join(join: Pdu, lpdu: Lpdu) -> None:
+    """The event must be our LPDU with the hub's fields added, and nothing else (attack B9)."""
+    same = (
+        join.lpdu_hash == lpdu.lpdu_hash
+        and join.hub_server == lpdu.hub_server
+        and hashes.lpdu_content_hash(join.fields) == lpdu.lpdu_hash
+        and len(join.prev_events) == 1
+    )
+    if not same:
+        raise BadJoinResponse("the event is not the join we sent")
+
+
+def _check_create(create: Pdu | None, version: RoomVersion, hub: str) -> None:
+    if create is None:
+        raise BadJoinResponse("the state has no m.room.create event")
+    if create.content.get("room_version") != version.id:
+        raise BadJoinResponse("the room has another version than the hub said")
+    if ids.server_of(create.sender) != hub:
+        raise BadJoinResponse("the server is not the hub of the room")
+
+
+def _row(pdu: Pdu, position: int | None) -> NewEvent:
+    prev = None if position is None else pdu.prev_events[0]
+    return NewEvent(
+        pdu.event_id, position, prev, pdu.lpdu_hash, pdu.type, pdu.state_key, pdu.sender, pdu.canonical
+    )
+
+
+def _entry(pdu: Pdu, position: int) -> NewState:
+    return NewState(pdu.type, pdu.state_key or "", pdu.event_id, pdu.membership, position)

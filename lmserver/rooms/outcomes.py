@@ -1,0 +1,54 @@
+"""What becomes of an event that somebody wanted in a room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmserver.protocol.events import EventDraft, Lpdu, Pdu
+from lmserver.storage.client_transactions import TransactionKey as ClientTxn
+
+__all__ = ["Accepted", "ClientTxn", "GapFound", "Outcome", "Proposal", "Rejected", "RoomBusy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """In the list, durable. For a duplicate, the event that stood there first."""
+
+    event_id: str
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Not in the list; `reason` is short, fixed text that a peer or client may see."""
+
+    errcode: str
+    reason: str
+    rule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GapFound:
+    """A hub's event whose predecessor we have not got."""
+
+    prev_event_id: str
+
+
+Outcome = Accepted | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One event offered to a room, with the client transaction it came from, if any.
+
+    `completed` marks a PDU that we as hub have made ourselves (an invite its target has signed):
+    it is placed only if the room's head is still its predecessor, and is a GapFound otherwise.
+    """
+
+    event: EventDraft | Lpdu | Pdu
+    txn: ClientTxn | None = None
+    completed: bool = False
+
+
+class RoomBusy(Exception):
+    """Too many events wait for this room; the caller should try again later."""

@@ -1,0 +1,154 @@
+"""Our users' events in rooms whose hub is another server.
+
+A client's send needs an event ID, and only the hub can give one: the LPDU is stored with the
+client's transaction ID, sent until the hub answers, and the client waits for the answer a
+bounded time. A retry with the same transaction ID waits for, and gets, the same event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+
+from lmserver.protocol.auth_rules import authorize
+from lmserver.protocol.errors import AuthRejected
+from lmserver.protocol.events import EventDraft, Lpdu
+from lmserver.protocol.participant import build_lpdu
+from lmserver.protocol.room_view import RoomView
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms.lpdu_answers import LpduAnswers
+from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome, Rejected
+from lmserver.storage import client_transactions, lpdus
+from lmserver.storage.database import Connection, Database, UniqueViolation
+
+ANSWER_SECONDS = 15.0
+MAX_REMEMBERED_ROOMS = 10_000
+
+
+class HubSilent(Exception):
+    """The hub has not answered in time; the LPDU stays queued and is sent until it does."""
+
+
+class OwnLpdus:
+    """Makes, stores and follows the LPDUs of our users."""
+
+    def __init__(
+        self,
+        db: Database,
+        key: SigningKey,
+        answers: LpduAnswers,
+        wake: Callable[[Iterable[str]], None],
+        clock: Callable[[], int],
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self._db = db
+        self._key = key
+        self._answers = answers
+        self._wake = wake
+        self._clock = clock
+        self._answer_seconds = answer_seconds
+        self._last_ts: OrderedDict[str, int] = OrderedDict()
+
+    async def send(self, draft: EventDraft, view: RoomView, txn: ClientTxn | None) -> Outcome:
+        """Queue one event for the hub and wait for its answer.
+
+        Raises HubSilent after the time is up; the event may still come to stand in the room.
+        """
+        if txn is not None:
+            known = await self._known(draft.room_id, txn)
+            if known is not None:
+                return await self._follow(draft.room_id, known)
+        try:
+            authorize(draft, view)
+        except AuthRejected as error:
+            return Rejected("M_FORBIDDEN", error.reason, error.rule)
+        lpdu = build_lpdu(self._distinct(draft), view.version, view.hub, self._key)
+        with self._answers.waiting(lpdu.event_id) as answer:
+            try:
+                await self._db.run(lambda db: self._queue(db, lpdu, view.hub, txn))
+            except UniqueViolation:
+                return await self.send(draft, view, txn)
+            self._wake([view.hub])
+            return await self._wait(draft.room_id, lpdu.event_id, answer)
+
+    def _distinct(self, draft: EventDraft) -> EventDraft:
+        """Two equal events in one millisecond would be one LPDU: later ones move on by 1 ms."""
+        last = self._last_ts.pop(draft.room_id, -1)
+        at = max(draft.origin_server_ts, last + 1)
+        self._last_ts[draft.room_id] = at
+        while len(self._last_ts) > MAX_REMEMBERED_ROOMS:
+            self._last_ts.popitem(last=False)
+        return EventDraft(draft.room_id, draft.type, draft.sender, draft.content, at, draft.state_key)
+
+    async def _queue(self, db: Connection, lpdu: Lpdu, hub: str, txn: ClientTxn | None) -> None:
+        if txn is not None:
+            await client_transactions.remember(db, lpdu.room_id, [(txn, None, lpdu.event_id)], self._clock())
+        await lpdus.queue(
+            db,
+            room_id=lpdu.room_id,
+            lpdu_id=lpdu.event_id,
+            lpdu_hash=lpdu.lpdu_hash or "",
+            destination=hub,
+            lpdu=lpdu.canonical,
+            user_id=lpdu.sender,
+            device_id=None if txn is None else txn.device_id,
+            txn_id=None if txn is None else txn.txn_id,
+            now_ms=self._clock(),
+        )
+
+    async def _known(self, room_id: str, txn: ClientTxn) -> client_transactions.KnownTransaction | None:
+        return (await client_transactions.known(self._db, room_id, [txn])).get(txn)
+
+    async def _follow(self, room_id: str, known: client_transactions.KnownTransaction) -> Outcome:
+        """A retry of something sent before: its answer, now or when it comes."""
+        if known.event_id is not None:
+            return Accepted(known.event_id, None)
+        lpdu_id = known.lpdu_id or ""
+        with self._answers.waiting(lpdu_id) as answer:
+            stored = await self._stored_answer(room_id, lpdu_id)
+            return stored if stored is not None else await self._wait(room_id, lpdu_id, answer)
+
+    async def _stored_answer(self, room_id: str, lpdu_id: str) -> Outcome | None:
+        queued = await lpdus.get(self._db, room_id, lpdu_id)
+        if queued is None:
+            return Rejected("M_NOT_FOUND", "the event was given up")
+        if queued.status == "accepted" and queued.pdu_event_id is not None:
+            return Accepted(queued.pdu_event_id, None)
+        if queued.status == "rejected":
+            return Rejected("M_FORBIDDEN", queued.reason or "refused by the hub")
+        return None
+
+    async def _wait(self, room_id: str, lpdu_id: str, answer: asyncio.Future[Outcome]) -> Outcome:
+        try:
+            return await asyncio.wait_for(asyncio.shield(answer), self._answer_seconds)
+        except TimeoutError:
+            # Another process may have had the answer; the database knows.
+            stored = await self._stored_answer(room_id, lpdu_id)
+            if stored is not None:
+                return stored
+            raise HubSilent(room_id) from None
+
+    async def answered(self, hub: str, accepted: Mapping[str, str], failed: Mapping[str, str]) -> None:
+        """The hub's `send` response: LPDU ID to event ID, and LPDU ID to reason.
+
+        IDs that were never queued for this hub are ignored.
+        """
+        await self._db.run(lambda db: self._store_answers(db, hub, accepted, failed))
+        for lpdu_id, event_id in accepted.items():
+            self._answers.settle(lpdu_id, Accepted(event_id, None))
+        for lpdu_id, reason in failed.items():
+            self._answers.settle(lpdu_id, Rejected("M_FORBIDDEN", reason))
+
+    async def _store_answers(
+        self, db: Connection, hub: str, accepted: Mapping[str, str], failed: Mapping[str, str]
+    ) -> None:
+        rooms = await lpdus.rooms_of(db, hub, [*accepted, *failed])
+        for lpdu_id, event_id in accepted.items():
+            if lpdu_id in rooms:
+                await lpdus.accept(db, rooms[lpdu_id], lpdu_id, event_id)
+                await client_transactions.settle(db, rooms[lpdu_id], lpdu_id, event_id)
+        for lpdu_id, reason in failed.items():
+            if lpdu_id in rooms:
+                await lpdus.reject(db, rooms[lpdu_id], lpdu_id, reason[:255])

@@ -1,0 +1,370 @@
+"""The append-only list of each room: events as canonical bytes, ordered by position.
+
+Order is decided here and nowhere else: `lock_head` takes the room's row, `append` writes at the
+next positions, and the unique indexes on (room, position), (room, prev) and (room, LPDU hash)
+are the backstop that makes a fork or a double impossible by shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmserver.storage.database import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRow:
+    """A room we hold a list of. Positions of a participant start at its join."""
+
+    room_id: str
+    room_version: str
+    hub_server: str
+    create_event_id: str
+    head_position: int
+    head_event_id: str
+    min_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as stored; `pdu` is exactly what was signed. `position` is None for an outlier:
+    a state event known from a join that has no place in our part of the list."""
+
+    room_id: str
+    event_id: str
+    position: int | None
+    pdu: bytes
+    soft_failed: str | None
+    redacted_by: str | None
+    received_ts: int
+    stream_xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A row to write."""
+
+    event_id: str
+    position: int | None
+    prev_event_id: str | None
+    lpdu_hash: str | None
+    type: str
+    state_key: str | None
+    sender: str
+    pdu: bytes
+    soft_failed: str | None = None
+
+
+def _room(row: Any) -> RoomRow:
+    return RoomRow(*(row[name] for name in RoomRow.__slots__))
+
+
+def _event(row: Any) -> StoredEvent:
+    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+
+
+async def room(db: Executor, room_id: str) -> RoomRow | None:
+    row = await db.fetchrow(
+        "SELECT room_id, room_version, hub_server, create_event_id, head_position, head_event_id,"
+        " min_position FROM rooms WHERE room_id = $1",
+        room_id,
+    )
+    return None if row is None else _room(row)
+
+
+async def room_ids(db: Executor) -> list[str]:
+    """Every room we hold, in a stable order."""
+    return [r["room_id"] for r in await db.fetch("SELECT room_id FROM rooms ORDER BY room_id")]
+
+
+async def lock_head(db: Executor, room_id: str) -> RoomRow | None:
+    """Take the room's row for the rest of the transaction: whoever holds it may append."""
+    row = await db.fetchrow(
+        "SELECT room_id, room_version, hub_server, create_event_id, head_position, head_event_id,"
+        " min_position FROM rooms WHERE room_id = $1 FOR UPDATE",
+        room_id,
+    )
+    return None if row is None else _room(row)
+
+
+async def create_room(db: Executor, row: RoomRow, now_ms: int) -> None:
+    """Raises UniqueViolation when the room ID is taken: the first create event stands."""
+    await db.execute(
+        "INSERT INTO rooms (room_id, room_version, hub_server, create_event_id, head_position,"
+        " head_event_id, min_position, created_ts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        row.room_id,
+        row.room_version,
+        row.hub_server,
+        row.create_event_id,
+        row.head_position,
+        row.head_event_id,
+        row.min_position,
+        now_ms,
+    )
+
+
+async def append(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int) -> None:
+    """Write events in one statement; the caller holds the head."""
+    await db.execute(
+        "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
+        " sender, pdu, soft_failed, received_ts)"
+        " SELECT $1, n.event_id, n.position, n.prev_event_id, n.lpdu_hash, n.type, n.state_key,"
+        " n.sender, n.pdu, n.soft_failed, $2"
+        " FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],"
+        " $9::text[], $10::bytea[], $11::text[])"
+        " AS n (event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed)",
+        room_id,
+        now_ms,
+        [e.event_id for e in events],
+        [e.position for e in events],
+        [e.prev_event_id for e in events],
+        [e.lpdu_hash for e in events],
+        [e.type for e in events],
+        [e.state_key for e in events],
+        [e.sender for e in events],
+        [e.pdu for e in events],
+        [e.soft_failed for e in events],
+    )
+
+
+async def add_outliers(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int) -> None:
+    """State events that a join brought along; what we have already stays as it is."""
+    await db.execute(
+        "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
+        " sender, pdu, received_ts)"
+        " SELECT $1, n.event_id, NULL, NULL, n.lpdu_hash, n.type, n.state_key, n.sender, n.pdu, $2"
+        " FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])"
+        " AS n (event_id, lpdu_hash, type, state_key, sender, pdu)"
+        " ON CONFLICT DO NOTHING",
+        room_id,
+        now_ms,
+        [e.event_id for e in events],
+        [e.lpdu_hash for e in events],
+        [e.type for e in events],
+        [e.state_key for e in events],
+        [e.sender for e in events],
+        [e.pdu for e in events],
+    )
+
+
+async def move_head(db: Executor, room_id: str, position: int, event_id: str) -> int:
+    """Move the head and return the transaction's ID, the stream position readers wait for."""
+    xid: int = await db.fetchval(
+        "UPDATE rooms SET head_position = $2, head_event_id = $3 WHERE room_id = $1"
+        " RETURNING pg_current_xact_id()::text::bigint",
+        room_id,
+        position,
+        event_id,
+    )
+    return xid
+
+
+async def known_lpdu_hashes(
+    db: Executor, room_id: str, lpdu_hashes: Iterable[str]
+) -> dict[str, tuple[str, int | None]]:
+    """Of these LPDU hashes the ones the room has: hash to (event ID, position)."""
+    rows = await db.fetch(
+        "SELECT lpdu_hash, event_id, position FROM events WHERE room_id = $1 AND lpdu_hash = ANY($2::text[])",
+        room_id,
+        list(lpdu_hashes),
+    )
+    return {r["lpdu_hash"]: (r["event_id"], r["position"]) for r in rows}
+
+
+async def known_events(db: Executor, room_id: str, event_ids: Iterable[str]) -> dict[str, int | None]:
+    """Of these event IDs the ones the room has: ID to position (None for an outlier)."""
+    rows = await db.fetch(
+        "SELECT event_id, position FROM events WHERE event_id = ANY($2::text[]) AND room_id = $1",
+        room_id,
+        list(event_ids),
+    )
+    return {r["event_id"]: r["position"] for r in rows}
+
+
+async def event(db: Executor, event_id: str, room_id: str | None = None) -> StoredEvent | None:
+    """One event by its ID, in the room given or wherever it is."""
+    row = await db.fetchrow(
+        "SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
+        " stream_xid::text::bigint AS stream_xid FROM events"
+        " WHERE event_id = $1 AND ($2::text IS NULL OR room_id = $2)",
+        event_id,
+        room_id,
+    )
+    return None if row is None else _event(row)
+
+
+async def events_by_id(db: Executor, room_id: str, event_ids: Iterable[str]) -> list[StoredEvent]:
+    rows = await db.fetch(
+        "SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
+        " stream_xid::text::bigint AS stream_xid FROM events"
+        " WHERE event_id = ANY($2::text[]) AND room_id = $1",
+        room_id,
+        list(event_ids),
+    )
+    return [_event(r) for r in rows]
+
+
+async def event_position(db: Executor, room_id: str, event_id: str) -> int | None:
+    """The event's place in the room's list; None when it has none or is not in the room."""
+    position: int | None = await db.fetchval(
+        "SELECT position FROM events WHERE event_id = $2 AND room_id = $1", room_id, event_id
+    )
+    return position
+
+
+async def events_between(
+    db: Executor, room_id: str, after: int, upto: int, limit: int, *, newest_first: bool
+) -> list[StoredEvent]:
+    """Events at positions in (after, upto], at most `limit`, in the order asked for."""
+    if newest_first:
+        rows = await db.fetch(
+            "SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
+            " stream_xid::text::bigint AS stream_xid FROM events"
+            " WHERE room_id = $1 AND position > $2 AND position <= $3"
+            " ORDER BY position DESC LIMIT $4",
+            room_id,
+            after,
+            upto,
+            limit,
+        )
+    else:
+        rows = await db.fetch(
+            "SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
+            " stream_xid::text::bigint AS stream_xid FROM events"
+            " WHERE room_id = $1 AND position > $2 AND position <= $3"
+            " ORDER BY position LIMIT $4",
+            room_id,
+            after,
+            upto,
+            limit,
+        )
+    return [_event(r) for r in rows]
+
+
+async def events_since(
+    db: Executor, room_ids: Sequence[str], since: int, upto: int, per_room_limit: int
+) -> list[StoredEvent]:
+    """The newest events of each room in the stream interval [since, upto), oldest first per room."""
+    rows = await db.fetch(
+        "SELECT e.* FROM unnest($1::text[]) AS wanted (room_id) CROSS JOIN LATERAL ("
+        " SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
+        " stream_xid::text::bigint AS stream_xid FROM events"
+        " WHERE events.room_id = wanted.room_id AND stream_xid >= $2::text::xid8"
+        " AND stream_xid < $3::text::xid8 AND position IS NOT NULL"
+        " ORDER BY position DESC LIMIT $4) AS e ORDER BY e.room_id, e.position",
+        list(room_ids),
+        str(since),
+        str(upto),
+        per_room_limit,
+    )
+    return [_event(r) for r in rows]
+
+
+async def position_at_stream(db: Executor, room_id: str, upto: int) -> int | None:
+    """The room's last position committed before a stream position; None before the first event."""
+    position: int | None = await db.fetchval(
+        "SELECT max(position) FROM events WHERE room_id = $1 AND stream_xid < $2::text::xid8",
+        room_id,
+        str(upto),
+    )
+    return position
+
+
+async def mark_redacted(db: Executor, room_id: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Note (target, redaction) pairs; the stored bytes stay, readers prune."""
+    await db.execute(
+        "UPDATE events SET redacted_by = r.redaction"
+        " FROM unnest($2::text[], $3::text[]) AS r (target, redaction)"
+        " WHERE event_id = r.target AND room_id = $1 AND redacted_by IS NULL",
+        room_id,
+        [target for target, _ in pairs],
+        [redaction for _, redaction in pairs],
+    )
+
+
+async def remember_redactions(db: Executor, room_id: str, rows: Sequence[tuple[str, str, bool, str]]) -> None:
+    """Keep (target, redaction, by a moderator, its sender) for targets not here yet: history that
+    is backfilled later must arrive redacted."""
+    await db.execute(
+        "INSERT INTO redactions (room_id, redacts, event_id, by_moderator, sender)"
+        " SELECT $1, n.* FROM unnest($2::text[], $3::text[], $4::boolean[], $5::text[]) AS n"
+        " ON CONFLICT DO NOTHING",
+        room_id,
+        [target for target, _, _, _ in rows],
+        [redaction for _, redaction, _, _ in rows],
+        [moderator for _, _, moderator, _ in rows],
+        [sender for _, _, _, sender in rows],
+    )
+
+
+async def event_senders(db: Executor, room_id: str, event_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Event ID to (sender, type) for the events of this room among those given."""
+    rows = await db.fetch(
+        "SELECT event_id, sender, type FROM events WHERE event_id = ANY($2::text[]) AND room_id = $1",
+        room_id,
+        list(event_ids),
+    )
+    return {r["event_id"]: (r["sender"], r["type"]) for r in rows}
+
+
+async def add_evidence(
+    db: Executor, room_id: str, event_id: str, kind: str, detail: str, pdu: bytes, now_ms: int
+) -> None:
+    """Keep what a dishonest hub sent."""
+    await db.execute(
+        "INSERT INTO evidence (room_id, event_id, kind, detail, pdu, created_ts)"
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        room_id,
+        event_id,
+        kind,
+        detail,
+        pdu,
+        now_ms,
+    )
+
+
+async def evidence_of(db: Executor, room_id: str) -> list[tuple[str, str, str]]:
+    """(event ID, kind, detail) of everything held against the room's hub."""
+    rows = await db.fetch(
+        "SELECT event_id, kind, detail FROM evidence WHERE room_id = $1 ORDER BY created_ts", room_id
+    )
+    return [(r["event_id"], r["kind"], r["detail"]) for r in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedEvent:
+    """An event with the columns that repeat what its bytes say: what `verify` compares."""
+
+    event_id: str
+    position: int | None
+    prev_event_id: str | None
+    lpdu_hash: str | None
+    type: str
+    state_key: str | None
+    sender: str
+    pdu: bytes
+    soft_failed: str | None
+
+
+async def indexed_events(db: Executor, room_id: str, after: int, limit: int) -> list[IndexedEvent]:
+    """Events in list order from beyond a position."""
+    rows = await db.fetch(
+        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed"
+        " FROM events WHERE room_id = $1 AND position > $2 ORDER BY position LIMIT $3",
+        room_id,
+        after,
+        limit,
+    )
+    return [IndexedEvent(*(r[name] for name in IndexedEvent.__slots__)) for r in rows]
+
+
+async def outliers(db: Executor, room_id: str) -> list[IndexedEvent]:
+    """State events known from a join, without a place in our part of the list."""
+    rows = await db.fetch(
+        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed"
+        " FROM events WHERE room_id = $1 AND position IS NULL ORDER BY event_id",
+        room_id,
+    )
+    return [IndexedEvent(*(r[name] for name in IndexedEvent.__slots__)) for r in rows]
