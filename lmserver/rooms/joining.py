@@ -90,7 +90,7 @@ class Joining:
         lpdu = build_lpdu(draft, version, server, self._key)
         response = await self._api.send_join(server, version.id, lpdu.event_id, lpdu.fields)
         join, state = await self._check(response, version, server, lpdu)
-        await self._db.run(lambda db: self._store(db, version, server, state, join))
+        await self._db.run(lambda db: self.store(db, version, server, state, join))
         self._turns.forget(draft.room_id)
         self._publish([draft.room_id, draft.sender])
         return join.event_id
@@ -119,7 +119,7 @@ class Joining:
             raise BadJoinResponse("the join is not allowed by the state it came with") from error
         return join, state
 
-    async def _store(
+    async def store(
         self, db: Connection, version: RoomVersion, hub: str, state: dict[StateKey, Pdu], join: Pdu
     ) -> None:
         """The join, the state before it and the room's row, in one transaction."""

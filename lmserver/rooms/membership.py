@@ -243,8 +243,7 @@ def _raise_if_rejected(outcome: Outcome) -> None:
 
 def _named_hub(error: RemoteError) -> list[str]:
     """The hub a server that is not it names (our own extension of M_WRONG_SERVER)."""
-    hub = error.body.get("org.lmserver.hub") if error.errcode == "M_WRONG_SERVER" else None
-    return [hub] if ids.is_server_name(hub) and isinstance(hub, str) else []
+    return [error.hub] if error.errcode == "M_WRONG_SERVER" and error.hub is not None else []
 
 
 def _of_remote(error: RemoteError, otherwise: MembershipError) -> MembershipError:

@@ -1,0 +1,203 @@
+"""Creating, joining and leaving rooms (CS API §Rooms)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from lmserver.client_api import room_requests as rooms
+from lmserver.protocol import ids
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.protocol.errors import AuthRejected
+from lmserver.rooms import presets
+from lmserver.rooms.directory import AliasTaken, Directory
+from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.membership import Membership, MembershipError
+from lmserver.rooms.presets import BadRoomRequest, NewRoom
+from lmserver.storage import aliases, room_state
+from lmserver.storage.database import Executor
+from lmserver.web.endpoint import Auth, Request, endpoint
+from lmserver.web.errors import ApiError
+
+log = structlog.get_logger(__name__)
+
+CLIENT = "/_matrix/client/v3"
+ROOM = CLIENT + "/rooms/{room_id}"
+MAX_VIA = 10
+
+Profile = Callable[[str], Awaitable[dict[str, Any]]]
+Change = Callable[[str, str, str, str | None], Awaitable[None]]
+
+
+class RoomEndpoints:
+    """Rooms and who is in them."""
+
+    def __init__(
+        self,
+        db: Executor,
+        engine: RoomEngine,
+        membership: Membership,
+        directory: Directory,
+        profile_of: Profile,
+        clock: Callable[[], int],
+        default_version: str,
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._membership = membership
+        self._directory = directory
+        self._profile_of = profile_of
+        self._clock = clock
+        self._default_version = default_version
+
+    @endpoint("POST", CLIENT + "/createRoom", auth=Auth.USER, rate="create_room", deadline=120)
+    async def create(self, request: Request) -> JsonObject:
+        """A new room whose hub is this server (CS API §POST /createRoom)."""
+        body = await request.json()
+        try:
+            new = presets.parse(body, self._default_version)
+        except BadRoomRequest as error:
+            raise ApiError(400, error.errcode, error.reason) from None
+        creator = rooms.user(request)
+        alias = await self._free_alias(new)
+        room_id = f"!{secrets.token_urlsafe(18)}:{self._engine.our_name}"
+        drafts = presets.drafts(new, room_id, creator, await self._profile_of(creator), alias, self._clock())
+        for draft in drafts:
+            rooms.check(draft)
+        try:
+            await self._engine.create(new.version, drafts)
+        except AuthRejected as error:
+            raise ApiError(400, "M_INVALID_ROOM_STATE", error.reason) from None
+        if alias is not None:
+            await self._name(alias, room_id, creator)
+        if new.public:
+            await self._directory.publish(room_id, True)
+        await self._invite_all(new, room_id, creator)
+        return {"room_id": room_id} if alias is None else {"room_id": room_id, "room_alias": alias}
+
+    async def _free_alias(self, new: NewRoom) -> str | None:
+        if new.alias_localpart is None:
+            return None
+        alias = f"#{new.alias_localpart}:{self._engine.our_name}"
+        rooms.identifier(alias, ids.check_room_alias, "room_alias_name")
+        if await aliases.room_of(self._db, alias) is not None:
+            raise ApiError(400, "M_ROOM_IN_USE", "Room alias already taken")
+        return alias
+
+    async def _name(self, alias: str, room_id: str, creator: str) -> None:
+        try:
+            await self._directory.add(alias, room_id, creator)
+        except AliasTaken:
+            raise ApiError(400, "M_ROOM_IN_USE", "Room alias already taken") from None
+
+    async def _invite_all(self, new: NewRoom, room_id: str, creator: str) -> None:
+        """Invites after the room is there; one that fails undoes neither it nor the others."""
+        await asyncio.gather(*(self._invite(creator, room_id, user_id) for user_id in new.invite))
+
+    async def _invite(self, creator: str, room_id: str, user_id: str) -> None:
+        try:
+            await self._membership.invite(creator, room_id, user_id)
+        except MembershipError as error:
+            log.info("invite_of_new_room_failed", room_id=room_id, errcode=error.errcode)
+
+    # -- one's own membership -------------------------------------------------------------------
+
+    @endpoint("POST", CLIENT + "/join/{room}", auth=Auth.USER, rate="join", deadline=120)
+    async def join_any(self, request: Request) -> JsonObject:
+        """Join by room ID or alias."""
+        named = request.params["room"]
+        via = [*request.query.getall("via", []), *request.query.getall("server_name", [])]
+        if named.startswith("#"):
+            named, servers = await self._resolve(named)
+            via = [*via, *servers]
+        return await self._join(request, rooms.identifier(named, ids.check_room_id, "room"), via)
+
+    @endpoint("POST", ROOM + "/join", auth=Auth.USER, rate="join", deadline=120)
+    async def join(self, request: Request) -> JsonObject:
+        room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
+        return await self._join(request, room_id, request.query.getall("via", []))
+
+    async def _join(self, request: Request, room_id: str, via: list[str]) -> JsonObject:
+        reason = rooms.optional_text(await request.json_or_empty(), "reason")
+        servers = [name for name in via[:MAX_VIA] if ids.is_server_name(name)]
+        try:
+            await self._membership.join(rooms.user(request), room_id, servers, reason)
+        except MembershipError as error:
+            raise rooms.of_membership(error) from None
+        await aliases.remember_room(self._db, rooms.user(request), room_id)
+        return {"room_id": room_id}
+
+    async def _resolve(self, alias: str) -> tuple[str, list[str]]:
+        rooms.identifier(alias, ids.check_room_alias, "room alias")
+        found = await self._directory.resolve(alias)
+        if found is None:
+            raise ApiError(404, "M_NOT_FOUND", "Room alias not found")
+        return found
+
+    @endpoint("POST", ROOM + "/leave", auth=Auth.USER, deadline=120)
+    async def leave(self, request: Request) -> JsonObject:
+        """Leave, or reject an invite; leaving what one has left changes nothing."""
+        reason = rooms.optional_text(await request.json_or_empty(), "reason")
+        room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
+        view = await self._engine.view(room_id)
+        own = None if view is None else view.get("m.room.member", rooms.user(request))
+        if own is not None and own.content.get("membership") == "leave":
+            return {}
+        try:
+            await self._membership.leave(rooms.user(request), room_id, reason)
+        except MembershipError as error:
+            raise rooms.of_membership(error) from None
+        return {}
+
+    @endpoint("POST", ROOM + "/forget", auth=Auth.USER)
+    async def forget(self, request: Request) -> JsonObject:
+        """Never see a left room again (CS API §POST /rooms/{roomId}/forget)."""
+        room_id = rooms.room_id(request)
+        memberships = await room_state.user_memberships(self._db, rooms.user(request))
+        mine = next((m.membership for m in memberships if m.room_id == room_id), "leave")
+        if mine not in ("leave", "ban"):
+            raise ApiError(400, "M_UNKNOWN", "You are still in this room")
+        await aliases.forget_room(self._db, rooms.user(request), room_id)
+        return {}
+
+    @endpoint("GET", CLIENT + "/joined_rooms", auth=Auth.USER)
+    async def joined_rooms(self, request: Request) -> JsonObject:
+        memberships = await room_state.user_memberships(self._db, rooms.user(request))
+        return {"joined_rooms": [m.room_id for m in memberships if m.membership == "join"]}
+
+    # -- others' membership ---------------------------------------------------------------------
+
+    @endpoint("POST", ROOM + "/invite", auth=Auth.USER, rate="invite")
+    async def invite(self, request: Request) -> JsonObject:
+        return await self._change(request, self._membership.invite)
+
+    @endpoint("POST", ROOM + "/kick", auth=Auth.USER)
+    async def kick(self, request: Request) -> JsonObject:
+        return await self._change(request, self._membership.kick)
+
+    @endpoint("POST", ROOM + "/ban", auth=Auth.USER)
+    async def ban(self, request: Request) -> JsonObject:
+        return await self._change(request, self._membership.ban)
+
+    @endpoint("POST", ROOM + "/unban", auth=Auth.USER)
+    async def unban(self, request: Request) -> JsonObject:
+        return await self._change(request, self._membership.unban)
+
+    async def _change(self, request: Request, change: Change) -> JsonObject:
+        """A change of the member named in the body, in a room the requester is in."""
+        body = await request.json()
+        target = rooms.identifier(body.get("user_id"), ids.check_user_id, "user_id")
+        reason = rooms.optional_text(body, "reason")
+        room_id, sender = rooms.room_id(request), rooms.user(request)
+        view = await self._engine.view(room_id)
+        if view is None or view.membership(sender) != "join":
+            raise rooms.not_in_room()
+        try:
+            await change(sender, room_id, target, reason)
+        except MembershipError as error:
+            raise rooms.of_membership(error) from None
+        return {}

@@ -1,0 +1,74 @@
+"""GET /sync over HTTP: the query, the filter, and nothing else (CS API §GET /sync)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from lmserver.client_api import room_requests as rooms
+from lmserver.protocol.canonical_json import JsonObject, parse
+from lmserver.protocol.errors import ProtocolError
+from lmserver.rooms.sync.filters import BadFilter, SyncFilter, parse_sync_filter
+from lmserver.rooms.sync.sync import SyncRequest, SyncService
+from lmserver.rooms.sync.tokens import BadToken, SyncToken, parse_sync
+from lmserver.web.endpoint import Auth, Request, endpoint
+from lmserver.web.errors import ApiError
+
+MAX_FILTER = 64 * 1024
+MAX_FILTER_ID = 64
+MAX_TIMEOUT_MS = 60_000
+
+StoredFilter = Callable[[str, str], Awaitable[JsonObject | None]]
+"""A filter a user stored: (user ID, filter ID)."""
+
+
+class SyncEndpoints:
+    """The long poll."""
+
+    def __init__(self, service: SyncService, stored_filter: StoredFilter) -> None:
+        self._service = service
+        self._stored_filter = stored_filter
+
+    @endpoint("GET", "/_matrix/client/v3/sync", auth=Auth.USER, deadline=90)
+    async def sync(self, request: Request) -> JsonObject:
+        """What happened since `since`; waits up to `timeout` ms when nothing did.
+
+        Unknown parameters (`set_presence`, `use_state_after`, `_cacheBuster`) change nothing.
+        """
+        return await self._service.sync(
+            SyncRequest(
+                user_id=request.requester.user_id,
+                device_id=request.requester.device_id or "",
+                since=_since(request.query.get("since")),
+                filter=await self._filter(request),
+                timeout=rooms.number(request, "timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
+                full_state=request.query.get("full_state") == "true",
+            )
+        )
+
+    async def _filter(self, request: Request) -> SyncFilter:
+        """Inline JSON, or the ID of a filter the user has stored."""
+        text = request.query.get("filter")
+        if not text:
+            return SyncFilter()
+        if len(text) > MAX_FILTER:
+            raise rooms.bad_param("filter is too large")
+        try:
+            if text.startswith("{"):
+                return parse_sync_filter(parse(text.encode()))
+            if len(text) > MAX_FILTER_ID or not text.isprintable():
+                raise rooms.bad_param("no such filter")
+            stored = await self._stored_filter(request.requester.user_id, text)
+            if stored is None:
+                raise rooms.bad_param("no such filter")
+            return parse_sync_filter(stored)
+        except (ProtocolError, BadFilter, UnicodeEncodeError) as error:
+            raise ApiError(400, "M_BAD_JSON", f"filter: {error}") from None
+
+
+def _since(text: str | None) -> SyncToken | None:
+    if not text:
+        return None
+    try:
+        return parse_sync(text)
+    except BadToken:
+        raise rooms.bad_param("since is not a token") from None

@@ -1,0 +1,183 @@
+"""Signed requests to other servers (D04 §Request Authentication).
+
+What is signed is what is sent: the uri goes on the wire byte for byte, the body is the canonical form of the
+signed content, and a request without a body signs no `content`. Every answer is bounded in size and time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import structlog
+
+from lmserver.federation_client.connector import PinnedHttp, Target, read_body
+from lmserver.federation_client.errors import MAX_REASON, BadResponse, RemoteError, Unreachable
+from lmserver.federation_client.resolver import Resolver
+from lmserver.protocol import canonical_json, ids, transport
+from lmserver.protocol.errors import InvalidIdentifier, ProtocolError
+from lmserver.protocol.signatures import SigningKey
+
+MAX_RESPONSE = 10 * 1024 * 1024
+MAX_JOIN_RESPONSE = 50 * 1024 * 1024
+MAX_ERROR_RESPONSE = 64 * 1024
+DEFAULT_TIMEOUT = 30.0
+
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """`json` is None when a status other than 200 came with a body that is not JSON."""
+
+    status: int
+    json: Any
+
+
+def quote_path(*segments: str) -> str:
+    """A path of literal segments, each percent-encoded whole. Raises InvalidIdentifier for an empty one."""
+    quoted = []
+    for segment in segments:
+        if not segment:
+            raise InvalidIdentifier("path segment is empty")
+        try:
+            text = quote(segment, safe="$!:@,*=")
+        except UnicodeEncodeError as error:
+            raise InvalidIdentifier("path segment is not valid text") from error
+        quoted.append(text.replace(".", "%2E") if segment in (".", "..") else text)
+    return "/" + "/".join(quoted)
+
+
+class FederationClient:
+    """Asks other servers in our name; `plain_http_servers` are the only ones reached without TLS."""
+
+    def __init__(
+        self,
+        server_name: str,
+        signing_key: SigningKey,
+        resolver: Resolver,
+        http: PinnedHttp,
+        *,
+        plain_http_servers: frozenset[str] = frozenset(),
+    ) -> None:
+        self._server_name = server_name
+        self._key = signing_key
+        self._resolver = resolver
+        self._http = http
+        self._plain = plain_http_servers
+
+    async def request(
+        self,
+        method: str,
+        destination: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        content: canonical_json.JsonObject | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_response: int = MAX_RESPONSE,
+    ) -> Response:
+        """Any answer, whatever its status. `path` is quoted already (quote_path).
+
+        Raises Unreachable or BadResponse; InvalidJson when `content` has no canonical form.
+        """
+        if destination == self._server_name:
+            raise Unreachable("a server does not ask itself")
+        uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        headers = {
+            "Authorization": transport.authorization_header(method, uri, destination, content, self._key),
+            "Accept": "application/json",
+        }
+        body = None
+        if content is not None:
+            body = canonical_json.encode(content)
+            headers["Content-Type"] = "application/json"
+        try:
+            async with asyncio.timeout(timeout):
+                target = await self._resolver.resolve(destination, plain=destination in self._plain)
+                return await self._exchange(method, target, uri, headers, body, max_response)
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            raise BadResponse("response is malformed", _detail(error)) from error
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError too
+            self._resolver.forget(destination)
+            raise Unreachable("server could not be reached", _detail(error)) from error
+
+    async def send_json(
+        self,
+        method: str,
+        destination: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        content: canonical_json.JsonObject | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_response: int = MAX_RESPONSE,
+    ) -> canonical_json.JsonObject:
+        """The JSON object of a 200 answer. Raises also RemoteError for any other status."""
+        response = await self.request(
+            method,
+            destination,
+            path,
+            query=query,
+            content=content,
+            timeout=timeout,
+            max_response=max_response,
+        )
+        if response.status != 200:
+            raise _remote_error(response)
+        if not isinstance(response.json, dict):
+            raise BadResponse("response is not a JSON object")
+        return response.json
+
+    async def get_json(self, destination: str, path: str, **options: Any) -> canonical_json.JsonObject:
+        """send_json with GET."""
+        return await self.send_json("GET", destination, path, **options)
+
+    async def close(self) -> None:
+        """Close the connections; the resolver and its lookups too."""
+        await self._resolver.close()
+        await self._http.close()
+
+    async def _exchange(
+        self, method: str, target: Target, uri: str, headers: dict[str, str], body: bytes | None, limit: int
+    ) -> Response:
+        async with self._http.request(method, target, uri, headers=headers, body=body) as response:
+            status = response.status
+            if status != 200:
+                return Response(status, await _error_body(response))
+            data = await read_body(response, limit)
+        try:
+            return Response(status, canonical_json.parse(data))
+        except ProtocolError as error:
+            raise BadResponse("response is not acceptable JSON", str(error)) from error
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> Any:
+    """The JSON of an error, or None: many servers and every proxy answer errors with something else."""
+    try:
+        return canonical_json.parse(await read_body(response, MAX_ERROR_RESPONSE))
+    except (ProtocolError, BadResponse):
+        return None
+
+
+def _remote_error(response: Response) -> RemoteError:
+    body = response.json if isinstance(response.json, dict) else {}
+    errcode, error, retry = (body.get(name) for name in ("errcode", "error", "retry_after_ms"))
+    hub = body.get("org.lmserver.hub")
+    return RemoteError(
+        response.status,
+        errcode[:100] if isinstance(errcode, str) else "",
+        error[:MAX_REASON] if isinstance(error, str) else "",
+        retry if type(retry) is int and retry >= 0 else None,
+        hub if isinstance(hub, str) and ids.is_server_name(hub) else None,
+    )
+
+
+def _detail(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:MAX_REASON]

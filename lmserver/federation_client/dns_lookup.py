@@ -1,0 +1,149 @@
+"""DNS without getaddrinfo: no thread per slow name, no odd literals read as addresses.
+
+`Dns` is what the resolver needs; `SystemDns` answers from the hosts file and the system's name servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Protocol
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.rdatatype
+import dns.resolver
+
+from lmserver.federation_client.errors import NameNotFound, Unreachable
+
+MAX_ADDRESSES = 8
+MAX_SRV = 10
+HOSTS_TTL = 300
+_LOCALHOST = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressAnswer:
+    """IP addresses in plain notation and how many seconds they may be kept."""
+
+    addresses: tuple[str, ...]
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class SrvRecord:
+    """One SRV record (RFC 2782); `target` has no trailing dot."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SrvAnswer:
+    records: tuple[SrvRecord, ...]
+    ttl: int
+
+
+class Dns(Protocol):
+    """Both raise NameNotFound when there is no such record and Unreachable when DNS does not answer."""
+
+    async def addresses(self, host: str) -> AddressAnswer: ...
+
+    async def srv(self, name: str) -> SrvAnswer: ...
+
+
+class SystemDns:
+    """Hosts file first, then the name servers of /etc/resolv.conf, with short timeouts."""
+
+    def __init__(
+        self,
+        *,
+        lifetime: float = 5.0,
+        timeout: float = 2.0,
+        hosts_file: Path = Path("/etc/hosts"),
+        resolver: dns.asyncresolver.Resolver | None = None,
+    ) -> None:
+        self._lifetime = lifetime
+        self._resolver = resolver or _system_resolver()
+        self._resolver.timeout = timeout
+        self._hosts = _read_hosts(hosts_file)
+
+    async def addresses(self, host: str) -> AddressAnswer:
+        name = host.lower().rstrip(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return AddressAnswer(_LOCALHOST, HOSTS_TTL)
+        local = self._hosts.get(name)
+        if local:
+            return AddressAnswer(local, HOSTS_TTL)
+        answers = await asyncio.gather(
+            self._query(name, "A"), self._query(name, "AAAA"), return_exceptions=True
+        )
+        return _merge(answers)
+
+    async def srv(self, name: str) -> SrvAnswer:
+        answer = await self._query(name, "SRV")
+        records = [
+            SrvRecord(r.priority, r.weight, r.port, r.target.to_text(omit_final_dot=True))
+            for r in list(answer.rrset or ())[:MAX_SRV]
+        ]
+        return SrvAnswer(tuple(records), answer.rrset.ttl if answer.rrset else 0)
+
+    async def _query(self, name: str, kind: str) -> dns.resolver.Answer:
+        try:
+            return await self._resolver.resolve(
+                dns.name.from_text(name), kind, search=False, lifetime=self._lifetime
+            )
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as error:
+            raise NameNotFound("server name not found", str(error)) from error
+        except (dns.exception.DNSException, OSError, UnicodeError, ValueError) as error:
+            raise Unreachable("server name lookup failed", str(error)) from error
+
+
+def _merge(answers: Iterable[dns.resolver.Answer | BaseException]) -> AddressAnswer:
+    """A and AAAA together: one of them is enough."""
+    addresses: list[str] = []
+    ttls: list[int] = []
+    failure: BaseException | None = None
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            if failure is None or isinstance(failure, NameNotFound):
+                failure = answer
+        elif answer.rrset is not None:
+            addresses += [record.address for record in list(answer.rrset)[:MAX_ADDRESSES]]
+            ttls.append(answer.rrset.ttl)
+    if addresses:
+        return AddressAnswer(tuple(addresses), min(ttls))
+    raise failure or NameNotFound("server name not found")
+
+
+def _system_resolver() -> dns.asyncresolver.Resolver:
+    try:
+        return dns.asyncresolver.Resolver()
+    except (dns.resolver.NoResolverConfiguration, OSError):
+        return dns.asyncresolver.Resolver(configure=False)
+
+
+def _read_hosts(path: Path) -> dict[str, tuple[str, ...]]:
+    """Names of a hosts file; lines that are not understood are skipped."""
+    hosts: dict[str, tuple[str, ...]] = {}
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return hosts
+    for line in text.splitlines():
+        fields = line.split("#", 1)[0].split()
+        if len(fields) < 2:
+            continue
+        try:
+            address = str(ip_address(fields[0]))
+        except ValueError:
+            continue
+        for name in fields[1:]:
+            hosts[name.lower()] = (*hosts.get(name.lower(), ()), address)
+    return hosts

@@ -1,0 +1,306 @@
+"""Which keys of which server count, for requests now and for events of any age (D04 §Validity).
+
+Every key ID ever seen is kept with the bytes it was first seen with. A server is asked at most once a minute
+and once at a time, whatever the number of events that name keys of it, and only for signatures that count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import structlog
+
+from lmserver.federation_client.errors import FederationError, KeysUnavailable
+from lmserver.federation_client.keys_fetch import (
+    KeyDocument,
+    Requests,
+    fetch_document,
+    fetch_from_notary,
+)
+from lmserver.federation_client.known_keys import (
+    Key,
+    Known,
+    Need,
+    check_all,
+    grammatical,
+    key_set,
+    misses_any,
+    needs_of,
+    unavailable,
+    unknown_ids,
+    usable,
+)
+from lmserver.federation_client.single_flight import SingleFlight
+from lmserver.protocol import canonical_json
+from lmserver.protocol.errors import ProtocolError
+from lmserver.protocol.events import Lpdu, Pdu
+from lmserver.protocol.ids import is_server_name
+from lmserver.protocol.signatures import SigningKey, VerifyKey
+from lmserver.storage import server_keys
+from lmserver.storage.database import Connection, Database
+from lmserver.storage.server_keys import KeyServer, StoredDocument, StoredKey
+
+FETCH_INTERVAL = 60_000
+MAX_BACKOFF = 3_600_000
+MAX_SERVERS = 5_000
+MAX_FETCHES = 50
+VERIFY_THREADS = 2
+VERIFY_CHUNK = 16
+VERIFY_INLINE = 8
+FOREVER = 2**53 - 1
+
+log = structlog.get_logger(__name__)
+
+
+def log_conflict(server: str, key_id: str) -> None:
+    """The default alert: somebody published other bytes under a key ID that we know."""
+    log.warning("server_key_conflict", server=server, key_id=key_id)
+
+
+class Keyring:
+    """The keys of every server; `clock` is milliseconds since the epoch.
+
+    `notaries` are trusted wholly for keys of servers that do not answer; there are none by default.
+    `own_old_keys` are our retired keys and when each expired.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        client: Requests,
+        signing_key: SigningKey,
+        clock: Callable[[], int],
+        *,
+        own_old_keys: Mapping[str, tuple[VerifyKey, int]] | None = None,
+        notaries: Sequence[str] = (),
+        alert: Callable[[str, str], None] = log_conflict,
+    ) -> None:
+        self._db = db
+        self._client = client
+        self._clock = clock
+        self._notaries = tuple(notaries)
+        self._alert = alert
+        self._own_name = signing_key.server_name
+        own = {key_id: Key(key, expired, expired) for key_id, (key, expired) in (own_old_keys or {}).items()}
+        own[signing_key.key_id] = Key(signing_key.verify_key, FOREVER, None)
+        self._own = Known(own, True, FOREVER)
+        self._cache: OrderedDict[str, Known] = OrderedDict()
+        self._loads: SingleFlight[Known] = SingleFlight()
+        self._fetches: SingleFlight[None] = SingleFlight()
+        self._slots = asyncio.Semaphore(MAX_FETCHES)
+        self._pool = ThreadPoolExecutor(VERIFY_THREADS, thread_name_prefix="verify")
+
+    async def close(self) -> None:
+        """Stop what is being fetched and the verifying threads."""
+        await self._fetches.close()
+        await self._loads.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def keys_for_request(self, server: str, key_ids: Iterable[str]) -> Mapping[str, VerifyKey]:
+        """Those of `key_ids` that the server lists as current (D04 §Request Authentication).
+
+        Raises KeysUnavailable when one is not known and the server does not answer.
+        """
+        wanted = grammatical(key_ids)
+        known = await self._ensure(
+            server, lambda k: all(k.current(key_id, self._clock()) for key_id in wanted)
+        )
+        now = self._clock()
+        return {key_id: known.keys[key_id].key for key_id in wanted if known.current(key_id, now)}
+
+    async def keys_for_event(
+        self, server: str, key_ids: Iterable[str], at_ts: int
+    ) -> Mapping[str, VerifyKey]:
+        """Those of `key_ids`, current or old, that counted at `at_ts`; asks the server when none does.
+
+        Raises KeysUnavailable when none is usable and the server does not answer.
+        """
+        wanted = grammatical(key_ids)
+        at_ts = min(at_ts, self._clock())
+        known = await self._ensure(server, lambda k: not k.lacks(wanted, at_ts))
+        return usable(known, wanted, at_ts)
+
+    async def is_linearized(self, server: str) -> bool:
+        """Whether the server's own document says m.linearized. Raises KeysUnavailable."""
+        known = await self._ensure(server, lambda k: k.linearized is not None)
+        return bool(known.linearized)
+
+    async def documents(self, server: str, minimum_valid_until_ts: int) -> list[canonical_json.JsonObject]:
+        """The key documents to serve as a notary, refreshed first if they are not valid that long."""
+        now = self._clock()
+        at_ts = max(now, min(minimum_valid_until_ts, now + FETCH_INTERVAL))
+        # What was once fetched is still of use (D04 §GET /_matrix/key/v2/server).
+        with suppress(KeysUnavailable):
+            await self._ensure(server, lambda k: k.any_current(at_ts))
+        stored = await server_keys.documents(self._db, server, minimum_valid_until_ts)
+        return [canonical_json.parse_object(document.document) for document in stored]
+
+    async def verify_events(
+        self, events: Sequence[Lpdu | Pdu], *, current_keys_only: bool = False
+    ) -> list[ProtocolError | None]:
+        """For each event None or why it is refused; KeysUnavailable means that it may be tried again.
+
+        `current_keys_only` is for a hub taking new events: a key that has expired by now does not count.
+        A time in the future is judged as now: nobody can have signed later than that.
+        """
+        now = self._clock()
+        needs = [
+            needs_of(event, now if current_keys_only else min(event.origin_server_ts, now))
+            for event in events
+        ]
+        known = await self._gather(needs, Known.lacks)
+        results = await self._verify(events, needs, known)
+        retry = [i for i, error in enumerate(results) if error is not None and unknown_ids(needs[i], known)]
+        if retry:
+            # Another key that the event names may be the good one.
+            known = await self._gather([needs[i] for i in retry], misses_any)
+            again = await self._verify([events[i] for i in retry], [needs[i] for i in retry], known)
+            for i, error in zip(retry, again, strict=True):
+                results[i] = error
+        return results
+
+    async def _gather(
+        self, needs: Sequence[Sequence[Need]], lacks: Callable[[Known, Sequence[str], int], bool]
+    ) -> dict[str, Known]:
+        """What is known of every server in `needs`, after one fetch of each that `lacks` something."""
+        by_server: defaultdict[str, set[tuple[tuple[str, ...], int]]] = defaultdict(set)
+        for need in (need for of_event in needs for need in of_event):
+            by_server[need.server].add((need.key_ids, need.at_ts))
+
+        async def one(server: str) -> Known:
+            wants = by_server[server]
+            try:
+                return await self._ensure(server, lambda k: not any(lacks(k, ids, at) for ids, at in wants))
+            except KeysUnavailable:
+                return self._cache.get(server) or Known(failures=1)
+
+        found = await asyncio.gather(*(one(server) for server in by_server))
+        return dict(zip(by_server, found, strict=True))
+
+    async def _verify(
+        self, events: Sequence[Lpdu | Pdu], needs: Sequence[Sequence[Need]], known: Mapping[str, Known]
+    ) -> list[ProtocolError | None]:
+        work = [(event, key_set(of_event, known)) for event, of_event in zip(events, needs, strict=True)]
+        if len(work) < VERIFY_INLINE:
+            results = check_all(work)
+        else:
+            loop = asyncio.get_running_loop()
+            chunks = [work[i : i + VERIFY_CHUNK] for i in range(0, len(work), VERIFY_CHUNK)]
+            done = await asyncio.gather(*(loop.run_in_executor(self._pool, check_all, c) for c in chunks))
+            results = [result for chunk in done for result in chunk]
+        for i, error in enumerate(results):
+            if error is not None and unavailable(needs[i], known):
+                results[i] = KeysUnavailable("keys of a signing server are not available")
+        return results
+
+    async def _ensure(self, server: str, good: Callable[[Known], bool]) -> Known:
+        """What is known of a server, refreshed at most once if it is not `good`. Raises KeysUnavailable."""
+        if server == self._own_name:
+            return self._own
+        known = self._cache.get(server)
+        if known is None:
+            if not is_server_name(server):
+                raise KeysUnavailable("not a server name")
+            known = await self._loads.run(server, lambda: self._load(server))
+        else:
+            self._cache.move_to_end(server)
+        if good(known):
+            return known
+        if self._clock() >= known.next_fetch:
+            await self._fetches.run(server, lambda: self._refresh(server))
+            known = self._cache.get(server, known)
+        if not good(known) and known.failures:
+            raise KeysUnavailable("keys of the server are not available")
+        return known
+
+    async def _load(self, server: str) -> Known:
+        """What earlier runs and other processes stored."""
+        info = await server_keys.server(self._db, server)
+        stored = await server_keys.keys(self._db, server)
+        known = Known(
+            {k.key_id: Key(VerifyKey(k.key), k.valid_until_ts, k.expired_ts) for k in stored},
+            info.linearized if info else None,
+            min(info.fetched_ts, self._clock()) + FETCH_INTERVAL if info else 0,
+        )
+        self._remember(server, known)
+        return known
+
+    def _remember(self, server: str, known: Known) -> None:
+        self._cache[server] = known
+        self._cache.move_to_end(server)
+        if len(self._cache) > MAX_SERVERS:
+            self._cache.popitem(last=False)
+
+    async def _refresh(self, server: str) -> None:
+        """Fetch and store; afterwards the cache says how it went."""
+        failures = self._cache[server].failures if server in self._cache else 0
+        document = await self._fetch(server)
+        if document is not None:
+            await self._store(document)
+            await self._load(server)
+            return
+        await self._ask_notaries(server)
+        known = await self._load(server)
+        known.failures = failures + 1
+        known.next_fetch = self._clock() + min(FETCH_INTERVAL << min(failures, 10), MAX_BACKOFF)
+
+    async def _fetch(self, server: str) -> KeyDocument | None:
+        async with self._slots:
+            try:
+                return await fetch_document(self._client, server, self._clock())
+            except (FederationError, ProtocolError) as error:
+                detail = error.detail if isinstance(error, FederationError) else ""
+                log.info("server_keys_not_fetched", server=server, reason=str(error), detail=detail)
+                return None
+
+    async def _store(self, document: KeyDocument) -> None:
+        now = self._clock()
+        server = document.server
+        found = [StoredKey(i, k.key_bytes, document.valid_until_ts, None) for i, k in document.keys.items()]
+        found += [StoredKey(i, k.key_bytes, ts, ts) for i, (k, ts) in document.old_keys.items()]
+
+        async def work(connection: Connection) -> set[str]:
+            taken = await server_keys.store_keys(connection, server, found, now)
+            await server_keys.end_unlisted(connection, server, sorted(taken), now - 1)
+            await server_keys.store_server(connection, KeyServer(server, document.linearized, now))
+            stored = StoredDocument(document.key_set, document.canonical, document.valid_until_ts)
+            await server_keys.store_document(connection, server, stored, now)
+            return taken
+
+        taken = await self._db.run(work)
+        for key in found:
+            if key.key_id not in taken:
+                self._alert(server, key.key_id)
+
+    async def _ask_notaries(self, server: str) -> None:
+        """The first notary that knows the server; its word counts for events, never for requests."""
+        for notary in self._notaries:
+            if notary in (server, self._own_name):
+                continue
+            try:
+                now = self._clock()
+                of_notary = await self._ensure(notary, lambda k: k.any_current(self._clock()))
+                current = {i: key.key for i, key in of_notary.keys.items() if of_notary.current(i, now)}
+                documents = await fetch_from_notary(self._client, notary, current, server, now)
+            except (FederationError, ProtocolError) as error:
+                log.info("notary_failed", notary=notary, server=server, reason=str(error))
+                continue
+            for document in documents:
+                await self._add_from_notary(document)
+            if documents:
+                return
+
+    async def _add_from_notary(self, document: KeyDocument) -> None:
+        now = self._clock()
+        until = min(document.valid_until_ts, now - 1)
+        found = [StoredKey(i, k.key_bytes, until, None) for i, k in document.keys.items()]
+        found += [StoredKey(i, k.key_bytes, ts, ts) for i, (k, ts) in document.old_keys.items()]
+        pinned = {k.key_id: k.key for k in await server_keys.keys(self._db, document.server)}
+        for key in found:
+            if pinned.get(key.key_id, key.key) != key.key:
+                self._alert(document.server, key.key_id)
+        await server_keys.add_keys(self._db, document.server, found, now)

@@ -1,0 +1,173 @@
+"""From a server name to addresses, a certificate name and a Host header (D04 §Resolving Server Names).
+
+Every address, whichever step gave it, passes the guard here and again when its socket connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lmserver.federation_client.addresses import FORBIDDEN_PORTS, AddressGuard
+from lmserver.federation_client.connector import Address, PinnedHttp, Target
+from lmserver.federation_client.dns_lookup import Dns, SrvRecord
+from lmserver.federation_client.errors import FederationError, NameNotFound, Unreachable
+from lmserver.federation_client.single_flight import SingleFlight
+from lmserver.federation_client.well_known import WellKnown
+from lmserver.protocol.ids import is_server_name
+
+__all__ = ["Address", "Resolver", "Target"]
+
+DEFAULT_PORT = 8448
+MAX_ADDRESSES = 16
+MIN_TTL = 30
+MAX_TTL = 3600
+STALE = 24 * 3600.0
+MAX_ENTRIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    target: Target
+    expires: float
+    stale_until: float
+
+
+class Resolver:
+    """Resolves server names; answers are kept for the DNS time to live (30 s to 1 h)."""
+
+    def __init__(
+        self,
+        dns: Dns,
+        guard: AddressGuard,
+        http: PinnedHttp,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        well_known_port: int = 443,
+    ) -> None:
+        self._dns = dns
+        self._guard = guard
+        self._clock = clock
+        self._well_known = WellKnown(dns, http, clock, wall, port=well_known_port)
+        self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._flights: SingleFlight[Target] = SingleFlight()
+        self._random = random.Random()
+
+    async def resolve(self, server_name: str, *, plain: bool = False) -> Target:
+        """Where the server is. Raises Unreachable.
+
+        `plain` servers are configured by hand for HTTP without TLS: they have no .well-known.
+        """
+        if not is_server_name(server_name):
+            raise Unreachable("not a server name")
+        entry = self._cache.get(server_name)
+        if entry is not None and entry.expires > self._clock():
+            return entry.target
+        return await self._flights.run(server_name, lambda: self._refresh(server_name, plain))
+
+    def forget(self, server_name: str) -> None:
+        """The server could not be reached where it was said to be: ask DNS again next time."""
+        entry = self._cache.get(server_name)
+        if entry is not None:
+            self._cache[server_name] = _Entry(entry.target, 0.0, entry.stale_until)
+
+    async def close(self) -> None:
+        await self._flights.close()
+        await self._well_known.close()
+
+    async def _refresh(self, server_name: str, plain: bool) -> Target:
+        try:
+            target, ttl = await self._lookup(server_name, plain)
+        except NameNotFound:
+            self._cache.pop(server_name, None)
+            raise
+        except Unreachable:
+            old = self._cache.get(server_name)
+            if old is not None and self._clock() < old.stale_until:
+                return old.target  # the name servers are out of order, the server may not be
+            raise
+        now = self._clock()
+        self._cache[server_name] = _Entry(target, now + min(max(ttl, MIN_TTL), MAX_TTL), now + STALE)
+        self._cache.move_to_end(server_name)
+        if len(self._cache) > MAX_ENTRIES:
+            self._cache.popitem(last=False)
+        return target
+
+    async def _lookup(self, server_name: str, plain: bool) -> tuple[Target, int]:
+        host, port = _split(server_name)
+        if port is None and not plain:
+            delegated = await self._well_known.lookup(host)  # step 2
+            if delegated is not None:
+                host, port = _split(delegated)
+        tls_name = None if plain else host
+        if port is not None:  # steps 1 and 2.1
+            addresses, ttl = await self._addresses(host, port)
+            return Target(f"{host}:{port}", tls_name, self._checked(addresses)), ttl
+        found = await self._srv(host)  # steps 2.3 and 3
+        addresses, ttl = found if found is not None else await self._addresses(host, DEFAULT_PORT)
+        return Target(host, tls_name, self._checked(addresses)), ttl
+
+    async def _addresses(self, host: str, port: int) -> tuple[list[Address], int]:
+        answer = await self._dns.addresses(host)
+        return [Address(ip, port) for ip in answer.addresses], answer.ttl
+
+    async def _srv(self, host: str) -> tuple[list[Address], int] | None:
+        """The addresses behind the SRV records, best first; None without records."""
+        try:
+            answer = await self._dns.srv(f"_matrix._tcp.{host}")
+        except NameNotFound:
+            return None
+        records = self._in_order(answer.records)
+        if not records:
+            return None
+        if all(record.target in ("", ".") for record in records):
+            raise NameNotFound("server does not offer federation")
+        found = await asyncio.gather(
+            *(self._addresses(record.target, record.port) for record in records if _usable(record)),
+            return_exceptions=True,
+        )
+        addresses: list[Address] = []
+        ttl = answer.ttl
+        for result in found:
+            if isinstance(result, tuple):
+                addresses += result[0]
+                ttl = min(ttl, result[1])
+            elif not isinstance(result, FederationError):
+                raise result
+        if not addresses:
+            raise Unreachable("no target of the server's SRV records resolves")
+        return addresses, ttl
+
+    def _in_order(self, records: Iterable[SrvRecord]) -> list[SrvRecord]:
+        """By priority; within one, at random by weight (RFC 2782)."""
+
+        def rank(record: SrvRecord) -> tuple[int, float]:
+            return record.priority, -(self._random.random() ** (1.0 / max(record.weight, 0.01)))
+
+        return sorted(records, key=rank)
+
+    def _checked(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
+        """Only what the guard lets through. Raises Unreachable when nothing is left."""
+        allowed = [
+            a
+            for a in dict.fromkeys(addresses)
+            if a.port not in FORBIDDEN_PORTS and self._guard.is_allowed(a.ip)
+        ]
+        if not allowed:
+            raise Unreachable("server's addresses are refused", "private, special or forbidden port")
+        return tuple(allowed[:MAX_ADDRESSES])
+
+
+def _usable(record: SrvRecord) -> bool:
+    return record.target not in ("", ".") and 0 < record.port < 65536 and is_server_name(record.target)
+
+
+def _split(server_name: str) -> tuple[str, int | None]:
+    """Host and port of a name that has the grammar of a server name."""
+    host, colon, port = server_name.partition(":")
+    return host, int(port) if colon else None

@@ -1,0 +1,33 @@
+"""X-Matrix: which server is asking (D04 §Request Authentication)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from lmserver.protocol import transport
+from lmserver.protocol.errors import ProtocolError, RequestAuthError
+from lmserver.protocol.signatures import VerifyKey
+from lmserver.web.request import Request
+
+KeysForRequest = Callable[[str, Iterable[str]], Awaitable[Mapping[str, VerifyKey]]]
+
+
+class ServerAuthenticator:
+    """Sets `request.origin` when every Authorization header presented verifies."""
+
+    def __init__(self, our_name: str, keys: KeysForRequest, alive: Callable[[str], None]) -> None:
+        self._our_name = our_name
+        self._keys = keys
+        self._alive = alive
+
+    async def __call__(self, request: Request) -> None:
+        """Raises RequestAuthError: 401 M_FORBIDDEN."""
+        values = request.headers.getall("Authorization", [])
+        headers = transport.parse_authorization(values, self._our_name)
+        content = await request.json() if await request.body() else None
+        try:
+            keys = await self._keys(headers[0].origin, [h.key_id for h in headers])
+        except ProtocolError as error:
+            raise RequestAuthError("the keys of the requesting server cannot be fetched") from error
+        request.origin = transport.check_request(headers, request.method, request.raw_uri, content, keys)
+        self._alive(request.origin)

@@ -1,0 +1,249 @@
+"""PUT send: LPDUs to us as a hub, PDUs to us as a participant (D04 §Sending Events).
+
+Everything slow is done before a room is touched. What is dropped leaves no trace; what is
+rejected stands in `failed_pdus`; one bad event never fails another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+import structlog
+
+from lmserver.federation_server.paths import STABLE, UNSTABLE
+from lmserver.protocol import hashes, ids
+from lmserver.protocol.errors import ProtocolError, TooLarge
+from lmserver.protocol.events import Lpdu, Pdu, is_lpdu_shaped, parse_lpdu, parse_pdu
+from lmserver.protocol.room_view import RoomView
+from lmserver.rooms.checking import Verifier
+from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.outcomes import Accepted, Outcome, RoomBusy
+from lmserver.storage import inbound
+from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.inbound import StoredResponse
+from lmserver.web.endpoint import Auth, Reply, Request, endpoint
+from lmserver.web.errors import ApiError, bad_json
+
+log = structlog.get_logger(__name__)
+
+MAX_PDUS = 50
+MAX_EDUS = 100
+MAX_TXN_ID = 255
+LEASE_MS = 30_000
+WAIT_FOR_OTHER_SECONDS = 2.0
+POLL_SECONDS = 0.05
+ENDPOINT = "send"
+
+
+class EduSink(Protocol):
+    """Takes ephemeral data units; junk is ignored."""
+
+    async def receive(self, origin: str, edus: Sequence[Any]) -> None: ...
+
+
+@dataclass(slots=True)
+class _RoomWork:
+    """What a transaction holds for one room."""
+
+    view: RoomView
+    lpdus: list[Lpdu] = field(default_factory=list)
+    pdus: list[Pdu] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Result:
+    accepted: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def reject(self, event_id: str, reason: str) -> None:
+        self.failed[event_id] = {"error": reason}
+
+    def body(self) -> bytes:
+        return orjson.dumps({"failed_pdus": self.failed, "org.lmserver.accepted": self.accepted})
+
+
+class TransactionEndpoints:
+    """The send endpoint in its stable and unstable forms."""
+
+    def __init__(
+        self,
+        db: Database,
+        engine: RoomEngine,
+        verifier: Verifier,
+        joins_settled: Callable[[str], Awaitable[None]],
+        edus: EduSink,
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._verifier = verifier
+        self._joins_settled = joins_settled
+        self._edus = edus
+        self._clock = clock
+        self._in_flight: dict[tuple[str, str], asyncio.Task[StoredResponse]] = {}
+
+    @endpoint("PUT", STABLE + "/v2/send/{txn_id}", UNSTABLE + "/send/{txn_id}", auth=Auth.SERVER)
+    async def send(self, request: Request) -> Reply:
+        """Receive a transaction; answered 200 once everything in it is durable."""
+        txn_id = request.params["txn_id"]
+        if not txn_id or len(txn_id) > MAX_TXN_ID or "\0" in txn_id:
+            raise bad_json("the transaction ID is not valid")
+        body = await request.json()
+        pdus, edus = _lists(body)
+        key = (request.origin, txn_id)
+        task = self._in_flight.get(key)
+        if task is None:
+            task = asyncio.create_task(self._once(request.origin, txn_id, pdus, edus))
+            self._in_flight[key] = task
+            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
+        # Processing goes on when the peer hangs up: it would send the same again.
+        answer = await asyncio.shield(task)
+        return Reply(answer.status, answer.body)
+
+    async def close(self) -> None:
+        """Let transactions in progress finish."""
+        await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+
+    async def _once(self, origin: str, txn_id: str, pdus: list[Any], edus: list[Any]) -> StoredResponse:
+        stored = await inbound.response(self._db, origin, ENDPOINT, txn_id)
+        if stored is not None:
+            return stored
+        await self._take_lease(origin, txn_id)
+        try:
+            result = await self._process(origin, pdus)
+            await self._edus.receive(origin, edus)
+            answer = StoredResponse(200, result.body())
+            await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock())
+        except BaseException:
+            await self._release(origin, txn_id)
+            raise
+        return answer
+
+    async def _take_lease(self, origin: str, txn_id: str) -> None:
+        """One transaction in flight for each origin; a second waits a little, then is told."""
+        deadline = asyncio.get_running_loop().time() + WAIT_FOR_OTHER_SECONDS
+        while True:
+            now = self._clock()
+            if await inbound.take_lease(self._db, origin, txn_id, now, now + LEASE_MS):
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise ApiError(400, "M_BAD_STATE", "Another transaction of yours is in flight")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _release(self, origin: str, txn_id: str) -> None:
+        try:
+            await inbound.give_up_lease(self._db, origin, txn_id)
+        except DatabaseUnavailable:
+            log.warning("lease_left_to_expire", origin=origin)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    async def _process(self, origin: str, items: list[Any]) -> _Result:
+        result = _Result()
+        rooms: dict[str, _RoomWork | None] = {}
+        for item in items:
+            await self._sort(origin, item, rooms, result)
+        work = [room for room in rooms.values() if room is not None]
+        await self._check_signatures(work)
+        await asyncio.gather(*(self._append(room, result) for room in work))
+        return result
+
+    async def _sort(
+        self, origin: str, item: Any, rooms: dict[str, _RoomWork | None], result: _Result
+    ) -> None:
+        """D04 §Sending Events, steps 1 to 3, and the schema of step 4."""
+        if not isinstance(item, dict):
+            return
+        room_id = item.get("room_id")
+        if not isinstance(room_id, str) or not ids.is_room_id(room_id):
+            return
+        if room_id not in rooms:
+            await self._joins_settled(room_id)
+            view = await self._engine.view(room_id)
+            rooms[room_id] = None if view is None else _RoomWork(view)
+        room = rooms[room_id]
+        if room is None:
+            return
+        we_are_hub = room.view.hub == self._engine.our_name
+        try:
+            if is_lpdu_shaped(item):
+                if we_are_hub:
+                    self._sort_lpdu(origin, parse_lpdu(item, room.view.version), room, result)
+            elif not we_are_hub and origin == room.view.hub:
+                room.pdus.append(parse_pdu(item, room.view.version))
+        except TooLarge:
+            result.reject(hashes.event_id(item, room.view.version), "the event is too large")
+        except ProtocolError:
+            return  # dropped: not an event of this room version
+
+    def _sort_lpdu(self, origin: str, lpdu: Lpdu, room: _RoomWork, result: _Result) -> None:
+        """An LPDU comes from its sender's server, through nobody (attack B4)."""
+        if lpdu.server != origin:
+            result.reject(lpdu.event_id, "the event is not of the sending server")
+        else:
+            room.lpdus.append(lpdu)
+
+    async def _check_signatures(self, rooms: Sequence[_RoomWork]) -> None:
+        """All events of the transaction at once; those that fail are dropped."""
+        events: list[Lpdu | Pdu] = []
+        for room in rooms:
+            events += room.lpdus
+            events += room.pdus
+        verdicts = await self._verifier.verify_events(events)
+        good = {id(event) for event, verdict in zip(events, verdicts, strict=True) if verdict is None}
+        for room in rooms:
+            room.lpdus = [lpdu for lpdu in room.lpdus if id(lpdu) in good]
+            room.pdus = [hashes.with_hashes_enforced(pdu) for pdu in room.pdus if id(pdu) in good]
+
+    async def _append(self, room: _RoomWork, result: _Result) -> None:
+        if room.lpdus:
+            outcomes = await _isolated(self._engine.accept_lpdus, room.view.room_id, room.lpdus)
+            for lpdu, outcome in zip(room.lpdus, outcomes, strict=True):
+                if isinstance(outcome, Accepted):
+                    result.accepted[lpdu.event_id] = outcome.event_id
+                else:
+                    result.reject(lpdu.event_id, "internal error" if outcome is None else outcome.reason)
+        if room.pdus:
+            outcomes = await _isolated(self._engine.accept_pdus, room.view.room_id, room.pdus)
+            for pdu, outcome in zip(room.pdus, outcomes, strict=True):
+                if not isinstance(outcome, Accepted):
+                    result.reject(pdu.event_id, "internal error" if outcome is None else outcome.reason)
+
+
+async def _isolated(
+    accept: Callable[[str, Any], Awaitable[list[Outcome]]], room_id: str, events: Sequence[Any]
+) -> list[Outcome | None]:
+    """Accept a batch; if it fails as a whole for no reason we know, each event by itself.
+
+    A database that is away fails the transaction, so that the peer repeats it.
+    """
+    try:
+        return list(await accept(room_id, events))
+    except (DatabaseUnavailable, RoomBusy):
+        raise
+    except Exception as error:
+        log.error("event_batch_failed", room_id=room_id, error=type(error).__name__, exc_info=error)
+    outcomes: list[Outcome | None] = []
+    for event in events:
+        try:
+            outcomes += await accept(room_id, [event])
+        except (DatabaseUnavailable, RoomBusy):
+            raise
+        except Exception as error:
+            log.error("event_failed", room_id=room_id, event_id=event.event_id, error=type(error).__name__)
+            outcomes.append(None)
+    return outcomes
+
+
+def _lists(body: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The two lists within their limits, or 400 with nothing processed (attack B20)."""
+    pdus, edus = body.get("pdus", []), body.get("edus", [])
+    if not isinstance(pdus, list) or not isinstance(edus, list):
+        raise bad_json("pdus and edus are lists")
+    if len(pdus) > MAX_PDUS or len(edus) > MAX_EDUS:
+        raise bad_json(f"a transaction has at most {MAX_PDUS} pdus and {MAX_EDUS} edus")
+    return pdus, edus

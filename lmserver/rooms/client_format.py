@@ -1,0 +1,112 @@
+"""Events as clients get them: the standard client event fields and nothing of the protocol.
+
+What makes an event verifiable (hashes, signatures, hub_server, auth_events, prev_events) stays
+between servers. Redacted events leave this module pruned, whatever asked for them (attack C7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from lmserver.protocol.canonical_json import MAX_INT
+from lmserver.protocol.redaction import redact
+from lmserver.protocol.room_versions import RoomVersion
+from lmserver.storage.room_log import StoredEvent
+
+ClientEvent = dict[str, Any]
+
+# CS API §Room event format. `state_key` is there for state events only.
+_FIELDS = ("type", "sender", "origin_server_ts", "content", "state_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An event parsed once, in the form readers may see (redacted where it was redacted)."""
+
+    event_id: str
+    position: int | None
+    fields: dict[str, Any]
+    redacted_by: str | None
+
+    @property
+    def type(self) -> str:
+        value: str = self.fields["type"]
+        return value
+
+    @property
+    def sender(self) -> str:
+        value: str = self.fields["sender"]
+        return value
+
+    @property
+    def state_key(self) -> str | None:
+        return self.fields.get("state_key")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        value: dict[str, Any] = self.fields["content"]
+        return value
+
+
+def shown(stored: StoredEvent, version: RoomVersion) -> Shown:
+    """Parse stored bytes, which passed the strict parser when they came in."""
+    fields = orjson.loads(stored.pdu)
+    if stored.redacted_by is not None:
+        fields = redact(fields, version)
+    return Shown(stored.event_id, stored.position, fields, stored.redacted_by)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What goes into `unsigned`, all of it private to the reader."""
+
+    now_ms: int
+    transaction_ids: Mapping[str, str] = field(default_factory=dict)
+    redactions: Mapping[str, Shown] = field(default_factory=dict)
+    previous: Mapping[str, Shown] = field(default_factory=dict)
+
+
+def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEvent:
+    """The client's form; `room_id` None leaves it out, as /sync does.
+
+    CS API §Room event format; `redacts` is repeated at top level because clients of earlier
+    room versions look for it there.
+    """
+    result: ClientEvent = {"event_id": event.event_id}
+    for key in _FIELDS:
+        if key in event.fields:
+            result[key] = event.fields[key]
+    if room_id is not None:
+        result["room_id"] = room_id
+    if event.type == "m.room.redaction" and isinstance(event.content.get("redacts"), str):
+        result["redacts"] = event.content["redacts"]
+    result["unsigned"] = _unsigned(event, extras)
+    return result
+
+
+def _unsigned(event: Shown, extras: Extras) -> dict[str, Any]:
+    # A sender may claim any time at all; the difference must stay a number clients can hold.
+    age = extras.now_ms - event.fields["origin_server_ts"]
+    unsigned: dict[str, Any] = {"age": max(-MAX_INT, min(age, MAX_INT))}
+    txn_id = extras.transaction_ids.get(event.event_id)
+    if txn_id is not None:
+        unsigned["transaction_id"] = txn_id
+    if event.redacted_by is not None:
+        redaction = extras.redactions.get(event.redacted_by)
+        if redaction is not None:
+            unsigned["redacted_because"] = client_event(redaction, None, Extras(extras.now_ms))
+    previous = extras.previous.get(event.event_id)
+    if previous is not None:
+        unsigned["prev_content"] = previous.content
+        unsigned["replaces_state"] = previous.event_id
+        unsigned["prev_sender"] = previous.sender
+    return unsigned
+
+
+def stripped(event: Shown) -> ClientEvent:
+    """A state event for somebody who is not in the room (CS API §Stripped state)."""
+    return {key: event.fields[key] for key in ("type", "state_key", "sender", "content")}

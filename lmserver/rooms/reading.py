@@ -1,0 +1,319 @@
+"""Rooms as one user may see them: events, history and state.
+
+Every read of a client goes through an `Access`, worked out once per request from the history of
+the user's membership and of the room's visibility. What is not in it does not exist for the
+caller, so an endpoint cannot forget a check (attacks C6, C7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from lmserver.protocol.room_versions import RoomVersion, room_version
+from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
+from lmserver.rooms.visible_ranges import EVERYTHING, Ranges, Span, last_joined, visible_to_user
+from lmserver.storage import aliases, client_transactions, room_log, room_reads, room_state
+from lmserver.storage.database import Executor
+from lmserver.storage.room_log import RoomRow, StoredEvent
+
+CHUNK: Final = 100
+MAX_SCANNED: Final = 5_000
+"""Events one request looks at: a filter that matches nothing must not read the whole room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads: the device matters only for `unsigned.transaction_id`."""
+
+    user_id: str
+    device_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one user may see of one room.
+
+    `state_position` names the newest state for the user: the state before that position; None
+    when the user may see no state. `membership` is "leave" for somebody who forgot the room.
+    """
+
+    room: RoomRow
+    version: RoomVersion
+    membership: str
+    visible: Ranges
+    state_position: int | None
+
+    @property
+    def room_id(self) -> str:
+        return self.room.room_id
+
+    @property
+    def joined(self) -> bool:
+        return self.membership == "join"
+
+    @property
+    def nothing(self) -> bool:
+        """Nothing of the room may be seen: for this user it is as if it did not exist."""
+        return self.state_position is None and not self.visible.intervals
+
+    def state_at(self, position: int) -> int | None:
+        """The state before `position`, but never newer than the user may see."""
+        return None if self.state_position is None else min(position, self.state_position)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events of a walk through history; `end` is the gap to go on from, None at the end."""
+
+    events: list[Shown]
+    start: int
+    end: int | None
+
+
+Wanted = Callable[[Shown], bool]
+Backfill = Callable[[str, int], Awaitable[None]]
+"""Fetches history below our first position: (room ID, position)."""
+
+
+class Reading:
+    """Answers readers; `backfill` may be given to a participant whose history starts at a join."""
+
+    def __init__(self, db: Executor, clock: Callable[[], int], backfill: Backfill | None = None) -> None:
+        self._db = db
+        self._clock = clock
+        self._backfill = backfill
+
+    # -- access ---------------------------------------------------------------------------------
+
+    async def access(self, user_id: str, room_id: str) -> Access | None:
+        """What the user may see of the room; None when we do not know the room."""
+        room = await room_log.room(self._db, room_id)
+        if room is None:
+            return None
+        members = await self._spans(room_id, "m.room.member", user_id, "membership")
+        visibility = await self._spans(room_id, "m.room.history_visibility", "", "history_visibility")
+        membership = members[-1].value if members and members[-1].end is None else "leave"
+        if (
+            membership in ("leave", "ban")
+            and members
+            and await aliases.is_forgotten(self._db, user_id, room_id)
+        ):
+            members, membership = [], "leave"
+        open_now = (
+            bool(visibility) and visibility[-1].end is None and visibility[-1].value == "world_readable"
+        )
+        return Access(
+            room,
+            room_version(room.room_version),
+            membership,
+            visible_to_user(members, visibility),
+            _state_position(room, members, membership, open_now),
+        )
+
+    async def access_of_member(self, room_id: str) -> Access | None:
+        """Access for somebody who was joined all through what will be read: /sync of a client
+        that keeps up, where the history of memberships need not be asked."""
+        room = await room_log.room(self._db, room_id)
+        if room is None:
+            return None
+        return Access(room, room_version(room.room_version), "join", EVERYTHING, room.head_position + 1)
+
+    async def _spans(self, room_id: str, type_: str, state_key: str, field: str) -> list[Span]:
+        history = await room_state.state_history(self._db, room_id, type_, state_key)
+        return [Span(h.from_position, h.to_position, _string(h.pdu, field)) for h in history]
+
+    # -- events ---------------------------------------------------------------------------------
+
+    async def event(self, access: Access, event_id: str) -> Shown | None:
+        """One event of the room, if the user may see it."""
+        stored = await room_log.event(self._db, event_id, access.room_id)
+        if stored is None or stored.soft_failed is not None:
+            return None
+        event = shown(stored, access.version)
+        if event.position is not None:
+            return event if event.position in access.visible else None
+        return event if await self._in_visible_state(access, event) else None
+
+    async def _in_visible_state(self, access: Access, event: Shown) -> bool:
+        """An outlier, known from a join, is seen as part of a state the user may see."""
+        if access.state_position is None or event.state_key is None:
+            return False
+        history = await room_state.state_history(self._db, access.room_id, event.type, event.state_key)
+        return any(h.event_id == event.event_id and h.from_position < access.state_position for h in history)
+
+    async def backwards(
+        self, access: Access, start: int, limit: int, wanted: Wanted, stop: int | None = None
+    ) -> Page:
+        """Visible events at or below `start`, newest first, down to `stop` (not included)."""
+        start = min(start, access.room.head_position)
+        lowest = access.room.min_position if stop is None else max(stop + 1, access.room.min_position)
+        if self._backfill is not None and stop is None and start - limit < access.room.min_position:
+            await self._backfill(access.room_id, access.room.min_position)
+        found: list[Shown] = []
+        scanned = 0
+        for first, last in reversed(access.visible.within(lowest, start)):
+            while last >= first:
+                stored = await room_log.events_between(
+                    self._db, access.room_id, first - 1, last, CHUNK, newest_first=True
+                )
+                if not stored:
+                    break
+                for row in stored:
+                    scanned += 1
+                    last = _position(row) - 1
+                    event = _acceptable(row, access.version, wanted)
+                    if event is not None:
+                        found.append(event)
+                    if len(found) == limit or scanned == MAX_SCANNED:
+                        more = bool(access.visible.within(lowest, last))
+                        return Page(found, start, last if more else None)
+        return Page(found, start, None)
+
+    async def forwards(
+        self, access: Access, start: int, limit: int, wanted: Wanted, stop: int | None = None
+    ) -> Page:
+        """Visible events above `start`, oldest first, up to `stop` (included)."""
+        start = max(start, access.room.min_position - 1)
+        highest = access.room.head_position if stop is None else min(stop, access.room.head_position)
+        found: list[Shown] = []
+        scanned = 0
+        for first, last in access.visible.within(start + 1, highest):
+            while first <= last:
+                stored = await room_log.events_between(
+                    self._db, access.room_id, first - 1, last, CHUNK, newest_first=False
+                )
+                if not stored:
+                    break
+                for row in stored:
+                    scanned += 1
+                    first = _position(row) + 1
+                    event = _acceptable(row, access.version, wanted)
+                    if event is not None:
+                        found.append(event)
+                    if len(found) == limit or scanned == MAX_SCANNED:
+                        return Page(found, start, first - 1)
+        # More may be said in the room later, so a reader who has got something may go on.
+        return Page(found, start, highest if found else None)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    async def state(self, access: Access, position: int | None = None) -> list[Shown]:
+        """The whole state the user may see, or the older one before `position`."""
+        at = access.state_position if position is None else access.state_at(position)
+        if at is None:
+            return []
+        return self.shown_all(await room_state.state_at(self._db, access.room_id, at), access.version)
+
+    async def state_entry(self, access: Access, type_: str, state_key: str) -> Shown | None:
+        if access.state_position is None:
+            return None
+        stored = await room_state.state_entry(
+            self._db, access.room_id, access.state_position, type_, state_key
+        )
+        return None if stored is None else shown(stored, access.version)
+
+    async def members(self, access: Access, position: int | None = None) -> list[tuple[str, Shown]]:
+        """(membership, member event) of everybody, now or before `position`."""
+        at = access.state_position if position is None else access.state_at(position)
+        if at is None:
+            return []
+        found = await room_reads.members_at(self._db, access.room_id, at)
+        return [(membership, shown(stored, access.version)) for membership, stored in found]
+
+    async def members_named(self, access: Access, position: int, user_ids: Iterable[str]) -> list[Shown]:
+        """The member events of some users before `position`."""
+        at = access.state_at(position)
+        wanted = list(dict.fromkeys(user_ids))
+        if at is None or not wanted:
+            return []
+        stored = await room_reads.member_events(self._db, access.room_id, at, wanted)
+        return self.shown_all(stored, access.version)
+
+    # -- showing --------------------------------------------------------------------------------
+
+    def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
+        return [shown(row, version) for row in stored if row.soft_failed is None]
+
+    async def render(
+        self, access: Access, reader: Reader, events: Sequence[Shown], *, with_room_id: bool = True
+    ) -> list[ClientEvent]:
+        """Client events with what is private to the reader in `unsigned`."""
+        extras = Extras(
+            self._clock(),
+            await self._transaction_ids(reader, events),
+            await self._redactions(access, events),
+            await self._previous(access, events),
+        )
+        room_id = access.room_id if with_room_id else None
+        return [client_event(event, room_id, extras) for event in events]
+
+    async def _transaction_ids(self, reader: Reader, events: Sequence[Shown]) -> dict[str, str]:
+        """Transaction IDs go to the device that sent the event and to no other."""
+        own = [e.event_id for e in events if e.sender == reader.user_id]
+        if not own or reader.device_id is None:
+            return {}
+        return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
+
+    async def _redactions(self, access: Access, events: Sequence[Shown]) -> dict[str, Shown]:
+        wanted = {e.redacted_by for e in events if e.redacted_by is not None}
+        if not wanted:
+            return {}
+        stored = await room_log.events_by_id(self._db, access.room_id, wanted)
+        return {
+            row.event_id: shown(row, access.version)
+            for row in stored
+            if row.position is not None and row.position in access.visible
+        }
+
+    async def _previous(self, access: Access, events: Sequence[Shown]) -> dict[str, Shown]:
+        """What state events replaced, where the user may see that too."""
+        keys = [
+            (e.type, e.state_key, e.position)
+            for e in events
+            if e.state_key is not None and e.position is not None
+        ]
+        if not keys:
+            return {}
+        found = await room_reads.replaced_by(self._db, access.room_id, keys)
+        previous = {e.event_id: found.get(e.position) for e in events if e.position is not None}
+        return {
+            event_id: shown(stored, access.version)
+            for event_id, stored in previous.items()
+            if stored is not None and _may_see_previous(access, stored.position)
+        }
+
+
+def _may_see_previous(access: Access, position: int | None) -> bool:
+    """An outlier was part of the state the user's server joined with."""
+    return access.joined if position is None else position in access.visible
+
+
+def _state_position(room: RoomRow, members: Sequence[Span], membership: str, open_now: bool) -> int | None:
+    """Joined users see the current state, others that of the moment they left (CS API §GET
+    /rooms/{roomId}/state), anybody that of a world-readable room."""
+    if membership == "join" or open_now:
+        return room.head_position + 1
+    left = last_joined(members)
+    return None if left is None else left + 1
+
+
+def _acceptable(row: StoredEvent, version: RoomVersion, wanted: Wanted) -> Shown | None:
+    if row.soft_failed is not None:
+        return None
+    event = shown(row, version)
+    return event if wanted(event) else None
+
+
+def _position(row: StoredEvent) -> int:
+    if row.position is None:
+        raise ValueError("an outlier has no place in the list")
+    return row.position
+
+
+def _string(pdu: bytes, field: str) -> str:
+    value = orjson.loads(pdu)["content"].get(field)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,85 @@
+"""Read receipts: how far each user has read, public or for the user's own devices only.
+
+A receipt only moves forward along the room's list. The fully-read marker is account data of the
+room, not a receipt, and moves the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.reading import Access, Reading
+from lmserver.storage import receipts
+from lmserver.storage.database import Executor
+from lmserver.storage.receipts import Receipt
+
+PUBLIC: Final = "m.read"
+PRIVATE: Final = "m.read.private"
+FULLY_READ: Final = "m.fully_read"
+
+Announce = Callable[[str, str, str, int, str | None], None]
+"""Tells other servers of a public receipt: (room ID, user ID, event ID, ts, thread ID)."""
+
+
+class UnknownEvent(Exception):
+    """The user can see no such event in the room."""
+
+
+class Markers(Protocol):
+    """Where fully-read markers are kept: account data of a room."""
+
+    async def get(self, user_id: str, room_id: str, type_: str) -> JsonObject | None: ...
+
+    async def put(self, user_id: str, room_id: str, type_: str, content: JsonObject) -> None: ...
+
+
+class Receipts:
+    """Records receipts and tells who has to know."""
+
+    def __init__(
+        self,
+        db: Executor,
+        reading: Reading,
+        markers: Markers,
+        publish: Callable[[Iterable[str]], None],
+        clock: Callable[[], int],
+        announce: Announce | None = None,
+    ) -> None:
+        self._db = db
+        self._reading = reading
+        self._markers = markers
+        self._publish = publish
+        self._clock = clock
+        self._announce = announce
+
+    async def record(
+        self, user_id: str, access: Access, kind: str, event_id: str, thread: str | None
+    ) -> None:
+        """The user has read up to an event; raises UnknownEvent for one they cannot see.
+
+        An event in front of the receipt they have already is no news and changes nothing.
+        """
+        event = await self._reading.event(access, event_id)
+        if event is None or event.position is None:
+            raise UnknownEvent(event_id)
+        if kind == FULLY_READ:
+            await self._mark(user_id, access, event_id, event.position)
+            return
+        now = self._clock()
+        receipt = Receipt(access.room_id, user_id, kind, thread or "", event_id, event.position, now)
+        if not await receipts.advance(self._db, receipt):
+            return
+        self._publish([access.room_id if kind == PUBLIC else user_id])
+        if kind == PUBLIC and self._announce is not None:
+            self._announce(access.room_id, user_id, event_id, now, thread)
+
+    async def _mark(self, user_id: str, access: Access, event_id: str, position: int) -> None:
+        old = await self._markers.get(user_id, access.room_id, FULLY_READ)
+        if old is not None and isinstance(old.get("event_id"), str):
+            before = await self._reading.event(access, old["event_id"])
+            if before is not None and (before.position or 0) >= position:
+                return
+        await self._markers.put(user_id, access.room_id, FULLY_READ, {"event_id": event_id})
+        self._publish([user_id])

@@ -1,0 +1,420 @@
+"""GET /sync: what happened since a token, or a wait until something does (CS API §Syncing).
+
+The answer is read for an interval of the stream, [since, upto), whose end is settled before
+anything else is read; whatever commits meanwhile belongs to the next interval. A waiter is
+registered before it reads, so it cannot sleep through a change. One long-poll per device: a newer
+request ends the older one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.client_format import Shown, shown
+from lmserver.rooms.notifier import Listener, Notifier
+from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
+from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.filters import SyncFilter
+from lmserver.rooms.sync.invited import InviteSections
+from lmserver.rooms.sync.timeline import RoomSections, Window
+from lmserver.rooms.sync.tokens import SyncToken
+from lmserver.rooms.typing import Typing
+from lmserver.storage import aliases, room_log, room_reads
+from lmserver.storage.database import Executor
+from lmserver.storage.room_reads import MemberChange, MemberEntry, RoomSpan
+
+MAX_WAIT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """One /sync request, parsed."""
+
+    user_id: str
+    device_id: str
+    since: SyncToken | None
+    filter: SyncFilter
+    timeout: float
+    full_state: bool = False
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.user_id, self.device_id)
+
+
+@dataclass(slots=True)
+class _Poll:
+    """A request in progress; `ended` when the device has asked again."""
+
+    listener: Listener | None = None
+    ended: bool = False
+
+    def end(self) -> None:
+        self.ended = True
+        if self.listener is not None:
+            self.listener.woken.set()
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer being put together, with what the wait needs to know of it."""
+
+    next_batch: SyncToken
+    upcoming: int
+    joined_rooms: frozenset[str] = frozenset()
+    body: JsonObject = field(default_factory=dict)
+    rooms: dict[str, JsonObject] = field(
+        default_factory=lambda: {"join": {}, "invite": {}, "knock": {}, "leave": {}}
+    )
+    device_lists: DeviceListChanges = field(default_factory=DeviceListChanges)
+
+    @property
+    def has_news(self) -> bool:
+        return (
+            any(self.rooms.values())
+            or bool(self.body.get("to_device") or self.body.get("account_data"))
+            or bool(self.device_lists.changed or self.device_lists.left)
+        )
+
+    def document(self) -> JsonObject:
+        lists = self.device_lists
+        return {
+            "next_batch": str(self.next_batch),
+            "rooms": {name: section for name, section in self.rooms.items() if section},
+            "account_data": {"events": self.body.get("account_data", [])},
+            "presence": {"events": []},
+            "to_device": {"events": self.body.get("to_device", [])},
+            "device_lists": {"changed": sorted(lists.changed), "left": sorted(lists.left)},
+            "device_one_time_keys_count": self.body.get("one_time_keys", {}),
+            "device_unused_fallback_key_types": self.body.get("fallback_types", []),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """What is read: the stream interval and the memberships as they were at its end."""
+
+    since: SyncToken | None
+    upto: SyncToken
+    joined: Mapping[str, MemberEntry]
+    newly_joined: frozenset[str]
+    changed_membership: frozenset[str]
+    spans: Mapping[str, RoomSpan]
+    member_changes: Sequence[MemberChange]
+
+    @property
+    def initial(self) -> bool:
+        return self.since is None
+
+    def is_new(self, room_id: str) -> bool:
+        return self.initial or room_id in self.newly_joined
+
+    def is_recent(self, entry: MemberEntry) -> bool:
+        return self.since is not None and entry.stream_xid >= self.since.stream
+
+
+class SyncService:
+    """Answers /sync."""
+
+    def __init__(
+        self,
+        db: Executor,
+        notifier: Notifier,
+        reading: Reading,
+        typing: Typing,
+        feeds: Feeds,
+    ) -> None:
+        self._db = db
+        self._notifier = notifier
+        self._reading = reading
+        self._typing = typing
+        self._feeds = feeds
+        self._sections = RoomSections(db, reading)
+        self._invites = InviteSections(db)
+        self._polls: dict[tuple[str, str], _Poll] = {}
+
+    async def sync(self, request: SyncRequest) -> JsonObject:
+        """The answer, at once when there is news, else after at most the request's timeout."""
+        device = (request.user_id, request.device_id)
+        older = self._polls.get(device)
+        if older is not None:
+            older.end()
+        poll = self._polls[device] = _Poll()
+        try:
+            answer = await self._wait_for_news(request, poll)
+        finally:
+            if self._polls.get(device) is poll:
+                del self._polls[device]
+        if "one_time_keys" not in answer.body:
+            keys = await self._feeds.key_counts(request.user_id, request.device_id)
+            answer.body["one_time_keys"], answer.body["fallback_types"] = keys
+        return answer.document()
+
+    async def _wait_for_news(self, request: SyncRequest, poll: _Poll) -> _Answer:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(request.timeout, MAX_WAIT_SECONDS)
+        rooms: frozenset[str] | None = None
+        while True:
+            keys = [request.user_id, f"{request.user_id}:{request.device_id}", *(rooms or ())]
+            with self._notifier.listen(keys) as listener:
+                poll.listener = listener
+                rechecked = False
+                while True:
+                    answer = await self._answer(request)
+                    left = deadline - loop.time()
+                    if (
+                        answer.has_news
+                        or request.since is None
+                        or request.full_state
+                        or left <= 0
+                        or poll.ended
+                    ):
+                        return answer
+                    # Nothing below its end was for this user: later looks begin there.
+                    request = replace(request, since=answer.next_batch)
+                    if rooms != answer.joined_rooms:
+                        rooms = answer.joined_rooms
+                        break
+                    if not rechecked and answer.next_batch.stream < answer.upcoming:
+                        self._notifier.recheck(listener, answer.upcoming)
+                    rechecked = True
+                    await listener.wait(left)
+                    if poll.ended:
+                        return answer
+
+    # -- one answer -----------------------------------------------------------------------------
+
+    async def _answer(self, request: SyncRequest) -> _Answer:
+        settled, upcoming = await room_reads.stream_positions(self._db)
+        since = request.since
+        if since is not None and since.stream > upcoming:
+            since = None  # from before the database was restored: begin anew
+        typing_serial = self._typing.serial
+        upto = settled if since is None else max(settled, since.stream)
+        messages, upto = await self._feeds.to_device(
+            request.user_id, request.device_id, 0 if since is None else since.stream, upto
+        )
+        entries = await room_reads.memberships_at(self._db, request.user_id, upto)
+        interval = await self._interval(request, entries, since, SyncToken(upto, typing_serial))
+        answer = _Answer(interval.upto, upcoming, frozenset(interval.joined))
+        if messages:
+            answer.body["to_device"] = messages
+        by_room = await self._account_data(request, interval, answer)
+        await self._joined_rooms(request, interval, by_room, answer)
+        await self._other_rooms(request, interval, entries, answer)
+        answer.device_lists = await device_list_changes(
+            self._db,
+            self._feeds,
+            request.user_id,
+            None if since is None else since.stream,
+            upto,
+            interval.member_changes,
+            interval.newly_joined,
+            self._rooms_left(interval, entries),
+        )
+        return answer
+
+    async def _interval(
+        self, request: SyncRequest, entries: Sequence[MemberEntry], since: SyncToken | None, upto: SyncToken
+    ) -> _Interval:
+        joined = {e.room_id: e for e in entries if e.membership == "join"}
+        newly: set[str] = set()
+        changed: set[str] = set()
+        for entry in entries:
+            if since is None or entry.stream_xid < since.stream:
+                continue
+            changed.add(entry.room_id)
+            before = await room_reads.membership_before(
+                self._db, entry.room_id, request.user_id, since.stream
+            )
+            if entry.membership == "join" and (before is None or before.membership != "join"):
+                newly.add(entry.room_id)
+        start = 0 if since is None else since.stream
+        spans = []
+        if joined and start < upto.stream:
+            spans = await room_reads.spans(self._db, list(joined), start, upto.stream)
+        steady = [s for s in spans if since is not None and s.room_id not in newly]
+        member_changes = await room_reads.member_changes(self._db, steady) if steady else []
+        return _Interval(
+            since,
+            upto,
+            joined,
+            frozenset(newly),
+            frozenset(changed),
+            {s.room_id: s for s in spans},
+            member_changes,
+        )
+
+    async def _account_data(
+        self, request: SyncRequest, interval: _Interval, answer: _Answer
+    ) -> dict[str, list[JsonObject]]:
+        """Global account data into the answer; that of rooms by room."""
+        since = None if interval.since is None else interval.since.stream
+        changed = await self._feeds.account_data(request.user_id, since, interval.upto.stream)
+        wanted = request.filter.account_data
+        everywhere = [e for e in changed.pop("", []) if wanted.type_passes(e["type"])]
+        if everywhere:
+            answer.body["account_data"] = everywhere
+        return changed
+
+    # -- joined rooms ---------------------------------------------------------------------------
+
+    async def _joined_rooms(
+        self,
+        request: SyncRequest,
+        interval: _Interval,
+        account_data: Mapping[str, list[JsonObject]],
+        answer: _Answer,
+    ) -> None:
+        rooms = [room_id for room_id in interval.joined if request.filter.room_passes(room_id)]
+        ephemeral = await self._ephemeral(request, interval, rooms)
+        if interval.newly_joined and not interval.initial:
+            account_data = {
+                **account_data,
+                **await self._feeds.room_account_data(request.user_id, interval.newly_joined),
+            }
+        touched = [
+            room_id
+            for room_id in rooms
+            if interval.initial or request.full_state or room_id in interval.spans
+            or room_id in account_data or room_id in ephemeral
+        ]  # fmt: skip
+        if not touched:
+            return
+        read_upto = await self._feeds.read_positions(request.user_id, touched)
+        for room_id in touched:
+            section = await self._joined_room(request, interval, room_id, read_upto.get(room_id))
+            if section is None:
+                continue
+            section["ephemeral"] = {"events": ephemeral.get(room_id, [])}
+            wanted = request.filter.room_account_data
+            section["account_data"] = {
+                "events": [e for e in account_data.get(room_id, []) if wanted.type_passes(e["type"])]
+            }
+            if interval.is_new(room_id) or request.full_state or _has_news(section):
+                answer.rooms["join"][room_id] = section
+
+    async def _joined_room(
+        self, request: SyncRequest, interval: _Interval, room_id: str, read_upto: int | None
+    ) -> JsonObject | None:
+        new = interval.is_new(room_id)
+        access = await self._access(
+            request, room_id, steady=not new and room_id not in interval.changed_membership
+        )
+        if access is None:
+            return None
+        upto = await self._last_position(interval, access)
+        span = interval.spans.get(room_id)
+        after = None if new else span.since if span is not None else upto
+        section = await self._sections.section(
+            access, request.reader, Window(after, upto), request.filter, full_state=request.full_state
+        )
+        members_changed = any(c.room_id == room_id for c in interval.member_changes)
+        if new or request.full_state or members_changed:
+            section["summary"] = await self._sections.summary(access, request.reader, upto + 1)
+        floor = interval.joined[room_id].from_position if read_upto is None else read_upto
+        section["unread_notifications"] = await self._sections.unread(room_id, request.user_id, floor, upto)
+        return section
+
+    async def _access(self, request: SyncRequest, room_id: str, *, steady: bool) -> Access | None:
+        if steady:
+            return await self._reading.access_of_member(room_id)
+        return await self._reading.access(request.user_id, room_id)
+
+    async def _last_position(self, interval: _Interval, access: Access) -> int:
+        span = interval.spans.get(access.room_id)
+        if span is not None:
+            return span.upto
+        found = await room_reads.position_before(self._db, access.room_id, interval.upto.stream)
+        return access.room.min_position - 1 if found is None else found
+
+    async def _ephemeral(
+        self, request: SyncRequest, interval: _Interval, rooms: Sequence[str]
+    ) -> dict[str, list[JsonObject]]:
+        """Typing and receipts by room; a room new to the client gets all there is."""
+        wanted = request.filter.ephemeral
+        found: dict[str, list[JsonObject]] = {}
+        if wanted.type_passes("m.receipt") and rooms:
+            since = None if interval.since is None else interval.since.stream
+            receipts = await self._feeds.receipts(request.user_id, rooms, since, interval.upto.stream)
+            if interval.newly_joined and not interval.initial:
+                newly = [r for r in rooms if r in interval.newly_joined]
+                receipts |= await self._feeds.receipts(request.user_id, newly, None, interval.upto.stream)
+            for room_id, content in receipts.items():
+                found.setdefault(room_id, []).append({"type": "m.receipt", "content": content})
+        if wanted.type_passes("m.typing"):
+            for room_id in self._rooms_with_typing(interval, rooms):
+                content = {"user_ids": self._typing.users(room_id)}
+                found.setdefault(room_id, []).append({"type": "m.typing", "content": content})
+        return {room_id: events for room_id, events in found.items() if wanted.room_passes(room_id)}
+
+    def _rooms_with_typing(self, interval: _Interval, rooms: Sequence[str]) -> list[str]:
+        if interval.since is None:
+            return [room_id for room_id in rooms if self._typing.users(room_id)]
+        return self._typing.changed(rooms, interval.since.typing)
+
+    # -- other rooms ----------------------------------------------------------------------------
+
+    async def _other_rooms(
+        self, request: SyncRequest, interval: _Interval, entries: Iterable[MemberEntry], answer: _Answer
+    ) -> None:
+        known = {}
+        for entry in entries:
+            known[entry.room_id] = entry
+            if not request.filter.room_passes(entry.room_id):
+                continue
+            news = interval.initial or interval.is_recent(entry)
+            if entry.membership in ("invite", "knock") and news:
+                section = await self._invites.known_room(request.user_id, entry)
+                if section is not None:
+                    answer.rooms[entry.membership][entry.room_id] = section
+            elif entry.membership in ("leave", "ban"):
+                await self._left_room(request, interval, entry, answer)
+        since = None if interval.since is None else interval.since.stream
+        pending = await self._invites.elsewhere(request.user_id, since, interval.upto.stream, known)
+        for kind, room_id, section in pending:
+            if request.filter.room_passes(room_id) and room_id not in answer.rooms["join"]:
+                answer.rooms[kind][room_id] = section
+
+    async def _left_room(
+        self, request: SyncRequest, interval: _Interval, entry: MemberEntry, answer: _Answer
+    ) -> None:
+        if interval.initial and not request.filter.include_leave:
+            return
+        if not interval.initial and not interval.is_recent(entry) and not request.full_state:
+            return
+        if await aliases.is_forgotten(self._db, request.user_id, entry.room_id):
+            return
+        access = await self._reading.access(request.user_id, entry.room_id)
+        own_event = await self._own_event(entry, access)
+        if access is None or own_event is None or own_event.position is None:
+            return
+        after = None
+        if interval.since is not None:
+            after = await room_reads.position_before(self._db, entry.room_id, interval.since.stream)
+        window = Window(after, own_event.position)
+        answer.rooms["leave"][entry.room_id] = await self._sections.left(
+            access, request.reader, window, own_event, request.filter
+        )
+
+    async def _own_event(self, entry: MemberEntry, access: Access | None) -> Shown | None:
+        stored = await room_log.event(self._db, entry.event_id, entry.room_id)
+        return None if stored is None or access is None else shown(stored, access.version)
+
+    @staticmethod
+    def _rooms_left(interval: _Interval, entries: Iterable[MemberEntry]) -> dict[str, int]:
+        """Rooms the user was taken out of in the interval, with the position of that."""
+        return {
+            e.room_id: e.from_position
+            for e in entries
+            if e.membership in ("leave", "ban") and interval.is_recent(e)
+        }
+
+
+def _has_news(section: Mapping[str, Any]) -> bool:
+    return any(section[part]["events"] for part in ("timeline", "state", "ephemeral", "account_data"))

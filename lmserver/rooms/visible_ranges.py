@@ -1,0 +1,120 @@
+"""Which positions of a room one user may see, as a few intervals computed once per request.
+
+A room is linear, so a user's membership and the history visibility are each a handful of spans
+of positions; crossing them gives the answer for every event at once, and reading backwards can
+jump over what is hidden instead of filtering it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+FOREVER: Final = 2**62
+"""Later than any position."""
+
+_KNOWN = frozenset({"world_readable", "shared", "invited", "joined"})
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A value set by the event at `start` and replaced by the one at `end` (None: still valid)."""
+
+    start: int
+    end: int | None
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Sorted closed intervals of positions that do not touch."""
+
+    intervals: tuple[tuple[int, int], ...]
+
+    def __contains__(self, position: int) -> bool:
+        index = bisect_right(self.intervals, (position, FOREVER)) - 1
+        return index >= 0 and position <= self.intervals[index][1]
+
+    def within(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The parts between two positions, both included, oldest first."""
+        return [(max(a, first), min(b, last)) for a, b in self.intervals if a <= last and b >= first]
+
+
+EVERYTHING = Ranges(((-FOREVER, FOREVER),))
+NOTHING = Ranges(())
+
+
+def last_joined(memberships: Sequence[Span]) -> int | None:
+    """The last position the user was joined at: the end of the last join, FOREVER if joined now."""
+    ends = [FOREVER if s.end is None else s.end for s in memberships if s.value == "join"]
+    return max(ends, default=None)
+
+
+def visible_to_user(memberships: Sequence[Span], visibilities: Sequence[Span]) -> Ranges:
+    """CS API §Server behaviour of room history visibility, rules 1-5.
+
+    An event that changes a membership or the visibility is seen under the old or the new value,
+    whichever shows more, so spans count with both of their ends.
+    """
+    joined_until = last_joined(memberships)
+    intervals = [
+        (max(hv.start, member.start), min(_end(hv), _end(member)))
+        for hv in _with_default(visibilities, "shared")
+        for member in _with_default(memberships, "leave")
+        if hv.start <= _end(member) and member.start <= _end(hv) and _allowed(hv.value, member.value)
+    ]
+    if joined_until is not None:
+        intervals += [
+            (hv.start, min(_end(hv), joined_until))
+            for hv in _with_default(visibilities, "shared")
+            if hv.value not in ("joined", "invited") and hv.start <= joined_until
+        ]
+    return Ranges(tuple(_merged(intervals)))
+
+
+def _allowed(visibility: str, membership: str) -> bool:
+    """Whether an event under this visibility is shown to one who had this membership then."""
+    return (
+        visibility == "world_readable"
+        or membership == "join"
+        or (visibility == "invited" and membership == "invite")
+    )
+
+
+def _end(span: Span) -> int:
+    return FOREVER if span.end is None else span.end
+
+
+def _with_default(spans: Sequence[Span], default: str) -> list[Span]:
+    """Spans for all positions: `default` before the first and between those that do not meet.
+
+    Unknown visibilities count as shared (protocol decision 7), never as more (attack A26).
+    """
+    known = _KNOWN if default == "shared" else None
+    filled: list[Span] = []
+    at = -FOREVER
+    for span in spans:
+        if span.start > at:
+            filled.append(Span(at, span.start, default))
+        value = span.value if known is None or span.value in known else default
+        filled.append(Span(span.start, span.end, value))
+        at = _end(span)
+    if at < FOREVER:
+        filled.append(Span(at, None, default))
+    return filled
+
+
+def _merged(intervals: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    current: tuple[int, int] | None = None
+    for start, end in sorted(intervals):
+        if current is None:
+            current = (start, end)
+        elif start <= current[1] + 1:
+            current = (current[0], max(current[1], end))
+        else:
+            yield current
+            current = (start, end)
+    if current is not None:
+        yield current

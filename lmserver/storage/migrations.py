@@ -1,0 +1,96 @@
+"""Bringing a database to this version's schema, by alembic.
+
+Alembic and SQLAlchemy are imported only when there is something to do: a server that starts on a
+current database pays one small query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+HEAD = "0006"
+"""The newest revision under migrations/versions; a test compares."""
+
+
+class MigrationError(Exception):
+    """The schema cannot be brought to this version; the text says why and what to do."""
+
+
+async def current(dsn: str) -> str | None:
+    """The database's revision; None for an empty one."""
+    connection = await asyncpg.connect(dsn, timeout=30)
+    try:
+        if not await connection.fetchval("SELECT to_regclass('public.alembic_version') IS NOT NULL"):
+            return None
+        revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return revision
+    finally:
+        await connection.close()
+
+
+async def upgrade(dsn: str, progress: Callable[[str], None]) -> None:
+    """Bring the database to HEAD; raises MigrationError."""
+    found = await current(dsn)
+    if found == HEAD:
+        return
+    if found is not None and found > HEAD:
+        raise MigrationError(
+            f"the database has schema {found}, this lmserver knows {HEAD}: install the newer lmserver again"
+        )
+    progress(f"Bringing the database schema from {found or 'nothing'} to {HEAD} ...")
+    await asyncio.to_thread(_run_alembic, dsn)
+
+
+def _run_alembic(dsn: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    config.attributes["dsn"] = dsn
+    command.upgrade(config, "head")
+
+
+def migrations_folder() -> Path:
+    """Where the revisions are: beside the package, in a checkout and in a wheel."""
+    folder = Path(__file__).resolve().parent.parent.parent / "migrations"
+    if not (folder / "env.py").exists():
+        raise MigrationError(f"the migrations are missing: {folder}")
+    return folder
+
+
+def run_with_connection(dsn: str, work: Callable[[Any], None]) -> None:
+    """Call `work` with an SQLAlchemy connection; for migrations/env.py.
+
+    The whole upgrade is one transaction that holds a lock: of two servers that start at once on
+    an empty database, the second waits and finds the work done.
+    """
+    from sqlalchemy import pool, text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def connect() -> Any:
+        return await asyncpg.connect(dsn, timeout=30)
+
+    async def run() -> None:
+        engine = create_async_engine("postgresql+asyncpg://", poolclass=pool.NullPool, async_creator=connect)
+        async with engine.connect() as connection:
+            await connection.execute(text("SET lock_timeout = '60s'"))
+            await connection.commit()
+            async with connection.begin():
+                await connection.execute(text(_CREATE_VERSION_TABLE))
+                await connection.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+                await connection.run_sync(work)
+        await engine.dispose()
+
+    asyncio.run(run())
+
+
+_CREATE_VERSION_TABLE = (
+    "CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) NOT NULL,"
+    " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+)

@@ -1,0 +1,154 @@
+"""From aiohttp to a handler and back: one door through which every request goes.
+
+In order: the target's form, the endpoint, who is asking, the rate limit, the handler, all within
+a deadline. Whatever goes wrong becomes a JSON error; input can cause no 5xx, and no exception's
+text leaves the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+
+from lmserver.protocol.errors import ProtocolError
+from lmserver.web.endpoint import Auth, Endpoint, Reply, Request, endpoints_of
+from lmserver.web.errors import ApiError, limited, of_protocol
+from lmserver.web.limits import RateLimiter
+from lmserver.web.routing import Router
+
+log = structlog.get_logger(__name__)
+
+Authenticator = Callable[[Request], Awaitable[None]]
+"""Sets `requester` or `origin`; raises ApiError or a ProtocolError."""
+
+Observer = Callable[[str, int, float], None]
+"""Told of each request: the declared path, the status, the seconds."""
+
+MAX_TARGET = 16 * 1024
+
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization, Date",
+    "Access-Control-Expose-Headers": "Retry-After",
+}
+_SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class Dispatcher:
+    """The one handler of a listener."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        authenticators: Mapping[Auth, Authenticator],
+        *,
+        cors: bool,
+        failures: Mapping[type[Exception], ApiError],
+        limiter: RateLimiter | None,
+        observe: Observer | None,
+    ) -> None:
+        self._router = Router(endpoints)
+        self._authenticators = authenticators
+        self._headers = {**_SAFE_HEADERS, **(CORS_HEADERS if cors else {})}
+        self._cors = cors
+        self._failures = failures
+        self._limiter = limiter
+        self._observe = observe
+
+    async def __call__(self, raw: web.BaseRequest) -> web.StreamResponse:
+        started = time.monotonic()
+        path = "unknown"
+        try:
+            if self._cors and raw.method == "OPTIONS":
+                return self._json(200, {})
+            entry, params = self._find(raw)
+            path = entry.path
+            request = Request(raw, params, entry.max_body, strict=entry.auth is Auth.SERVER)
+            response = await self._answer(entry, request)
+        except ApiError as error:
+            response = self._error(error)
+        except Exception as error:  # the last door: nothing gets past it
+            log.error("request_failed", endpoint=path, error=type(error).__name__, exc_info=error)
+            response = self._error(ApiError(500, "M_UNKNOWN", "Internal server error"))
+        if self._observe is not None:
+            self._observe(path, response.status, time.monotonic() - started)
+        return response
+
+    def _find(self, raw: web.BaseRequest) -> tuple[Endpoint, dict[str, str]]:
+        target = raw.raw_path
+        if len(target) > MAX_TARGET:
+            raise ApiError(414, "M_UNKNOWN", "The request target is too long")
+        # Only origin-form: a proxy or an attacker may send an absolute one, and what was signed
+        # would not be what is served (attack X9).
+        if not target.startswith("/"):
+            raise ApiError(400, "M_UNKNOWN", "The request target must start with a slash")
+        return self._router.find(raw.method, target.split("?", 1)[0])
+
+    async def _answer(self, entry: Endpoint, request: Request) -> web.Response:
+        try:
+            async with asyncio.timeout(entry.deadline):
+                await self._admit(entry, request)
+                result = await entry.handler(request)
+        except TimeoutError:
+            raise ApiError(503, "M_UNKNOWN", "The request took too long", {"retry_after_ms": 2000}) from None
+        except ProtocolError as error:
+            raise of_protocol(error) from error
+        except tuple(self._failures) as error:
+            raise next(api for kind, api in self._failures.items() if isinstance(error, kind)) from error
+        if isinstance(result, Reply):
+            return self._json(result.status, result.body, result.headers)
+        return self._json(200, result)
+
+    async def _admit(self, entry: Endpoint, request: Request) -> None:
+        authenticate = self._authenticators.get(entry.auth)
+        if authenticate is not None:
+            await authenticate(request)
+        elif entry.auth is not Auth.NONE:
+            raise ApiError(401, "M_FORBIDDEN", "Not available here")
+        if entry.rate is not None and self._limiter is not None:
+            key = request.requester.user_id or request.origin or request.remote
+            wait = self._limiter.take(entry.rate, key)
+            if wait:
+                raise limited(wait)
+
+    def _error(self, error: ApiError) -> web.Response:
+        headers = {}
+        if "retry_after_ms" in error.extra:
+            headers["Retry-After"] = str(max(1, -(-int(error.extra["retry_after_ms"]) // 1000)))
+        return self._json(error.status, error.body(), headers)
+
+    def _json(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        extra = {**self._headers, **(headers or {})}
+        if "Content-Type" in extra:
+            return web.Response(status=status, body=data, headers=extra)
+        return web.Response(status=status, body=data, headers=extra, content_type="application/json")
+
+
+def build_app(
+    endpoint_objects: Sequence[object],
+    authenticators: Mapping[Auth, Authenticator],
+    *,
+    cors: bool = False,
+    failures: Mapping[type[Exception], ApiError] | None = None,
+    limiter: RateLimiter | None = None,
+    observe: Observer | None = None,
+) -> web.Application:
+    """An application that serves the endpoints of these objects and nothing else.
+
+    `failures` names what the layers below raise when they cannot serve a request now.
+    """
+    entries = [entry for owner in endpoint_objects for entry in endpoints_of(owner)]
+    dispatcher = Dispatcher(
+        entries, authenticators, cors=cors, failures=failures or {}, limiter=limiter, observe=observe
+    )
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", dispatcher)
+    return app

@@ -1,0 +1,151 @@
+"""A request as handlers see it: decoded path parameters, a bounded body, who is asking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from lmserver.protocol import canonical_json
+from lmserver.protocol.errors import InvalidJson, SchemaError
+from lmserver.web.errors import ApiError, too_large
+
+MAX_NESTING = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """The user and device behind an access token."""
+
+    user_id: str
+    device_id: str
+    is_admin: bool = False
+    token_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer other than 200 with a JSON object."""
+
+    status: int
+    body: Any = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Request:
+    """One request. `requester` is set for users, `origin` for servers, by the authenticator."""
+
+    def __init__(self, raw: web.BaseRequest, params: dict[str, str], max_body: int, *, strict: bool) -> None:
+        self._raw = raw
+        self._max_body = max_body
+        self._strict = strict
+        self._body: bytes | None = None
+        self.params = params
+        self.requester = Requester("", "")
+        self.origin = ""
+
+    @property
+    def method(self) -> str:
+        return self._raw.method
+
+    @property
+    def query(self) -> Any:
+        """The decoded query, a multi-dictionary."""
+        return self._raw.query
+
+    @property
+    def raw_uri(self) -> str:
+        """Path and query as they came over the wire: what a server's signature covers."""
+        return self._raw.raw_path
+
+    @property
+    def headers(self) -> Any:
+        return self._raw.headers
+
+    @property
+    def remote(self) -> str:
+        return self._raw.remote or ""
+
+    @property
+    def user_agent(self) -> str:
+        return self._raw.headers.get("User-Agent", "")[:200]
+
+    async def body(self) -> bytes:
+        """The whole body, read once; 413 as soon as it is known to be too large."""
+        if self._body is None:
+            self._body = await self._read()
+        return self._body
+
+    async def _read(self) -> bytes:
+        encoding = self._raw.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise ApiError(415, "M_UNKNOWN", "Compressed requests are not accepted")
+        length = self._raw.content_length
+        if length is not None and length > self._max_body:
+            raise too_large()
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in self._raw.content.iter_any():
+            size += len(chunk)
+            if size > self._max_body:
+                raise too_large()
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object; servers' bodies strictly, clients' with floats allowed.
+
+        Raises InvalidJson or SchemaError.
+        """
+        data = await self.body()
+        if self._strict:
+            return canonical_json.parse_object(data)
+        try:
+            return canonical_json.parse_object(data)
+        except InvalidJson:
+            return parse_client_object(data)
+
+    async def json_or_empty(self) -> dict[str, Any]:
+        """The same, with no body meaning {}."""
+        return await self.json() if await self.body() else {}
+
+
+def parse_client_object(data: bytes) -> dict[str, Any]:
+    """JSON of a client: floats and large numbers pass, ambiguity and depth do not."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        json.dumps(value).encode("ascii")
+    except (ValueError, RecursionError) as error:
+        raise InvalidJson("not acceptable JSON") from error
+    if not isinstance(value, dict):
+        raise SchemaError("not a JSON object")
+    _check_depth(value)
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return result
+
+
+def _refuse(_: str) -> Any:
+    raise ValueError("not a JSON number")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise InvalidJson("nested too deeply")

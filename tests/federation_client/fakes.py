@@ -1,0 +1,98 @@
+"""A DNS without network, a clock without time, and loopback servers with real certificates."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from ipaddress import ip_network
+from pathlib import Path
+
+import trustme
+from aiohttp import web
+
+from lmserver.federation_client.addresses import AddressGuard
+from lmserver.federation_client.connector import PinnedHttp, tls_context
+from lmserver.federation_client.dns_lookup import AddressAnswer, SrvAnswer, SrvRecord
+from lmserver.federation_client.errors import NameNotFound, Unreachable
+
+LOOPBACK = AddressGuard([ip_network("127.0.0.0/8")])
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class FakeDns:
+    """Answers from two dictionaries; a list of lists is answered one after the other."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, list[str]] = {}
+        self.services: dict[str, list[SrvRecord]] = {}
+        self.broken = False
+        self.asked: list[str] = []
+
+    async def addresses(self, host: str) -> AddressAnswer:
+        self._ask(host)
+        if host not in self.hosts:
+            raise NameNotFound("server name not found")
+        return AddressAnswer(tuple(self.hosts[host]), 60)
+
+    async def srv(self, name: str) -> SrvAnswer:
+        self._ask(name)
+        if name not in self.services:
+            raise NameNotFound("server name not found")
+        return SrvAnswer(tuple(self.services[name]), 60)
+
+    def _ask(self, name: str) -> None:
+        self.asked.append(name)
+        if self.broken:
+            raise Unreachable("server name lookup failed")
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Loopback:
+    """Servers on 127.0.0.1 and a certificate authority that the client trusts."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.ca = trustme.CA()
+        ca_file = tmp_path / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(ca_file))
+        self.client_context = tls_context(ca_file)
+        self._stack = AsyncExitStack()
+
+    def http(self, guard: AddressGuard = LOOPBACK) -> PinnedHttp:
+        http = PinnedHttp(guard, self.client_context)
+        self._stack.push_async_callback(http.close)
+        return http
+
+    async def serve(
+        self,
+        handler: Handler,
+        *names: str,
+        authority: trustme.CA | None = None,
+        newest: ssl.TLSVersion | None = None,
+    ) -> int:
+        """Start a server with a certificate for `names` (none: plain HTTP); its port."""
+        context = None
+        if names:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            (authority or self.ca).issue_cert(*names).configure_cert(context)
+            if newest is not None:
+                context.maximum_version = newest
+        runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    async def close(self) -> None:
+        await self._stack.aclose()

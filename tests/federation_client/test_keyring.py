@@ -1,0 +1,475 @@
+"""Which keys count (D04 §Retrieving Server Keys; attacks K1 to K4, K6, S5, S7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from lmserver.storage.database import Database
+
+from lmserver.federation_client.client import Response
+from lmserver.federation_client.errors import BadResponse, KeysUnavailable, Unreachable
+from lmserver.federation_client.keyring import FETCH_INTERVAL, Keyring
+from lmserver.federation_client.keys_fetch import MAX_TRUST, read_document
+from lmserver.protocol import unpadded_base64
+from lmserver.protocol.errors import SignatureError
+from lmserver.protocol.events import Lpdu, Pdu, parse_pdu
+from lmserver.protocol.hashes import lpdu_content_hash, pdu_content_hash
+from lmserver.protocol.redaction import redact
+from lmserver.protocol.room_versions import LM_02
+from lmserver.protocol.signatures import SigningKey, sign_json
+
+HOUR = 3_600_000
+NOW = 1_700_000_000_000
+
+
+def key(server: str, key_id: str = "ed25519:1", seed: int = 1) -> SigningKey:
+    return SigningKey.from_seed(server, key_id, bytes([seed]) * 32)
+
+
+OURS = key("us.test", "ed25519:us", 9)
+PEER = key("peer.test")
+SECOND = key("peer.test", "ed25519:2", 2)
+
+
+def public(signing_key: SigningKey) -> str:
+    return unpadded_base64.encode(signing_key.verify_key.key_bytes)
+
+
+def document(
+    *keys: SigningKey,
+    old: dict[SigningKey, int] | None = None,
+    valid_until: int = NOW + 12 * HOUR,
+    linearized: object = None,
+) -> dict[str, Any]:
+    """A key document as the owner of `keys` would publish it."""
+    body: dict[str, Any] = {
+        "server_name": keys[0].server_name,
+        "valid_until_ts": valid_until,
+        "verify_keys": {k.key_id: {"key": public(k)} for k in keys},
+        "old_verify_keys": {
+            k.key_id: {"key": public(k), "expired_ts": expired} for k, expired in (old or {}).items()
+        },
+    }
+    if linearized is not None:
+        body["m.linearized"] = linearized
+    for signing_key in keys:
+        body = sign_json(body, signing_key)
+    return body
+
+
+class Peers:
+    """Answers key requests from a dictionary of documents, and counts them."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Any] = {}
+        self.notary: dict[tuple[str, str], list[Any]] = {}
+        self.asked: list[str] = []
+        self.pause = 0.0
+
+    async def request(self, method: str, destination: str, path: str, **_options: Any) -> Response:
+        await asyncio.sleep(self.pause)
+        if path.startswith("/_matrix/key/v2/query/"):
+            return Response(200, {"server_keys": self.notary[destination, path.rsplit("/", 1)[1]]})
+        assert (method, path) == ("GET", "/_matrix/key/v2/server")
+        self.asked.append(destination)
+        if destination not in self.documents:
+            raise Unreachable("server could not be reached")
+        return Response(200, self.documents[destination])
+
+
+class Millis:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def peers() -> Peers:
+    peers = Peers()
+    peers.documents["peer.test"] = document(PEER)
+    return peers
+
+
+@pytest.fixture
+def millis() -> Millis:
+    return Millis()
+
+
+@pytest.fixture
+def alerts() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+async def keyring(
+    db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
+) -> AsyncIterator[Keyring]:
+    ring = make(db, peers, millis, alerts)
+    yield ring
+    await ring.close()
+
+
+def make(
+    db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]], **options: Any
+) -> Keyring:
+    return Keyring(db, peers, OURS, millis, alert=lambda *alert: alerts.append(alert), **options)
+
+
+def event(
+    *keys: SigningKey, ts: int = NOW, signatures: dict[str, Any] | None = None, body: str = "hi"
+) -> Pdu:
+    """A message of a user of the first key's server in that server's own room."""
+    server = keys[0].server_name
+    fields: dict[str, Any] = {
+        "room_id": f"!room:{server}",
+        "type": "m.room.message",
+        "sender": f"@alice:{server}",
+        "origin_server_ts": ts,
+        "content": {"body": body},
+        "auth_events": ["$" + "a" * 43],
+        "prev_events": ["$" + "b" * 43],
+    }
+    fields["hashes"] = {"sha256": pdu_content_hash(fields)}
+    signed = redact(fields, LM_02)
+    for signing_key in keys:
+        signed = sign_json(signed, signing_key)
+    merged = dict(signed["signatures"][server])
+    merged.update(signatures or {})
+    return parse_pdu({**fields, "signatures": {server: merged}}, LM_02)
+
+
+def through_hub(sender: SigningKey, hub: SigningKey) -> Pdu:
+    """A participant's message as its hub passes it on, with both signatures."""
+    fields: dict[str, Any] = {
+        "room_id": f"!room:{hub.server_name}",
+        "type": "m.room.message",
+        "sender": f"@alice:{sender.server_name}",
+        "origin_server_ts": NOW,
+        "hub_server": hub.server_name,
+        "content": {"body": "hi"},
+    }
+    fields["hashes"] = {"lpdu": {"sha256": lpdu_content_hash(fields)}}
+    signatures = sign_json(redact(fields, LM_02), sender)["signatures"]
+    fields |= {"auth_events": ["$" + "a" * 43], "prev_events": ["$" + "b" * 43]}
+    fields["hashes"] = {**fields["hashes"], "sha256": pdu_content_hash(fields)}
+    signatures |= sign_json(redact(fields, LM_02), hub)["signatures"]
+    return parse_pdu({**fields, "signatures": signatures}, LM_02)
+
+
+BAD = unpadded_base64.encode(b"\x01" * 64)
+
+
+async def test_a_key_is_fetched_once_and_then_known(keyring: Keyring, peers: Peers) -> None:
+    for _ in range(3):
+        found = await keyring.keys_for_request("peer.test", ["ed25519:1"])
+        assert found == {"ed25519:1": PEER.verify_key}
+    assert peers.asked == ["peer.test"]
+
+
+async def test_keys_survive_a_restart(
+    keyring: Keyring, db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
+) -> None:
+    peers.documents["peer.test"] = document(PEER, linearized=True)
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    again = make(db, peers, millis, alerts)
+    assert await again.keys_for_request("peer.test", ["ed25519:1"]) == {"ed25519:1": PEER.verify_key}
+    assert await again.is_linearized("peer.test")
+    assert peers.asked == ["peer.test"]
+    await again.close()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        [],
+        {},
+        document(key("evil.test")),
+        {**document(PEER), "signatures": {}},
+        {**document(PEER), "signatures": {"peer.test": {"ed25519:1": BAD}}},
+        {**document(PEER), "signatures": []},
+        {**document(PEER), "valid_until_ts": NOW + 1},
+        {**document(PEER), "valid_until_ts": "1"},
+        {**document(PEER), "valid_until_ts": True},
+        {**document(PEER), "verify_keys": []},
+        {**document(PEER), "verify_keys": {}},
+        {**document(PEER), "old_verify_keys": 5},
+        sign_json({**document(PEER), "verify_keys": {"ed25519:1": {"key": "AA"}}}, PEER),
+        sign_json({**document(PEER), "verify_keys": {f"ed25519:{n}": {} for n in range(1000)}}, PEER),
+        {**document(PEER), "server_name": "evil.test"},
+        {**document(PEER), "server_name": "PEER.test"},
+    ],
+)
+def test_unbelievable_documents(broken: Any) -> None:
+    with pytest.raises((BadResponse, SignatureError)):
+        read_document(broken, "peer.test", NOW)
+
+
+def test_unusable_keys_are_skipped() -> None:
+    body = document(PEER)
+    body["verify_keys"] |= {
+        "ed25519:": {"key": public(PEER)},
+        "ed25519:a b": {"key": public(PEER)},
+        "ed25519:1:2": {"key": public(PEER)},
+        "rsa:1": {"key": public(PEER)},
+        "ed25519:short": {"key": "AAAA"},
+        "ed25519:number": {"key": 5},
+        "ed25519:none": None,
+    }
+    read = read_document(sign_json(body, PEER), "peer.test", NOW)
+    assert set(read.keys) == {"ed25519:1"}
+
+
+def test_expiry_in_the_future_is_now() -> None:
+    read = read_document(document(PEER, old={SECOND: NOW + HOUR}), "peer.test", NOW)
+    assert read.old_keys == {"ed25519:2": (SECOND.verify_key, NOW)}
+
+
+async def test_a_document_for_another_name_gives_no_keys(keyring: Keyring, peers: Peers) -> None:
+    peers.documents["peer.test"] = document(key("evil.test"))  # K2
+    with pytest.raises(KeysUnavailable):
+        await keyring.keys_for_request("peer.test", ["ed25519:1"])
+
+
+async def test_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, millis: Millis) -> None:
+    peers.documents["peer.test"] = document(PEER, valid_until=253_402_300_799_000)  # K3: year 9999
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    millis.now += MAX_TRUST
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    assert len(peers.asked) == 1
+    del peers.documents["peer.test"]
+    millis.now += 1
+    with pytest.raises(KeysUnavailable):
+        await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    assert len(peers.asked) == 2
+
+
+async def test_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -> None:
+    peers.documents["peer.test"] = document(SECOND, old={PEER: NOW - HOUR})  # K4
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == {}
+    assert await keyring.keys_for_event("peer.test", ["ed25519:1"], NOW - HOUR) == {
+        "ed25519:1": PEER.verify_key
+    }
+    assert await keyring.keys_for_event("peer.test", ["ed25519:1"], NOW - HOUR + 1) == {}
+    before, after = event(PEER, ts=NOW - HOUR), event(PEER, ts=NOW - HOUR + 1)
+    assert [type(e) for e in await keyring.verify_events([before, after])] == [type(None), SignatureError]
+    assert [type(e) for e in await keyring.verify_events([before], current_keys_only=True)] == [
+        SignatureError
+    ]
+
+
+async def test_an_unlisted_key_ends_with_the_document_that_drops_it(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    peers.documents["peer.test"] = document(SECOND)
+    millis.now += FETCH_INTERVAL
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1", "ed25519:2"]) == {
+        "ed25519:2": SECOND.verify_key
+    }
+    assert await keyring.verify_events([event(PEER, ts=NOW)]) == [None]
+    refused = await keyring.verify_events([event(PEER, ts=millis.now)])
+    assert type(refused[0]) is SignatureError
+
+
+async def test_a_key_id_keeps_its_first_bytes(
+    keyring: Keyring, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
+) -> None:
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    other = key("peer.test", "ed25519:1", 77)
+    peers.documents["peer.test"] = document(other, SECOND)  # K6
+    millis.now += FETCH_INTERVAL
+    assert await keyring.keys_for_request("peer.test", ["ed25519:2"]) == {"ed25519:2": SECOND.verify_key}
+    assert alerts == [("peer.test", "ed25519:1")]
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == {}
+    results = await keyring.verify_events([event(PEER), event(other)])
+    assert [type(r) for r in results] == [type(None), SignatureError]
+
+
+async def test_unknown_keys_cause_one_fetch_a_minute(keyring: Keyring, peers: Peers, millis: Millis) -> None:
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    for _ in range(5):
+        assert await keyring.keys_for_request("peer.test", ["ed25519:x"]) == {}
+    assert len(peers.asked) == 1
+    millis.now += FETCH_INTERVAL - 1
+    await keyring.keys_for_request("peer.test", ["ed25519:x"])
+    assert len(peers.asked) == 1
+    millis.now += 1
+    await keyring.keys_for_request("peer.test", ["ed25519:x"])
+    await keyring.keys_for_request("peer.test", ["ed25519:y"])
+    assert len(peers.asked) == 2
+
+
+async def test_a_hundred_unknown_keys_cause_one_fetch(keyring: Keyring, peers: Peers) -> None:
+    peers.pause = 0.02
+    events = [event(key("peer.test", f"ed25519:k{n}", n + 1), body=str(n)) for n in range(100)]
+    batches = await asyncio.gather(*(keyring.verify_events([e]) for e in events))
+    assert {type(b[0]) for b in batches} == {SignatureError}
+    assert peers.asked == ["peer.test"]
+
+
+async def test_a_server_that_does_not_answer_is_left_alone_for_longer(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    for minutes in (1, 2, 4, 8, 16, 32, 60, 60):
+        before = len(peers.asked)
+        for wait in (0, minutes * 60_000 - 1):
+            millis.now += wait
+            with pytest.raises(KeysUnavailable):
+                await keyring.keys_for_request("gone.test", ["ed25519:1"])
+        assert len(peers.asked) == before + 1
+        millis.now += 1
+    peers.documents["gone.test"] = document(key("gone.test"), valid_until=millis.now + HOUR)
+    assert await keyring.keys_for_request("gone.test", ["ed25519:1"])
+
+
+async def test_one_dead_server_fails_only_its_own_events(keyring: Keyring) -> None:
+    results = await keyring.verify_events([event(PEER), event(key("gone.test")), event(PEER, body="2")])
+    assert [type(r) for r in results] == [type(None), KeysUnavailable, type(None)]
+
+
+async def test_known_keys_work_while_their_server_is_away(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    await keyring.verify_events([event(PEER)])
+    del peers.documents["peer.test"]
+    millis.now += 30 * 24 * HOUR
+    results = await keyring.verify_events([event(PEER), event(PEER, ts=millis.now)])
+    assert [type(r) for r in results] == [type(None), KeysUnavailable]
+
+
+async def test_a_time_in_the_future_is_judged_as_now(keyring: Keyring, peers: Peers) -> None:
+    assert await keyring.verify_events([event(PEER, ts=2**53 - 1)]) == [None]
+    assert len(peers.asked) == 1
+
+
+async def test_odd_key_ids_are_ignored(keyring: Keyring, peers: Peers) -> None:
+    odd = {"ed25519:": BAD, "ed25519:a b": BAD, "rsa:1": BAD, "ed25519:1:2": BAD}  # S5
+    assert await keyring.verify_events([event(PEER, signatures=odd)]) == [None]
+    only_odd = event(PEER, signatures=odd).fields
+    signatures = {"peer.test": {k: v for k, v in only_odd["signatures"]["peer.test"].items() if k in odd}}
+    stripped = parse_pdu({**only_odd, "signatures": signatures}, LM_02)
+    results = await keyring.verify_events([stripped])
+    assert type(results[0]) is SignatureError
+    assert len(peers.asked) == 1
+
+
+async def test_one_good_signature_is_enough(keyring: Keyring, peers: Peers) -> None:
+    peers.documents["peer.test"] = document(PEER, SECOND)  # S7
+    mixed = [event(PEER, signatures={"ed25519:2": BAD}), event(PEER, signatures={"ed25519:unknown": BAD})]
+    assert await keyring.verify_events(mixed) == [None, None]
+    assert len(peers.asked) == 1
+
+
+async def test_a_bad_known_signature_does_not_hide_a_good_new_one(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    await keyring.verify_events([event(PEER)])
+    peers.documents["peer.test"] = document(PEER, SECOND)
+    millis.now += FETCH_INTERVAL
+    assert await keyring.verify_events([event(SECOND, signatures={"ed25519:1": BAD})]) == [None]
+    assert len(peers.asked) == 2
+    results = await keyring.verify_events([event(SECOND, signatures={"ed25519:1": BAD, "ed25519:2": BAD})])
+    assert type(results[0]) is SignatureError
+
+
+async def test_sender_and_hub_must_both_have_signed(keyring: Keyring, peers: Peers) -> None:
+    hub = key("hub.test")
+    peers.documents["hub.test"] = document(hub)
+    good = through_hub(PEER, hub)
+    half = {name: good.fields["signatures"][name] for name in ("hub.test",)}
+    forged = through_hub(key("peer.test", "ed25519:1", 5), hub)
+    events = [good, parse_pdu({**good.fields, "signatures": half}, LM_02), forged]
+    results = await keyring.verify_events(events)
+    assert [type(r) for r in results] == [type(None), SignatureError, SignatureError]
+    assert sorted(peers.asked) == ["hub.test", "peer.test"]
+
+
+async def test_signatures_of_others_cause_no_fetch(keyring: Keyring, peers: Peers) -> None:
+    fields = event(PEER).fields
+    extra = {**fields["signatures"], "evil.test": {"ed25519:1": BAD}}
+    assert await keyring.verify_events([parse_pdu({**fields, "signatures": extra}, LM_02)]) == [None]
+    assert peers.asked == ["peer.test"]
+
+
+async def test_a_batch_from_a_known_server_asks_neither_database_nor_server(
+    keyring: Keyring, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Pdu | Lpdu] = [event(PEER, body=str(n)) for n in range(50)]
+    events[17] = event(key("peer.test", "ed25519:1", 5), body="forged")
+    await keyring.verify_events(events[:1])
+    monkeypatch.setattr(keyring, "_db", None)
+    results = await keyring.verify_events(events)
+    assert [i for i, r in enumerate(results) if r is not None] == [17]
+    assert len(peers.asked) == 1
+
+
+async def test_own_keys_need_nobody(
+    db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
+) -> None:
+    old = key("us.test", "ed25519:old", 8)
+    ring = make(db, peers, millis, alerts, own_old_keys={"ed25519:old": (old.verify_key, NOW - HOUR)})
+    assert await ring.keys_for_request("us.test", ["ed25519:us", "ed25519:old", "ed25519:x"]) == {
+        "ed25519:us": OURS.verify_key
+    }
+    events = [event(OURS), event(old, ts=NOW - HOUR), event(old, ts=NOW), event(key("us.test", "ed25519:x"))]
+    results = await ring.verify_events(events)
+    assert [type(r) for r in results] == [type(None), type(None), SignatureError, SignatureError]
+    assert not peers.asked
+    await ring.close()
+
+
+@pytest.mark.parametrize(("said", "expected"), [(True, True), (False, False), (1, False), (None, False)])
+async def test_m_linearized(keyring: Keyring, peers: Peers, said: object, expected: bool) -> None:
+    peers.documents["peer.test"] = document(PEER, linearized=said)
+    assert await keyring.is_linearized("peer.test") is expected
+    assert await keyring.is_linearized("peer.test") is expected
+    assert len(peers.asked) == 1
+
+
+async def test_the_word_of_a_notary(
+    db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
+) -> None:
+    """K1: only a configured notary is asked, only if the server is away, and never about a known key."""
+    notary, gone = key("notary.test"), key("gone.test")
+    peers.documents["notary.test"] = document(notary)
+    attacker = key("gone.test", "ed25519:1", 66)
+    not_self_signed = {**document(attacker), "signatures": {}}
+    peers.notary["notary.test", "gone.test"] = [
+        sign_json(not_self_signed, notary),
+        document(attacker),  # the notary did not sign it
+        sign_json(document(key("evil.test")), notary),
+        sign_json(document(gone), notary),
+    ]
+    peers.notary["notary.test", "peer.test"] = [
+        sign_json(document(key("peer.test", "ed25519:1", 66)), notary)
+    ]
+    ring = make(db, peers, millis, alerts, notaries=["notary.test"])
+    await ring.verify_events([event(PEER)])
+    results = await ring.verify_events([event(gone, ts=NOW - 1), event(attacker, ts=NOW - 1)])
+    assert [type(r) for r in results] == [type(None), SignatureError]
+    with pytest.raises(KeysUnavailable):
+        await ring.keys_for_request("gone.test", ["ed25519:1"])
+    assert not alerts
+    del peers.documents["peer.test"]
+    millis.now += FETCH_INTERVAL
+    await ring.verify_events([event(SECOND)])
+    assert alerts == [("peer.test", "ed25519:1")]
+    assert await ring.keys_for_request("peer.test", ["ed25519:1"]) == {"ed25519:1": PEER.verify_key}
+    await ring.close()
+
+
+async def test_documents_for_whom_we_are_a_notary(keyring: Keyring, peers: Peers, millis: Millis) -> None:
+    first = peers.documents["peer.test"]
+    assert await keyring.documents("peer.test", NOW) == [first]
+    second = peers.documents["peer.test"] = document(SECOND)
+    millis.now += FETCH_INTERVAL
+    await keyring.keys_for_request("peer.test", ["ed25519:2"])
+    assert await keyring.documents("peer.test", NOW) == [second, first]
+    assert await keyring.documents("peer.test", NOW + 13 * HOUR) == []
+    assert await keyring.documents("gone.test", NOW) == []

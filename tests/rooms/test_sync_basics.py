@@ -1,0 +1,257 @@
+"""/sync without HTTP: first answers, increments, gaps, lazy members, filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.kit.reading_world import ALICE, CAROL, DAVE, ROOM, World, texts
+
+OTHER = "!other:hub.test"
+
+
+def room(answer: dict[str, Any], room_id: str = ROOM, section: str = "join") -> dict[str, Any]:
+    found: dict[str, Any] = answer["rooms"][section][room_id]
+    return found
+
+
+def state_types(section: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(e["type"], e["state_key"]) for e in section["state"]["events"]}
+
+
+async def test_first_sync_has_timeline_and_the_state_before_it(world: World) -> None:
+    await world.create()
+    await world.say(*(f"m{i}" for i in range(15)))
+    section = room(await world.sync(ALICE))
+    assert texts(section) == [f"m{i}" for i in range(5, 15)]
+    assert section["timeline"]["limited"] is True
+    assert state_types(section) == {
+        ("m.room.create", ""), ("m.room.member", ALICE),
+        ("m.room.power_levels", ""), ("m.room.join_rules", ""),
+    }  # fmt: skip
+    assert section["summary"] == {
+        "m.heroes": [], "m.joined_member_count": 1, "m.invited_member_count": 0,
+    }  # fmt: skip
+
+
+async def test_short_room_is_not_limited_and_state_is_before_the_timeline(world: World) -> None:
+    await world.create()
+    section = room(await world.sync(ALICE))
+    assert [e["type"] for e in section["timeline"]["events"]] == [
+        "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules",
+    ]  # fmt: skip
+    assert section["timeline"]["limited"] is False
+    assert section["state"]["events"] == []
+    assert all("room_id" not in e for e in section["timeline"]["events"])
+
+
+async def test_increment_has_only_what_is_new(world: World) -> None:
+    await world.create()
+    await world.say("old")
+    first = await world.sync(ALICE)
+    await world.say("new")
+    second = await world.sync(ALICE, first["next_batch"])
+    assert texts(room(second)) == ["new"]
+    assert room(second)["timeline"]["limited"] is False
+    assert "summary" not in room(second)
+    third = await world.sync(ALICE, second["next_batch"])
+    assert third["rooms"] == {}
+
+
+async def test_the_same_token_gives_the_same_events(world: World) -> None:
+    await world.create()
+    first = await world.sync(ALICE)
+    await world.say("a", "b")
+    once = await world.sync(ALICE, first["next_batch"])
+    again = await world.sync(ALICE, first["next_batch"])
+    assert texts(room(once)) == texts(room(again)) == ["a", "b"]
+
+
+async def test_a_gap_brings_the_state_that_changed_in_it(world: World) -> None:
+    await world.create()
+    first = await world.sync(ALICE)
+    await world.state("m.room.name", {"name": "one"})
+    await world.state("m.room.name", {"name": "two"})
+    await world.state("m.room.topic", {"topic": "t"})
+    await world.say(*(f"m{i}" for i in range(10)))
+    await world.state("m.room.avatar", {"url": "mxc://hub.test/a"})
+    section = room(await world.sync(ALICE, first["next_batch"]))
+    assert section["timeline"]["limited"] is True
+    assert state_types(section) == {("m.room.name", ""), ("m.room.topic", "")}
+    [name] = [e for e in section["state"]["events"] if e["type"] == "m.room.name"]
+    assert name["content"] == {"name": "two"}
+    assert section["timeline"]["prev_batch"].startswith("p")
+
+
+async def test_full_state(world: World) -> None:
+    await world.create()
+    first = await world.sync(ALICE)
+    section = room(await world.sync(ALICE, first["next_batch"], full_state=True))
+    assert ("m.room.create", "") in state_types(section)
+
+
+async def test_joining_shows_the_room_as_new(world: World) -> None:
+    await world.create()
+    await world.say("before")
+    first = await world.sync(CAROL)
+    assert first["rooms"] == {}
+    await world.member("join", CAROL)
+    second = await world.sync(CAROL, first["next_batch"])
+    assert texts(room(second)) == ["before"]
+    assert second["device_lists"]["changed"] == [ALICE]
+    seen_by_alice = await world.sync(ALICE, first["next_batch"])
+    assert seen_by_alice["device_lists"]["changed"] == [CAROL]
+    assert room(seen_by_alice)["summary"]["m.heroes"] == [CAROL]
+
+
+async def test_history_before_the_join_is_hidden_when_it_is_for_members(world: World) -> None:
+    await world.create(visibility="joined")
+    await world.say("secret")
+    first = await world.sync(CAROL)
+    await world.member("join", CAROL)
+    await world.say("open")
+    section = room(await world.sync(CAROL, first["next_batch"]))
+    assert texts(section) == ["open"]
+    assert ("m.room.create", "") in state_types(section)
+
+
+async def test_a_profile_change_is_no_new_room(world: World) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    first = await world.sync(CAROL)
+    await world.state("m.room.member", {"membership": "join", "displayname": "C"}, key=CAROL, sender=CAROL)
+    section = room(await world.sync(CAROL, first["next_batch"]))
+    [event] = section["timeline"]["events"]
+    assert event["unsigned"]["prev_content"] == {"membership": "join"}
+    assert (await world.sync(ALICE, first["next_batch"]))["device_lists"]["changed"] == []
+
+
+async def test_leaving_ends_in_the_leave_section_and_nothing_later(world: World) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    await world.member("join", DAVE)
+    first = await world.sync(CAROL)
+    await world.say("last")
+    await world.member("leave", CAROL)
+    await world.say("after")
+    second = await world.sync(CAROL, first["next_batch"])
+    section = room(second, section="leave")
+    assert texts(section) == ["last"]
+    assert section["timeline"]["events"][-1]["content"] == {"membership": "leave"}
+    assert second["device_lists"]["left"] == sorted([ALICE, DAVE])
+    assert (await world.sync(CAROL, second["next_batch"]))["rooms"] == {}
+    assert (await world.sync(ALICE, first["next_batch"]))["device_lists"]["left"] == [CAROL]
+
+
+async def test_sharing_another_room_is_still_sharing(world: World) -> None:
+    await world.create()
+    await world.create(OTHER)
+    for room_id in (ROOM, OTHER):
+        await world.member("join", CAROL, room_id=room_id)
+    first = await world.sync(ALICE)
+    await world.member("leave", CAROL)
+    assert (await world.sync(ALICE, first["next_batch"]))["device_lists"] == {"changed": [], "left": []}
+
+
+async def test_a_ban_is_a_leave_with_the_reason(world: World) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    first = await world.sync(CAROL)
+    await world.member("ban", CAROL, by=ALICE)
+    await world.say("after")
+    section = room(await world.sync(CAROL, first["next_batch"]), section="leave")
+    assert texts(section) == []
+    assert section["timeline"]["events"][-1]["content"]["membership"] == "ban"
+
+
+async def test_leave_rooms_on_a_first_sync_only_when_asked(world: World) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    await world.say("seen")
+    await world.member("leave", CAROL)
+    await world.say("unseen")
+    assert (await world.sync(CAROL))["rooms"] == {}
+    answer = await world.sync(CAROL, filter_={"room": {"include_leave": True}})
+    assert texts(room(answer, section="leave")) == ["seen"]
+
+
+async def test_an_invite_shows_stripped_state(world: World) -> None:
+    await world.create(join_rule="invite")
+    await world.state("m.room.name", {"name": "club"})
+    first = await world.sync(CAROL)
+    await world.member("invite", CAROL, by=ALICE)
+    answer = await world.sync(CAROL, first["next_batch"])
+    events = room(answer, section="invite")["invite_state"]["events"]
+    assert {"type": "m.room.name", "state_key": "", "sender": ALICE, "content": {"name": "club"}} in events
+    assert events[-1]["state_key"] == CAROL
+    assert events[-1]["content"]["membership"] == "invite"
+    assert all(set(e) == {"type", "state_key", "sender", "content"} for e in events)
+    rejected = await world.member("leave", CAROL)
+    later = await world.sync(CAROL, answer["next_batch"])
+    [event] = room(later, section="leave")["timeline"]["events"]
+    assert event["event_id"] == rejected
+
+
+async def test_lazy_loading_brings_senders_only(world: World) -> None:
+    await world.create()
+    for user in (CAROL, DAVE):
+        await world.member("join", user)
+    await world.say(*(f"m{i}" for i in range(12)), sender=CAROL)
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 5}}}
+    first = await world.sync(ALICE, filter_={"room": {**lazy["room"], "timeline": {"limit": 5}}})
+    assert {k for t, k in state_types(room(first)) if t == "m.room.member"} >= {ALICE, CAROL}
+    await world.say("d", sender=DAVE)
+    section = room(await world.sync(ALICE, first["next_batch"], filter_=lazy))
+    assert state_types(section) == {("m.room.member", DAVE)}
+
+
+@pytest.mark.parametrize(
+    ("filter_", "expected"),
+    [
+        ({"room": {"timeline": {"types": ["m.room.message"]}}}, ["m.room.message"] * 2),
+        ({"room": {"timeline": {"not_types": ["m.room.*"]}}}, ["x.y"]),
+        ({"room": {"timeline": {"senders": [CAROL]}}}, ["m.room.message"]),
+        ({"room": {"timeline": {"limit": 1}}}, ["m.room.message"]),
+    ],
+)
+async def test_timeline_filters(world: World, filter_: dict[str, Any], expected: list[str]) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    first = await world.sync(ALICE)
+    await world.say("a")
+    await world.state("x.y", {})
+    await world.say("b", sender=CAROL)
+    section = room(await world.sync(ALICE, first["next_batch"], filter_=filter_))
+    assert [e["type"] for e in section["timeline"]["events"]] == expected
+
+
+async def test_room_filters(world: World) -> None:
+    await world.create()
+    await world.create(OTHER)
+    assert set((await world.sync(ALICE, filter_={"room": {"rooms": [OTHER]}}))["rooms"]["join"]) == {OTHER}
+    assert set((await world.sync(ALICE, filter_={"room": {"not_rooms": [OTHER]}}))["rooms"]["join"]) == {ROOM}
+
+
+async def test_every_answer_counts_one_time_keys(world: World) -> None:
+    first = await world.sync(ALICE)
+    assert first["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert first["device_unused_fallback_key_types"] == []
+    world.devices.counts = {"signed_curve25519": 7}
+    again = await world.sync(ALICE, first["next_batch"])
+    assert again["device_one_time_keys_count"] == {"signed_curve25519": 7}
+
+
+async def test_redacted_events_are_pruned(world: World) -> None:
+    await world.create()
+    [said] = await world.say("oops")
+    first = await world.sync(ALICE)
+    from tests.kit.rooms import draft
+
+    redaction = await world.send(draft("m.room.redaction", {"redacts": said, "reason": "r"}))
+    section = room(await world.sync(ALICE, first["next_batch"]))
+    assert section["timeline"]["events"][0]["redacts"] == said
+    whole = room(await world.sync(ALICE))
+    [event] = [e for e in whole["timeline"]["events"] if e["event_id"] == said]
+    assert event["content"] == {}
+    assert event["unsigned"]["redacted_because"]["event_id"] == redaction
