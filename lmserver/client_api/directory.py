@@ -12,7 +12,7 @@ from lmserver.rooms.reading import Reading
 from lmserver.storage import room_log, room_reads
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, bad_param
 
 CLIENT = "/_matrix/client/v3"
 MAX_PAGE = 100
@@ -83,7 +83,7 @@ class DirectoryEndpoints:
     async def put_listing(self, request: Request) -> JsonObject:
         visibility = (await request.json_or_empty()).get("visibility", "public")
         if visibility not in ("public", "private"):
-            raise rooms.bad_param("visibility is public or private")
+            raise bad_param("visibility is public or private")
         room_id, requester = _room_id(request), request.requester
         if await room_log.room(self._db, room_id) is None:
             raise ApiError(404, "M_NOT_FOUND", "Room not found")
@@ -112,7 +112,7 @@ class DirectoryEndpoints:
     async def _listed(self, since: str | None, limit: int, search: str | None) -> JsonObject:
         """A page of the list; tokens are offsets, good enough for a list this short."""
         if since and (not since.isascii() or not since.isdigit() or len(since) > 9):
-            raise rooms.bad_param("since is not a token")
+            raise bad_param("since is not a token")
         start = int(since) if since else 0
         listed = [room.entry for room in await self._directory.public_rooms(search)]
         answer: JsonObject = {

@@ -9,7 +9,7 @@ from lmserver.rooms.reading import Access, Reading
 from lmserver.rooms.receipts import FULLY_READ, PRIVATE, PUBLIC, Receipts, UnknownEvent
 from lmserver.rooms.typing import MAX_SECONDS, Typing
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, bad_param
 
 ROOM = "/_matrix/client/v3/rooms/{room_id}"
 DEFAULT_TYPING_MS = 30_000
@@ -43,12 +43,12 @@ class EphemeralEndpoints:
     async def receipt(self, request: Request) -> JsonObject:
         kind = request.params["receipt_type"]
         if kind not in (PUBLIC, PRIVATE, FULLY_READ):
-            raise rooms.bad_param("receipt type is not known")
+            raise bad_param("receipt type is not known")
         thread = rooms.optional_text(await request.json_or_empty(), "thread_id")
         if thread is not None and (not thread or len(thread) > MAX_THREAD_ID or "\0" in thread):
-            raise rooms.bad_param("thread_id is not valid")
+            raise bad_param("thread_id is not valid")
         if thread is not None and kind == FULLY_READ:
-            raise rooms.bad_param("a fully-read marker has no thread")
+            raise bad_param("a fully-read marker has no thread")
         access = await rooms.joined(self._reading, request)
         await self._record(request, access, kind, request.params["event_id"], thread)
         return {}

@@ -14,7 +14,7 @@ from lmserver.rooms.sync.tokens import RoomToken, SyncToken
 from lmserver.storage import room_reads
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, bad_param
 
 ROOM = "/_matrix/client/v3/rooms/{room_id}"
 MAX_EVENTS = 1_000
@@ -34,7 +34,7 @@ class HistoryEndpoints:
         """A page of history; `end` is absent where there is no more."""
         direction = request.query.get("dir", "b")
         if direction not in ("b", "f"):
-            raise rooms.bad_param("dir is b or f")
+            raise bad_param("dir is b or f")
         limit = rooms.number(request, "limit", 10, least=1, most=MAX_EVENTS)
         wanted = event_filter(request.query.get("filter"))
         limit = limit if wanted.limit is None else max(1, min(limit, wanted.limit))
@@ -123,7 +123,7 @@ class HistoryEndpoints:
         only, without = request.query.get("membership"), request.query.get("not_membership")
         for value in (only, without):
             if value is not None and value not in _MEMBERSHIPS:
-                raise rooms.bad_param("membership is not known")
+                raise bad_param("membership is not known")
         at = rooms.token(request, "at")
         access = await rooms.readable(self._reading, request)
         if access.state_position is None:
@@ -154,7 +154,7 @@ def event_filter(text: str | None) -> EventFilter:
     if not text:
         return EventFilter()
     if len(text) > MAX_FILTER:
-        raise rooms.bad_param("filter is too large")
+        raise bad_param("filter is too large")
     try:
         return parse_event_filter(parse(text.encode()))
     except (ProtocolError, BadFilter, UnicodeEncodeError) as error:

@@ -152,7 +152,7 @@ def optional_text(body: Mapping[str, Any], key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise bad_json(f"{key} is not a string")
-    if len(value) > MAX_TEXT or not value.isascii() and not _is_unicode(value):
+    if len(value) > MAX_TEXT or (not value.isascii() and not _is_unicode(value)):
         raise bad_param(f"{key} is not acceptable text of at most {MAX_TEXT} characters")
     return value
 

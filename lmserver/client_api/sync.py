@@ -11,7 +11,7 @@ from lmserver.rooms.sync.filters import BadFilter, SyncFilter, parse_sync_filter
 from lmserver.rooms.sync.sync import SyncRequest, SyncService
 from lmserver.rooms.sync.tokens import BadToken, SyncToken, parse_sync
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, bad_param
 
 MAX_FILTER = 64 * 1024
 MAX_FILTER_ID = 64
@@ -51,15 +51,15 @@ class SyncEndpoints:
         if not text:
             return SyncFilter()
         if len(text) > MAX_FILTER:
-            raise rooms.bad_param("filter is too large")
+            raise bad_param("filter is too large")
         try:
             if text.startswith("{"):
                 return parse_sync_filter(parse(text.encode()))
             if len(text) > MAX_FILTER_ID or not text.isprintable():
-                raise rooms.bad_param("no such filter")
+                raise bad_param("no such filter")
             stored = await self._stored_filter(request.requester.user_id, text)
             if stored is None:
-                raise rooms.bad_param("no such filter")
+                raise bad_param("no such filter")
             return parse_sync_filter(stored)
         except (ProtocolError, BadFilter, UnicodeEncodeError) as error:
             raise ApiError(400, "M_BAD_JSON", f"filter: {error}") from None
@@ -71,4 +71,4 @@ def _since(text: str | None) -> SyncToken | None:
     try:
         return parse_sync(text)
     except BadToken:
-        raise rooms.bad_param("since is not a token") from None
+        raise bad_param("since is not a token") from None

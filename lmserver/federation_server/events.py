@@ -1,93 +1,126 @@
-"""Events and state for other servers (D04 §Event and State APIs).
+"""Events, state and history for other servers (D04 §Event and State APIs).
 
-An event must be in the room named before anything about it is looked up, and everything goes
-through what the requesting server may see.
+An event has to be in the room that is asked about, and known to the asking server, before
+anything is looked up for it (attacks B15 to B17). LPDUs are never stored as events, so none can
+be served.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from lmserver.federation_server.membership import auth_chain, wire
 from lmserver.federation_server.paths import STABLE, UNSTABLE
+from lmserver.federation_server.rooms_known import hub_view
+from lmserver.federation_server.server_view import ServerView, server_view
 from lmserver.protocol import ids
-from lmserver.rooms import server_reading
-from lmserver.rooms.server_reading import ServerAccess, ServerReading
+from lmserver.protocol.room_versions import RoomVersion, room_version
+from lmserver.rooms.engine import RoomEngine
+from lmserver.storage import room_log, room_state
+from lmserver.storage.database import Database
 from lmserver.storage.room_log import StoredEvent
-from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_param, missing_param, not_found
+from lmserver.web.endpoint import Auth, Reply, Request, endpoint
+from lmserver.web.errors import bad_param, missing_param, not_found
 
 MAX_BACKFILL = 100
+_RATE = "federation_events"
 
 
 class EventEndpoints:
-    """Reads of a room by servers that are or were in it."""
+    """event, state, state_ids and backfill."""
 
-    def __init__(self, reading: ServerReading, our_name: str) -> None:
-        self._reading = reading
-        self._our_name = our_name
+    def __init__(self, db: Database, engine: RoomEngine) -> None:
+        self._db = db
+        self._engine = engine
 
-    @endpoint("GET", STABLE + "/v2/event/{event_id}", UNSTABLE + "/event/{event_id}", auth=Auth.SERVER)
-    async def event(self, request: Request) -> dict[str, Any]:
-        """One event; an LPDU or a refused event is as if it did not exist."""
+    @endpoint("GET", STABLE + "/v2/event/{event_id}", UNSTABLE + "/event/{event_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+    async def event(self, request: Request) -> Reply:
+        """The bare event; hub and participants answer alike."""
         event_id = request.params["event_id"]
-        found = await self._reading.event(request.origin, event_id) if ids.is_event_id(event_id) else None
-        if found is None:
+        stored = await room_log.event(self._db, event_id) if ids.is_event_id(event_id) else None
+        row = None if stored is None else await room_log.room(self._db, stored.room_id)
+        if stored is None or row is None:
             raise not_found("Event not found")
-        return found
-
-    @endpoint("GET", STABLE + "/v1/state/{room_id}", auth=Auth.SERVER)
-    async def state(self, request: Request) -> dict[str, Any]:
-        """The state before an event, and its auth chain; only the hub answers."""
-        access, state, chain = await self._state(request)
-        return {
-            "pdus": [server_reading.serve_state(e, access) for e in state],
-            "auth_chain": [server_reading.serve_state(e, access) for e in chain],
-        }
-
-    @endpoint("GET", STABLE + "/v1/state_ids/{room_id}", auth=Auth.SERVER)
-    async def state_ids(self, request: Request) -> dict[str, Any]:
-        """The same as event IDs."""
-        _, state, chain = await self._state(request)
-        return {"pdu_ids": [e.event_id for e in state], "auth_chain_ids": [e.event_id for e in chain]}
-
-    async def _state(self, request: Request) -> tuple[ServerAccess, list[StoredEvent], list[StoredEvent]]:
-        event_id = request.query.get("event_id")
-        if event_id is None:
-            raise missing_param("event_id is missing")
-        access = await self._access(request)
-        if access.room.hub_server != self._our_name:
-            raise ApiError(
-                400,
-                "M_WRONG_SERVER",
-                "This server is not the hub of the room",
-                {"org.lmserver.hub": access.room.hub_server},
-            )
-        state = await self._reading.state_before(access, event_id) if ids.is_event_id(event_id) else None
-        if state is None:
+        view = await server_view(self._db, stored.room_id, request.origin)
+        if not view.knows(stored):
             raise not_found("Event not found")
-        return access, state, await self._reading.auth_chain(access.room.room_id, state)
+        return Reply(200, wire(stored, room_version(row.room_version), hide=view.hides(stored)))
 
-    @endpoint("GET", STABLE + "/v2/backfill/{room_id}", UNSTABLE + "/backfill/{room_id}", auth=Auth.SERVER)
-    async def backfill(self, request: Request) -> dict[str, Any]:
-        """Events up to and including `v`, oldest first, at most `limit` and never over 100."""
-        event_id, limit = request.query.get("v"), request.query.get("limit")
-        if event_id is None or limit is None:
-            raise missing_param("v or limit is missing")
-        if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or int(limit) < 1:
-            raise bad_param("limit is not a positive integer")
-        access = await self._access(request)
-        found = (
-            await self._reading.backfill(access, event_id, min(int(limit), MAX_BACKFILL))
-            if ids.is_event_id(event_id)
-            else None
+    @endpoint("GET", STABLE + "/v1/state/{room_id}", UNSTABLE + "/state/{room_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+    async def state(self, request: Request) -> Reply:
+        """The state before an event, and what authorizes it; answered by the hub alone."""
+        state, chain, view, version = await self._state(request)
+        return Reply(
+            200,
+            b'{"auth_chain":'
+            + _shown(chain, version, view)
+            + b',"pdus":'
+            + _shown(state, version, view)
+            + b"}",
         )
-        if found is None:
-            raise not_found("Event not found")
-        return {"pdus": found}
 
-    async def _access(self, request: Request) -> ServerAccess:
+    @endpoint("GET", STABLE + "/v1/state_ids/{room_id}", UNSTABLE + "/state_ids/{room_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+    async def state_ids(self, request: Request) -> dict[str, Any]:
+        """The same, event IDs only."""
+        state, chain, _, _ = await self._state(request)
+        return {"auth_chain_ids": [e.event_id for e in chain], "pdu_ids": [e.event_id for e in state]}
+
+    async def _state(
+        self, request: Request
+    ) -> tuple[list[StoredEvent], list[StoredEvent], ServerView, RoomVersion]:
+        room = await hub_view(self._engine, request.params["room_id"])
+        at, view = await self._known(request, room.room_id, "event_id")
+        state = await room_state.state_at(self._db, room.room_id, _position(at))
+        return state, await auth_chain(self._db, room.room_id, state), view, room.version
+
+    @endpoint("GET", STABLE + "/v2/backfill/{room_id}", UNSTABLE + "/backfill/{room_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+    async def backfill(self, request: Request) -> Reply:
+        """Events up to and including `v`, oldest first."""
+        limit = request.query.get("limit", "")
+        if not (limit.isascii() and limit.isdecimal() and 0 < len(limit) < 10 and int(limit) > 0):
+            raise bad_param("limit is a positive integer")
         room_id = request.params["room_id"]
-        access = await self._reading.access(request.origin, room_id) if ids.is_room_id(room_id) else None
-        if access is None:
+        row = await room_log.room(self._db, room_id) if ids.is_room_id(room_id) else None
+        if row is None:
             raise not_found("Room not known")
-        return access
+        at, view = await self._known(request, room_id, "v")
+        last = _position(at)
+        found = await room_log.events_between(
+            self._db,
+            room_id,
+            max(last - min(int(limit), MAX_BACKFILL), row.min_position - 1),
+            last,
+            min(int(limit), MAX_BACKFILL),
+            newest_first=True,
+        )
+        chain: list[StoredEvent] = []
+        for event in found:
+            if not view.knows(event):
+                break  # what follows a hole could not be linked to the rest
+            chain.append(event)
+        return Reply(200, b'{"pdus":' + _shown(chain[::-1], room_version(row.room_version), view) + b"}")
+
+    async def _known(self, request: Request, room_id: str, name: str) -> tuple[StoredEvent, ServerView]:
+        """The event a query parameter names, if it has a place in this room and the server knows it."""
+        event_id = request.query.get(name)
+        if event_id is None:
+            raise missing_param(f"{name} is missing")
+        view = await server_view(self._db, room_id, request.origin)
+        stored = await room_log.event(self._db, event_id, room_id) if ids.is_event_id(event_id) else None
+        if stored is None or stored.position is None or not view.knows(stored):
+            raise not_found("Event not found")
+        return stored, view
+
+
+def _position(event: StoredEvent) -> int:
+    if event.position is None:
+        raise not_found("Event not found")
+    return event.position
+
+
+def _shown(events: list[StoredEvent], version: RoomVersion, view: ServerView) -> bytes:
+    return b"[" + b",".join(wire(event, version, hide=view.hides(event)) for event in events) + b"]"

@@ -1,4 +1,5 @@
-"""make_* and send_*, and invites (D04 §Room Membership)."""
+"""Coming into and leaving rooms from outside (D04 §Room Membership): we are the hub, or an invited
+user's server. Templates are hints, never hashed nor signed (attack T5)."""
 
 from __future__ import annotations
 
@@ -8,227 +9,247 @@ from typing import Any
 import orjson
 
 from lmserver.federation_client.errors import FederationError
+from lmserver.federation_server.once import Once
 from lmserver.federation_server.paths import STABLE, UNSTABLE
-from lmserver.protocol import ids
+from lmserver.federation_server.rooms_known import hub_view
+from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.auth_rules import authorize
 from lmserver.protocol.events import EventDraft, Lpdu, is_lpdu_shaped, parse_lpdu
-from lmserver.protocol.room_versions import room_version
-from lmserver.protocol.room_view import RoomView
-from lmserver.rooms import server_reading, stripped_state
+from lmserver.protocol.redaction import redact
+from lmserver.protocol.room_versions import RoomVersion
+from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.invites import InviteRefused, Invites
-from lmserver.rooms.outcomes import Rejected
-from lmserver.rooms.server_reading import ServerReading
-from lmserver.storage import inbound
+from lmserver.rooms.outcomes import Accepted, Outcome, Rejected
+from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Database
-from lmserver.storage.inbound import StoredResponse
+from lmserver.storage.room_log import StoredEvent
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, forbidden, not_found
+from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, not_found
 
-MAX_TXN_ID = 255
+_RATE = "federation_membership"
 
 
 class MembershipEndpoints:
-    """How servers that are not in a room get in and out."""
+    """make_*, send_* and invite."""
 
     def __init__(
         self,
         db: Database,
         engine: RoomEngine,
-        reading: ServerReading,
         verifier: Verifier,
         invites: Invites,
         clock: Callable[[], int],
     ) -> None:
         self._db = db
         self._engine = engine
-        self._reading = reading
         self._verifier = verifier
         self._invites = invites
         self._clock = clock
+        self._requests = Once(db, clock)
 
-    # -- make: templates, never hashed, never signed (attack T5) ---------------------------------
+    async def close(self) -> None:
+        """Let requests in progress finish."""
+        await self._requests.close()
 
-    @endpoint("GET", STABLE + "/v1/make_join/{room_id}/{user_id}", auth=Auth.SERVER)
+    # -- templates ------------------------------------------------------------------------------
+
+    @endpoint("GET", STABLE + "/v1/make_join/{room_id}/{user_id}",
+              UNSTABLE + "/make_join/{room_id}/{user_id}", auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def make_join(self, request: Request) -> dict[str, Any]:
-        """A template for a join (D04 §Joins)."""
-        return await self._make(request, "join")
+        """D04 §Joins."""
+        return await self._template(request, "join")
 
-    @endpoint("GET", STABLE + "/v1/make_leave/{room_id}/{user_id}", auth=Auth.SERVER)
+    @endpoint("GET", STABLE + "/v1/make_leave/{room_id}/{user_id}",
+              UNSTABLE + "/make_leave/{room_id}/{user_id}", auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def make_leave(self, request: Request) -> dict[str, Any]:
-        """A template for a leave (D04 §Rejecting Invites and Leaves)."""
-        return await self._make(request, "leave")
+        """D04 §Rejecting Invites and Leaves."""
+        return await self._template(request, "leave")
 
-    @endpoint("GET", STABLE + "/v1/make_knock/{room_id}/{user_id}", auth=Auth.SERVER)
+    @endpoint("GET", STABLE + "/v1/make_knock/{room_id}/{user_id}",
+              UNSTABLE + "/make_knock/{room_id}/{user_id}", auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def make_knock(self, request: Request) -> dict[str, Any]:
-        """A template for a knock (D04 §Knocks)."""
-        return await self._make(request, "knock")
+        """D04 §Knocks."""
+        return await self._template(request, "knock")
 
-    async def _make(self, request: Request, membership: str) -> dict[str, Any]:
+    async def _template(self, request: Request, membership: str) -> dict[str, Any]:
+        """The partial LPDU, bare as the draft has it and wrapped as both peers have it."""
         user_id = request.params["user_id"]
-        if not ids.is_user_id(user_id) or ids.server_of(user_id) != request.origin:
-            raise forbidden("The user is not of the requesting server")
-        view = await self._hub_view(request.params["room_id"])
-        if membership != "leave" and view.version.id not in request.query.getall("ver", []):
+        if not ids.is_user_id(user_id):
+            raise bad_param("The user ID is not valid")
+        if ids.server_of(user_id) != request.origin:
+            raise forbidden("Not a user of the requesting server")
+        view = await hub_view(self._engine, request.params["room_id"])
+        version = view.version.id
+        if membership != "leave" and version not in request.query.getall("ver", []):
             raise ApiError(
-                400,
-                "M_INCOMPATIBLE_ROOM_VERSION",
-                "The room has a version the requesting server does not know",
-                {"room_version": view.version.id},
+                400, "M_INCOMPATIBLE_ROOM_VERSION", "Room version not supported", {"room_version": version}
             )
-        draft = EventDraft(
-            view.room_id, "m.room.member", user_id, {"membership": membership}, self._clock(), user_id
-        )
+        content = {"membership": membership}
+        draft = EventDraft(view.room_id, "m.room.member", user_id, content, self._clock(), user_id)
         authorize(draft, view)
-        template = {
-            "type": draft.type,
-            "room_id": draft.room_id,
-            "sender": user_id,
-            "state_key": user_id,
-            "content": draft.content,
-        }
-        return {**template, "event": template, "room_version": view.version.id}
+        template = {**draft.fields(), "hub_server": view.hub}
+        return {**template, "event": template, "room_version": version}
 
-    async def _hub_view(self, room_id: str) -> RoomView:
-        view = await self._engine.view(room_id) if ids.is_room_id(room_id) else None
-        if view is None:
-            raise not_found("Room not known")
-        if view.hub != self._engine.our_name:
-            raise ApiError(
-                400,
-                "M_WRONG_SERVER",
-                "This server is not the hub of the room",
-                {"org.lmserver.hub": view.hub},
-            )
-        return view
+    # -- the events made from them --------------------------------------------------------------
 
-    # -- send -----------------------------------------------------------------------------------
-
-    @endpoint("POST", STABLE + "/v3/send_join/{txn_id}", UNSTABLE + "/send_join/{txn_id}", auth=Auth.SERVER)
+    @endpoint("POST", STABLE + "/v3/send_join/{txn_id}", UNSTABLE + "/send_join/{txn_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def send_join(self, request: Request) -> Reply:
-        """Append a join and answer with the room's state (D04 §Joins)."""
-        return await self._once(request, "send_join", self._send_join)
+        """D04 §Joins."""
+        return await self._send(request, "join", self._join_answer)
 
-    @endpoint("POST", STABLE + "/v3/send_leave/{txn_id}", UNSTABLE + "/send_leave/{txn_id}", auth=Auth.SERVER)
+    @endpoint("POST", STABLE + "/v3/send_leave/{txn_id}", UNSTABLE + "/send_leave/{txn_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def send_leave(self, request: Request) -> Reply:
-        """Append a leave: an invite rejected, a knock retracted."""
-        return await self._once(request, "send_leave", self._send_leave)
+        """D04 §Rejecting Invites and Leaves."""
 
-    @endpoint("POST", STABLE + "/v3/send_knock/{txn_id}", UNSTABLE + "/send_knock/{txn_id}", auth=Auth.SERVER)
+        async def nothing(lpdu: Lpdu, event_id: str) -> bytes:
+            return b"{}"
+
+        return await self._send(request, "leave", nothing)
+
+    @endpoint("POST", STABLE + "/v3/send_knock/{txn_id}", UNSTABLE + "/send_knock/{txn_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def send_knock(self, request: Request) -> Reply:
-        """Append a knock and answer with stripped state (D04 §Knocks)."""
-        return await self._once(request, "send_knock", self._send_knock)
+        """D04 §Knocks."""
+        return await self._send(request, "knock", self._knock_answer)
 
-    async def _once(
-        self, request: Request, name: str, handle: Callable[[Request], Awaitable[bytes]]
+    async def _send(
+        self, request: Request, membership: str, answer: Callable[[Lpdu, str], Awaitable[bytes]]
     ) -> Reply:
-        """The same transaction ID of an origin gets the same answer; only successes are kept, so
-        that a refused join may be tried again under its event ID."""
-        txn_id = request.params["txn_id"]
-        if not txn_id or len(txn_id) > MAX_TXN_ID or "\0" in txn_id:
-            raise bad_json("the transaction ID is not valid")
-        stored = await inbound.response(self._db, request.origin, name, txn_id)
-        if stored is None:
-            body = await handle(request)
-            stored = StoredResponse(200, body)
-            await inbound.finish(self._db, request.origin, name, txn_id, stored, self._clock())
-        return Reply(stored.status, stored.body)
+        body = await request.json()
+        origin = request.origin
 
-    async def _send_join(self, request: Request) -> bytes:
-        lpdu, view = await self._lpdu(request, "join")
-        event_id = await self._append(lpdu)
-        state = await self._reading.state_for_join(lpdu.room_id, event_id)
-        chain = await self._reading.auth_chain(lpdu.room_id, state)
-        event = await self._stored(lpdu.room_id, event_id, view)
-        return orjson.dumps(
-            {
-                "event": event,
-                "state": [server_reading.fields_of(e, view.version) for e in state],
-                "auth_chain": [server_reading.fields_of(e, view.version) for e in chain],
-                "origin": self._engine.our_name,
-                "members_omitted": False,
-            }
-        )
+        async def work() -> bytes:
+            view = await hub_view(self._engine, body.get("room_id"))
+            lpdu = parse_lpdu(body, view.version)
+            _check_sent(lpdu, membership, origin)
+            await self._verify(lpdu)
+            [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
+            return await answer(lpdu, _accepted(outcome).event_id)
 
-    async def _send_leave(self, request: Request) -> bytes:
-        lpdu, _ = await self._lpdu(request, "leave")
-        await self._append(lpdu)
-        return b"{}"
+        return await self._requests.stored(origin, f"send_{membership}", request.params["txn_id"], work)
 
-    async def _send_knock(self, request: Request) -> bytes:
-        lpdu, view = await self._lpdu(request, "knock")
-        await self._append(lpdu)
+    async def _verify(self, lpdu: Lpdu) -> None:
+        [verdict] = await self._verifier.verify_events([lpdu])
+        if verdict is not None:
+            raise forbidden(str(verdict))
+
+    async def _join_answer(self, lpdu: Lpdu, event_id: str) -> bytes:
+        """State before the join, and what authorizes it; in list order, so it can be replayed."""
+        join = await room_log.event(self._db, event_id, lpdu.room_id)
+        if join is None or join.position is None:
+            raise ApiError(500, "M_UNKNOWN", "Internal server error")
+        state = await room_state.state_at(self._db, lpdu.room_id, join.position)
+        chain = await auth_chain(self._db, lpdu.room_id, state)
+        return (
+            b'{"auth_chain":' + wire_list(chain, lpdu.version)
+            + b',"event":' + wire(join, lpdu.version)
+            + b',"members_omitted":false,"origin":' + orjson.dumps(self._engine.our_name)
+            + b',"state":' + wire_list(state, lpdu.version) + b"}"
+        )  # fmt: skip
+
+    async def _knock_answer(self, lpdu: Lpdu, event_id: str) -> bytes:
+        view = await hub_view(self._engine, lpdu.room_id)
         state = stripped_state.of_view(view)
-        return orjson.dumps({"stripped_state": state, "knock_room_state": state})
+        return canonical_json.encode({"stripped_state": state, "knock_room_state": state})
 
-    async def _lpdu(self, request: Request, membership: str) -> tuple[Lpdu, RoomView]:
-        """The body as an LPDU of the requesting server's user (attack T6): room, user and
-        membership are taken from what was signed and from nowhere else."""
-        body = await request.json()
-        room_id = body.get("room_id")
-        view = await self._hub_view(room_id if isinstance(room_id, str) else "")
-        if not is_lpdu_shaped(body):
-            raise bad_json("an LPDU is expected")
-        lpdu = parse_lpdu(body, view.version)
-        if lpdu.type != "m.room.member" or lpdu.membership != membership or lpdu.state_key != lpdu.sender:
-            raise bad_json(f"the event is not a {membership} of its sender")
-        if lpdu.server != request.origin:
-            raise forbidden("The event is not of the requesting server")
-        [verdict] = await self._verifier.verify_events([lpdu])
-        if verdict is not None:
-            raise forbidden(str(verdict))
-        return lpdu, view
+    # -- invites --------------------------------------------------------------------------------
 
-    async def _append(self, lpdu: Lpdu) -> str:
-        [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
-        if isinstance(outcome, Rejected):
-            raise _refusal(outcome)
-        return outcome.event_id
-
-    async def _stored(self, room_id: str, event_id: str, view: RoomView) -> dict[str, Any]:
-        found = await self._reading.stored(room_id, event_id)
-        return server_reading.fields_of(found, view.version)
-
-    # -- invite ---------------------------------------------------------------------------------
-
-    @endpoint("POST", STABLE + "/v3/invite/{txn_id}", UNSTABLE + "/invite/{txn_id}", auth=Auth.SERVER)
+    @endpoint("POST", STABLE + "/v3/invite/{txn_id}", UNSTABLE + "/invite/{txn_id}",
+              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def invite(self, request: Request) -> Reply:
-        """An invite: an LPDU to pass on as hub, or a PDU for one of our users (D04 §Invites)."""
-        return await self._once(request, "invite", self._invite)
-
-    async def _invite(self, request: Request) -> bytes:
+        """D04 §Invites: as the hub for a participant's LPDU, as the target's server for a PDU."""
         body = await request.json()
-        event = body.get("event")
+        origin, event = request.origin, body.get("event")
         if not isinstance(event, dict):
-            raise bad_json("event is missing")
-        try:
-            if is_lpdu_shaped(event):
-                return await self._proxy(request.origin, event, body.get("room_version"))
-            pdu = await self._invites.receive(
-                request.origin, event, body.get("room_version"), body.get("invite_room_state")
-            )
-        except InviteRefused as refused:
-            raise ApiError(refused.status, refused.errcode, refused.reason) from refused
-        # Both names: the draft says `pdu`, the two existing peers `event`.
-        return orjson.dumps({"pdu": pdu.fields, "event": pdu.fields})
+            raise bad_json("event is an object")
+        fields: dict[str, Any] = event
 
-    async def _proxy(self, origin: str, event: dict[str, Any], version_id: object) -> bytes:
-        lpdu = parse_lpdu(event, room_version(version_id))
-        [verdict] = await self._verifier.verify_events([lpdu])
-        if verdict is not None:
-            raise forbidden(str(verdict))
-        try:
-            outcome, pdu = await self._invites.proxy(origin, lpdu)
-        except FederationError as error:
-            raise ApiError(502, "M_UNKNOWN", "The invited user's server cannot be reached") from error
-        if isinstance(outcome, Rejected):
-            raise _refusal(outcome)
-        view = await self._hub_view(lpdu.room_id)
-        fields = pdu.fields if pdu is not None else await self._stored(lpdu.room_id, outcome.event_id, view)
-        return orjson.dumps({"pdu": fields, "event": fields})
+        async def work() -> bytes:
+            try:
+                if is_lpdu_shaped(fields):
+                    return await self._proxy(origin, fields, body.get("room_version"))
+                pdu = await self._invites.receive(
+                    origin, fields, body.get("room_version"), body.get("invite_room_state", [])
+                )
+            except InviteRefused as error:
+                raise ApiError(error.status, error.errcode, error.reason) from error
+            except FederationError as error:
+                raise ApiError(502, "M_UNKNOWN", "The invited server does not answer") from error
+            return _both(pdu.canonical)
+
+        return await self._requests.stored(origin, "invite", request.params["txn_id"], work)
+
+    async def _proxy(self, origin: str, fields: dict[str, Any], version_id: object) -> bytes:
+        view = await hub_view(self._engine, fields.get("room_id"))
+        if version_id != view.version.id:
+            raise bad_json("room_version is not the version of the room")
+        lpdu = parse_lpdu(fields, view.version)
+        if lpdu.membership != "invite" or not ids.is_user_id(lpdu.state_key):
+            raise bad_json("not an invite")
+        await self._verify(lpdu)
+        outcome, pdu = await self._invites.proxy(origin, lpdu)
+        accepted = _accepted(outcome)
+        if pdu is not None and pdu.event_id == accepted.event_id:
+            return _both(pdu.canonical)
+        stored = await room_log.event(self._db, accepted.event_id, lpdu.room_id)
+        if stored is None:
+            raise not_found("Event not found")
+        return _both(wire(stored, view.version))
 
 
-def _refusal(outcome: Rejected) -> ApiError:
-    status = {"M_NOT_FOUND": 404, "M_BAD_JSON": 400, "M_TOO_LARGE": 413}.get(outcome.errcode, 403)
-    return ApiError(status, outcome.errcode, outcome.reason)
+def _check_sent(lpdu: Lpdu, membership: str, origin: str) -> None:
+    """Everything is taken from the signed body and checked against who asks (attack T6)."""
+    if lpdu.membership != membership or lpdu.state_key is None:
+        raise bad_json(f"not a member event with membership {membership}")
+    if lpdu.state_key != lpdu.sender:
+        raise bad_json("state_key is not the sender")
+    if lpdu.server != origin:
+        raise forbidden("Not a user of the requesting server")
+
+
+def _accepted(outcome: Outcome) -> Accepted:
+    if isinstance(outcome, Rejected):
+        status = {"M_NOT_FOUND": 404, "M_BAD_JSON": 400, "M_TOO_LARGE": 413}.get(outcome.errcode, 403)
+        raise ApiError(status, outcome.errcode, outcome.reason)
+    return outcome
+
+
+def _both(event: bytes) -> bytes:
+    """The draft says `pdu`, both peers say `event`."""
+    return b'{"event":' + event + b',"pdu":' + event + b"}"
+
+
+# -- events on the wire ---------------------------------------------------------------------------
+
+
+def wire(stored: StoredEvent, version: RoomVersion, *, hide: bool = False) -> bytes:
+    """An event as other servers get it: the bytes as signed, or the redacted copy."""
+    if stored.redacted_by is None and not hide:
+        return stored.pdu
+    return canonical_json.encode(redact(canonical_json.parse_object(stored.pdu), version))
+
+
+def wire_list(events: list[StoredEvent], version: RoomVersion) -> bytes:
+    return b"[" + b",".join(wire(event, version) for event in events) + b"]"
+
+
+async def auth_chain(db: Database, room_id: str, events: list[StoredEvent]) -> list[StoredEvent]:
+    """The auth events of these events and of those, recursively, each once, in list order."""
+    found: dict[str, StoredEvent] = {}
+    known = {event.event_id: event for event in events}
+    wanted = _cited(events)
+    while wanted:
+        here = [known[event_id] for event_id in wanted if event_id in known]
+        missing = [event_id for event_id in wanted if event_id not in known]
+        here += await room_log.events_by_id(db, room_id, missing) if missing else []
+        found.update((event.event_id, event) for event in here)
+        wanted = _cited(here) - found.keys()
+    return sorted(found.values(), key=lambda e: (-1 if e.position is None else e.position, e.event_id))
+
+
+def _cited(events: list[StoredEvent]) -> set[str]:
+    return {event_id for event in events for event_id in orjson.loads(event.pdu)["auth_events"]}

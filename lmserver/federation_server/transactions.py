@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import orjson
 import structlog
 
+from lmserver.federation_client.errors import KeysUnavailable
+from lmserver.federation_server.once import Once
 from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.protocol import hashes, ids
 from lmserver.protocol.errors import ProtocolError, TooLarge
@@ -24,7 +26,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import Accepted, Outcome, RoomBusy
 from lmserver.storage import inbound
 from lmserver.storage.database import Database, DatabaseUnavailable
-from lmserver.storage.inbound import StoredResponse
+from lmserver.storage.inbound import Claim, StoredResponse
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json
 
@@ -32,7 +34,6 @@ log = structlog.get_logger(__name__)
 
 MAX_PDUS = 50
 MAX_EDUS = 100
-MAX_TXN_ID = 255
 LEASE_MS = 30_000
 WAIT_FOR_OTHER_SECONDS = 2.0
 POLL_SECONDS = 0.05
@@ -84,59 +85,50 @@ class TransactionEndpoints:
         self._joins_settled = joins_settled
         self._edus = edus
         self._clock = clock
-        self._in_flight: dict[tuple[str, str], asyncio.Task[StoredResponse]] = {}
+        self._requests = Once(db, clock)
 
     @endpoint("PUT", STABLE + "/v2/send/{txn_id}", UNSTABLE + "/send/{txn_id}", auth=Auth.SERVER)
     async def send(self, request: Request) -> Reply:
         """Receive a transaction; answered 200 once everything in it is durable."""
-        txn_id = request.params["txn_id"]
-        if not txn_id or len(txn_id) > MAX_TXN_ID or "\0" in txn_id:
-            raise bad_json("the transaction ID is not valid")
-        body = await request.json()
-        pdus, edus = _lists(body)
-        key = (request.origin, txn_id)
-        task = self._in_flight.get(key)
-        if task is None:
-            task = asyncio.create_task(self._once(request.origin, txn_id, pdus, edus))
-            self._in_flight[key] = task
-            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
-        # Processing goes on when the peer hangs up: it would send the same again.
-        answer = await asyncio.shield(task)
-        return Reply(answer.status, answer.body)
+        origin, txn_id = request.origin, request.params["txn_id"]
+        pdus, edus = _lists(await request.json())
+        return await self._requests.share(
+            origin, ENDPOINT, txn_id, lambda: self._once(origin, txn_id, pdus, edus)
+        )
 
     async def close(self) -> None:
         """Let transactions in progress finish."""
-        await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+        await self._requests.close()
 
     async def _once(self, origin: str, txn_id: str, pdus: list[Any], edus: list[Any]) -> StoredResponse:
-        stored = await inbound.response(self._db, origin, ENDPOINT, txn_id)
-        if stored is not None:
-            return stored
-        await self._take_lease(origin, txn_id)
+        claim = await self._claim(origin, txn_id)
+        if claim.response is not None:
+            return claim.response
+        fence = claim.fence or 0
         try:
             result = await self._process(origin, pdus)
             await self._edus.receive(origin, edus)
             answer = StoredResponse(200, result.body())
-            await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock())
+            return await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock(), fence)
         except BaseException:
-            await self._release(origin, txn_id)
+            await self._release(origin, fence)
             raise
-        return answer
 
-    async def _take_lease(self, origin: str, txn_id: str) -> None:
+    async def _claim(self, origin: str, txn_id: str) -> Claim:
         """One transaction in flight for each origin; a second waits a little, then is told."""
         deadline = asyncio.get_running_loop().time() + WAIT_FOR_OTHER_SECONDS
         while True:
             now = self._clock()
-            if await inbound.take_lease(self._db, origin, txn_id, now, now + LEASE_MS):
-                return
+            claim = await inbound.claim(self._db, origin, ENDPOINT, txn_id, now, now + LEASE_MS)
+            if claim.response is not None or claim.fence is not None:
+                return claim
             if asyncio.get_running_loop().time() > deadline:
                 raise ApiError(400, "M_BAD_STATE", "Another transaction of yours is in flight")
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _release(self, origin: str, txn_id: str) -> None:
+    async def _release(self, origin: str, fence: int) -> None:
         try:
-            await inbound.give_up_lease(self._db, origin, txn_id)
+            await inbound.give_up(self._db, origin, fence)
         except DatabaseUnavailable:
             log.warning("lease_left_to_expire", origin=origin)
 
@@ -148,7 +140,7 @@ class TransactionEndpoints:
         for item in items:
             await self._sort(origin, item, rooms, result)
         work = [room for room in rooms.values() if room is not None]
-        await self._check_signatures(work)
+        await self._check_signatures(work, result)
         await asyncio.gather(*(self._append(room, result) for room in work))
         return result
 
@@ -187,13 +179,17 @@ class TransactionEndpoints:
         else:
             room.lpdus.append(lpdu)
 
-    async def _check_signatures(self, rooms: Sequence[_RoomWork]) -> None:
-        """All events of the transaction at once; those that fail are dropped."""
+    async def _check_signatures(self, rooms: Sequence[_RoomWork], result: _Result) -> None:
+        """All events of the transaction at once; those that fail are dropped, but an event whose
+        keys we could not get is told: it may be sent again."""
         events: list[Lpdu | Pdu] = []
         for room in rooms:
             events += room.lpdus
             events += room.pdus
         verdicts = await self._verifier.verify_events(events)
+        for event, verdict in zip(events, verdicts, strict=True):
+            if isinstance(verdict, KeysUnavailable):
+                result.reject(event.event_id, str(verdict))
         good = {id(event) for event, verdict in zip(events, verdicts, strict=True) if verdict is None}
         for room in rooms:
             room.lpdus = [lpdu for lpdu in room.lpdus if id(lpdu) in good]

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmserver.protocol import hashes, ids
 from lmserver.protocol.auth_rules import authorize, check_create, select_auth_events
-from lmserver.protocol.errors import AuthRejected, SchemaError, TooLarge
+from lmserver.protocol.errors import AuthRejected, InvalidJson, SchemaError, TooLarge
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.protocol.hashes import pdu_content_hash
 from lmserver.protocol.redaction import redact
@@ -55,7 +55,7 @@ def decide(event: Lpdu | EventDraft, view: RoomView, key: SigningKey) -> Decisio
         return Reject("M_FORBIDDEN", error.reason, error.rule)
     except TooLarge as error:
         return Reject("M_TOO_LARGE", str(error))
-    except SchemaError as error:
+    except (InvalidJson, SchemaError) as error:
         return Reject("M_BAD_JSON", str(error))
 
 

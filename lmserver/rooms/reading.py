@@ -155,7 +155,8 @@ class Reading:
             await self._backfill(access.room_id, access.room.min_position)
         found: list[Shown] = []
         scanned = 0
-        for first, last in reversed(access.visible.within(lowest, start)):
+        for first, top in reversed(access.visible.within(lowest, start)):
+            last = top
             while last >= first:
                 stored = await room_log.events_between(
                     self._db, access.room_id, first - 1, last, CHUNK, newest_first=True
@@ -181,7 +182,8 @@ class Reading:
         highest = access.room.head_position if stop is None else min(stop, access.room.head_position)
         found: list[Shown] = []
         scanned = 0
-        for first, last in access.visible.within(start + 1, highest):
+        for bottom, last in access.visible.within(start + 1, highest):
+            first = bottom
             while first <= last:
                 stored = await room_log.events_between(
                     self._db, access.room_id, first - 1, last, CHUNK, newest_first=False

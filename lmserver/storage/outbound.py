@@ -1,8 +1,7 @@
-"""What has to be sent to other servers, and by whom.
+"""What waits to be sent to a destination, and the one transaction that is being sent.
 
-Work is found by reading: a range whose acknowledged position is behind the room's head, an LPDU
-the hub has not answered, an EDU in the queue. A transaction's exact bytes are stored before they
-are sent and removed, together with what they acknowledge, in one transaction after the 200.
+Events are read from the rooms' lists by range; only EDUs and our own LPDUs have rows of their
+own. A transaction is stored to the byte before it is sent the first time (drill D2).
 """
 
 from __future__ import annotations
@@ -14,16 +13,8 @@ from lmserver.storage.database import Executor
 
 
 @dataclass(frozen=True, slots=True)
-class DestinationState:
-    """Retry state of a destination; times are milliseconds since the epoch."""
-
-    failures: int
-    retry_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTransaction:
-    """The one transaction in flight: `contents` says what its 200 acknowledges."""
+class OutboundTransaction:
+    """`contents` is the sender's own note of what the body holds."""
 
     txn_id: str
     body: bytes
@@ -31,8 +22,8 @@ class StoredTransaction:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingPdu:
-    """An event a destination has to get; `from_position` names the range it is part of."""
+class DueEvent:
+    """An event a destination has not acknowledged, and the range it belongs to."""
 
     room_id: str
     from_position: int
@@ -41,180 +32,149 @@ class PendingPdu:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingLpdu:
+class DueLpdu:
+    """An LPDU of ours its hub has not answered."""
+
     room_id: str
     lpdu_id: str
     lpdu: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class PendingEdu:
+class DueEdu:
     seq: int
     edu: bytes
 
 
-async def destinations_with_work(db: Executor) -> list[str]:
-    """Every destination something waits for."""
-    rows = await db.fetch(
-        "SELECT r.destination FROM outbound_ranges AS r JOIN rooms ON rooms.room_id = r.room_id"
-        " WHERE r.acked_position < least(rooms.head_position, coalesce(r.until_position, rooms.head_position))"
-        " UNION SELECT destination FROM outbound_lpdus WHERE status = 'pending'"
-        " UNION SELECT destination FROM outbound_edus"
-        " UNION SELECT destination FROM outbound_transactions"
-    )
-    return [r["destination"] for r in rows]
-
-
-async def take_lease(
-    db: Executor, destination: str, owner: str, now_ms: int, until_ms: int
-) -> tuple[int, DestinationState] | None:
-    """Become or stay the one sender to a destination: the fence and its retry state, or None."""
-    row = await db.fetchrow(
-        "INSERT INTO destinations (destination, lease_owner, lease_fence, lease_until)"
-        " VALUES ($1, $2, 1, $4) ON CONFLICT (destination) DO UPDATE SET"
-        " lease_fence = destinations.lease_fence"
-        " + CASE WHEN destinations.lease_owner = $2 THEN 0 ELSE 1 END,"
-        " lease_owner = $2, lease_until = $4"
-        " WHERE destinations.lease_owner = $2 OR destinations.lease_owner IS NULL"
-        " OR destinations.lease_until < $3"
-        " RETURNING lease_fence, failures, retry_at",
-        destination,
-        owner,
-        now_ms,
-        until_ms,
-    )
-    if row is None:
-        return None
-    return row["lease_fence"], DestinationState(row["failures"], row["retry_at"])
-
-
-async def fenced(db: Executor, destination: str, fence: int) -> bool:
-    """Whether the lease is still the one with this fence; holds the row until COMMIT."""
-    found = await db.fetchval(
-        "SELECT true FROM destinations WHERE destination = $1 AND lease_fence = $2 FOR UPDATE",
-        destination,
-        fence,
-    )
-    return bool(found)
-
-
-async def give_up_leases(db: Executor, owner: str) -> None:
-    await db.execute(
-        "UPDATE destinations SET lease_owner = NULL, lease_until = 0 WHERE lease_owner = $1", owner
-    )
-
-
-async def set_retry(db: Executor, destination: str, failures: int, retry_at: int) -> None:
-    await db.execute(
-        "UPDATE destinations SET failures = $2, retry_at = $3 WHERE destination = $1",
-        destination,
-        failures,
-        retry_at,
-    )
-
-
-async def in_flight(db: Executor, destination: str) -> StoredTransaction | None:
+async def transaction(db: Executor, destination: str) -> OutboundTransaction | None:
     row = await db.fetchrow(
         "SELECT txn_id, body, contents FROM outbound_transactions WHERE destination = $1", destination
     )
-    return (
-        None if row is None else StoredTransaction(row["txn_id"], bytes(row["body"]), bytes(row["contents"]))
-    )
+    return None if row is None else OutboundTransaction(row["txn_id"], row["body"], row["contents"])
 
 
-async def store(db: Executor, destination: str, transaction: StoredTransaction, now_ms: int) -> None:
-    """Raises UniqueViolation when one is in flight already."""
-    await db.execute(
+async def store_transaction(
+    db: Executor, destination: str, fence: int, txn: OutboundTransaction, now_ms: int
+) -> bool:
+    """False when the lease is no longer ours or another transaction is there: nothing is stored."""
+    stored = await db.fetchval(
         "INSERT INTO outbound_transactions (destination, txn_id, body, contents, created_ts)"
-        " VALUES ($1, $2, $3, $4, $5)",
+        " SELECT d.destination, $3, $4, $5, $6 FROM destinations AS d"
+        " WHERE d.destination = $1 AND d.lease_fence = $2 FOR UPDATE"
+        " ON CONFLICT (destination) DO NOTHING RETURNING true",
         destination,
-        transaction.txn_id,
-        transaction.body,
-        transaction.contents,
+        fence,
+        txn.txn_id,
+        txn.body,
+        txn.contents,
         now_ms,
     )
+    return bool(stored)
 
 
-async def remove(db: Executor, destination: str, txn_id: str) -> None:
-    await db.execute(
-        "DELETE FROM outbound_transactions WHERE destination = $1 AND txn_id = $2", destination, txn_id
+async def remove_transaction(db: Executor, destination: str, txn_id: str) -> bool:
+    """False when the transaction was settled before."""
+    removed = await db.fetchval(
+        "DELETE FROM outbound_transactions WHERE destination = $1 AND txn_id = $2 RETURNING true",
+        destination,
+        txn_id,
     )
+    return bool(removed)
 
 
-async def pending_pdus(db: Executor, destination: str, limit: int) -> list[PendingPdu]:
-    """The next events of each room the destination has not acknowledged, in list order."""
+async def due_events(db: Executor, destination: str, limit: int) -> list[DueEvent]:
+    """The next events of every room that has some, each room in order and with an equal share."""
     rows = await db.fetch(
-        "SELECT r.room_id, r.from_position, e.position, e.pdu FROM outbound_ranges AS r"
+        "SELECT r.room_id, r.from_position, e.position, e.pdu FROM ("
+        "SELECT q.*, count(*) OVER () AS ranges FROM ("
+        "SELECT o.room_id, o.from_position, o.acked_position,"
+        " least(m.head_position, o.until_position) AS last_position"
+        " FROM outbound_ranges AS o JOIN rooms AS m ON m.room_id = o.room_id"
+        " WHERE o.destination = $1 AND o.acked_position < least(m.head_position, o.until_position)"
+        " ORDER BY o.room_id, o.from_position LIMIT $2) AS q) AS r"
         " CROSS JOIN LATERAL (SELECT position, pdu FROM events WHERE events.room_id = r.room_id"
-        " AND position > r.acked_position"
-        " AND position <= coalesce(r.until_position, 9223372036854775807)"
-        " ORDER BY position LIMIT $2) AS e"
-        " WHERE r.destination = $1 ORDER BY r.room_id, e.position LIMIT $2",
+        " AND position > r.acked_position AND position <= r.last_position"
+        " ORDER BY position LIMIT greatest(1, $2 / r.ranges)) AS e"
+        " ORDER BY r.room_id, e.position LIMIT $2",
         destination,
         limit,
     )
-    return [PendingPdu(r["room_id"], r["from_position"], r["position"], bytes(r["pdu"])) for r in rows]
+    return [DueEvent(r["room_id"], r["from_position"], r["position"], r["pdu"]) for r in rows]
 
 
-async def pending_lpdus(db: Executor, destination: str, limit: int) -> list[PendingLpdu]:
+async def due_lpdus(db: Executor, destination: str, now_ms: int, limit: int) -> list[DueLpdu]:
+    """Unanswered LPDUs, in the order they were made; those sent lately wait for the echo."""
     rows = await db.fetch(
-        "SELECT room_id, lpdu_id, lpdu FROM outbound_lpdus"
-        " WHERE destination = $1 AND status = 'pending' ORDER BY seq LIMIT $2",
+        "SELECT room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE destination = $1 AND status = 'pending'"
+        " AND resend_at <= $2 ORDER BY seq LIMIT $3",
         destination,
+        now_ms,
         limit,
     )
-    return [PendingLpdu(r["room_id"], r["lpdu_id"], bytes(r["lpdu"])) for r in rows]
+    return [DueLpdu(r["room_id"], r["lpdu_id"], r["lpdu"]) for r in rows]
 
 
-async def pending_edus(db: Executor, destination: str, limit: int) -> list[PendingEdu]:
+async def due_edus(db: Executor, destination: str, limit: int) -> list[DueEdu]:
     rows = await db.fetch(
         "SELECT seq, edu FROM outbound_edus WHERE destination = $1 ORDER BY seq LIMIT $2", destination, limit
     )
-    return [PendingEdu(r["seq"], bytes(r["edu"])) for r in rows]
+    return [DueEdu(r["seq"], r["edu"]) for r in rows]
 
 
-async def queue_edu(db: Executor, destination: str, edu: bytes, now_ms: int) -> None:
+async def queue_edus(
+    db: Executor, destinations: Sequence[str], edu: bytes, now_ms: int, max_waiting: int
+) -> None:
+    """Queue one EDU for each destination that has fewer than `max_waiting` of them."""
     await db.execute(
-        "INSERT INTO outbound_edus (destination, edu, created_ts) VALUES ($1, $2, $3)",
-        destination,
+        "INSERT INTO outbound_edus (destination, edu, created_ts) SELECT n.destination, $2, $3"
+        " FROM unnest($1::text[]) AS n (destination) WHERE (SELECT count(*) FROM (SELECT 1 FROM outbound_edus"
+        " AS o WHERE o.destination = n.destination LIMIT $4) AS waiting) < $4",
+        list(destinations),
         edu,
         now_ms,
+        max_waiting,
     )
 
 
-async def acknowledge(
-    db: Executor,
-    destination: str,
-    ranges: Sequence[tuple[str, int, int]],
-    edu_seqs: Sequence[int],
+async def acknowledge(db: Executor, destination: str, ranges: Sequence[tuple[str, int, int]]) -> None:
+    """Advance ranges given as (room, from position, acknowledged); finished ones disappear."""
+    await db.execute(
+        "UPDATE outbound_ranges AS o SET acked_position = greatest(o.acked_position, n.acked)"
+        " FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (room_id, from_position, acked)"
+        " WHERE o.destination = $1 AND o.room_id = n.room_id AND o.from_position = n.from_position",
+        destination,
+        [r[0] for r in ranges],
+        [r[1] for r in ranges],
+        [r[2] for r in ranges],
+    )
+    await db.execute(
+        "DELETE FROM outbound_ranges WHERE destination = $1 AND room_id = ANY($2::text[])"
+        " AND acked_position >= until_position",
+        destination,
+        [r[0] for r in ranges],
+    )
+
+
+async def lpdus_sent(
+    db: Executor, lpdus: Sequence[tuple[str, str]], now_ms: int, first_ms: int, most_ms: int
 ) -> None:
-    """Advance (room, range, position) and drop what is finished."""
+    """LPDUs (room, ID) that reached the hub: sent again only if neither answer nor echo comes."""
     await db.execute(
-        "UPDATE outbound_ranges AS r SET acked_position = greatest(r.acked_position, n.position)"
-        " FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (room_id, from_position, position)"
-        " WHERE r.destination = $1 AND r.room_id = n.room_id AND r.from_position = n.from_position",
-        destination,
-        [room_id for room_id, _, _ in ranges],
-        [start for _, start, _ in ranges],
-        [position for _, _, position in ranges],
+        "UPDATE outbound_lpdus AS o SET sends = o.sends + 1,"
+        " resend_at = $3 + least($4 * (1::bigint << least(o.sends, 20)), $5)"
+        " FROM unnest($1::text[], $2::text[]) AS n (room_id, lpdu_id)"
+        " WHERE o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id AND o.status = 'pending'",
+        [room for room, _ in lpdus],
+        [lpdu_id for _, lpdu_id in lpdus],
+        now_ms,
+        first_ms,
+        most_ms,
     )
-    await db.execute(
-        "DELETE FROM outbound_ranges WHERE destination = $1 AND acked_position >= until_position", destination
-    )
-    if edu_seqs:
-        await db.execute(
-            "DELETE FROM outbound_edus WHERE destination = $1 AND seq = ANY($2::bigint[])",
-            destination,
-            list(edu_seqs),
-        )
 
 
-async def await_echo(db: Executor, destination: str, lpdu_ids: Sequence[str]) -> None:
-    """The hub has taken these LPDUs without a word: they are not sent again, their echo settles
-    them."""
+async def edus_sent(db: Executor, destination: str, seqs: Sequence[int]) -> None:
     await db.execute(
-        "UPDATE outbound_lpdus SET status = 'sent'"
-        " WHERE destination = $1 AND lpdu_id = ANY($2::text[]) AND status = 'pending'",
+        "DELETE FROM outbound_edus WHERE destination = $1 AND seq = ANY($2::bigint[])",
         destination,
-        list(lpdu_ids),
+        list(seqs),
     )

@@ -105,9 +105,11 @@ async def spans(db: Executor, room_ids: Sequence[str], since: int, upto: int) ->
     rows = await db.fetch(
         "SELECT w.room_id, a.position AS since, b.position AS upto FROM unnest($1::text[]) AS w (room_id)"
         " LEFT JOIN LATERAL (SELECT position FROM events WHERE events.room_id = w.room_id"
-        " AND position IS NOT NULL AND stream_xid < $2::text::xid8 ORDER BY position DESC LIMIT 1) AS a ON true"
+        " AND position IS NOT NULL AND stream_xid < $2::text::xid8"
+        " ORDER BY position DESC LIMIT 1) AS a ON true"
         " JOIN LATERAL (SELECT position FROM events WHERE events.room_id = w.room_id"
-        " AND position IS NOT NULL AND stream_xid < $3::text::xid8 ORDER BY position DESC LIMIT 1) AS b ON true"
+        " AND position IS NOT NULL AND stream_xid < $3::text::xid8"
+        " ORDER BY position DESC LIMIT 1) AS b ON true"
         " WHERE a.position IS DISTINCT FROM b.position",
         list(room_ids),
         str(since),
@@ -283,8 +285,8 @@ async def sharing_a_room(db: Executor, user_id: str, others: Sequence[str]) -> s
 async def acquaintances(db: Executor, user_id: str, limit: int) -> list[tuple[str, StoredEvent]]:
     """(room version, member event) of users who share a joined room with the user, at most `limit`."""
     rows = await db.fetch(
-        "SELECT DISTINCT ON (o.state_key) r.room_version, e.room_id, e.event_id, e.position, e.pdu, e.soft_failed,"
-        " e.redacted_by, e.received_ts, e.stream_xid::text::bigint AS stream_xid"
+        "SELECT DISTINCT ON (o.state_key) r.room_version, e.room_id, e.event_id, e.position, e.pdu,"
+        " e.soft_failed, e.redacted_by, e.received_ts, e.stream_xid::text::bigint AS stream_xid"
         " FROM room_state AS mine JOIN room_state AS o"
         " ON o.room_id = mine.room_id AND o.type = 'm.room.member' AND o.membership = 'join'"
         " AND o.to_position IS NULL"

@@ -18,6 +18,7 @@ CREATE TABLE destinations (
     lease_fence bigint NOT NULL DEFAULT 0,
     lease_until bigint NOT NULL DEFAULT 0
 );
+CREATE INDEX destinations_failing ON destinations (retry_at) WHERE retry_at > 0;
 
 CREATE TABLE outbound_transactions (
     destination text PRIMARY KEY,
@@ -35,6 +36,10 @@ CREATE TABLE outbound_edus (
     PRIMARY KEY (destination, seq)
 );
 
+ALTER TABLE outbound_lpdus
+    ADD COLUMN sends integer NOT NULL DEFAULT 0,
+    ADD COLUMN resend_at bigint NOT NULL DEFAULT 0;
+
 CREATE TABLE inbound_transactions (
     origin text NOT NULL,
     endpoint text NOT NULL,
@@ -49,6 +54,7 @@ CREATE INDEX inbound_transactions_age ON inbound_transactions (created_ts);
 CREATE TABLE inbound_leases (
     origin text PRIMARY KEY,
     txn_id text NOT NULL,
+    fence bigint NOT NULL,
     lease_until bigint NOT NULL
 );
 """
@@ -63,3 +69,4 @@ def downgrade() -> None:
     op.execute(
         "DROP TABLE inbound_leases, inbound_transactions, outbound_edus, outbound_transactions, destinations"
     )
+    op.execute("ALTER TABLE outbound_lpdus DROP COLUMN sends, DROP COLUMN resend_at")

@@ -21,7 +21,9 @@ async def test_a_transaction_id_is_one_event_per_device(server: RoomServer) -> N
     assert first.status == 200 and first.body == again.body
     other = await phone.put(*path, body=body)
     assert other.body != first.body
-    together = await asyncio.gather(*(alice.put("/rooms", room_id, "/send/m.x", "t", body={}) for _ in range(5)))
+    together = await asyncio.gather(
+        *(alice.put("/rooms", room_id, "/send/m.x", "t", body={}) for _ in range(5))
+    )
     assert len({a.body["event_id"] for a in together}) == 1
 
 
@@ -31,7 +33,9 @@ async def test_transaction_id_is_shown_to_the_sending_device_only(server: RoomSe
     await bob.change(room_id, "join")
     sent = await alice.put("/rooms", room_id, "/send/m.x", "T1", body={})
     event_id = sent.body["event_id"]
-    shown = [(await u.get("/rooms", room_id, "/event", event_id)).body["unsigned"] for u in (alice, phone, bob)]
+    shown = [
+        (await u.get("/rooms", room_id, "/event", event_id)).body["unsigned"] for u in (alice, phone, bob)
+    ]
     assert [u.get("transaction_id") for u in shown] == ["T1", None, None]
 
 
@@ -74,7 +78,7 @@ async def test_nul_in_content_is_kept_and_in_names_refused(server: RoomServer) -
         assert answer.status == 400, path
     assert (await alice.get(f"/rooms/{room_id}/state/{NUL_KEY}")).status == 404
     assert (await alice.get(f"/rooms/{room_id}/event/{NUL_KEY}")).status == 404
-    assert (await alice.get(f"/rooms/%00/messages")).status == 403
+    assert (await alice.get("/rooms/%00/messages")).status == 403
 
 
 async def test_too_large(server: RoomServer) -> None:

@@ -105,7 +105,9 @@ async def test_receipts_over_http(server: RoomServer) -> None:
     assert (await alice.post("/rooms", room_id, "/receipt/m.read", "$none")).status == 404
     threaded = await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": "main"})
     assert threaded.status == 200
-    assert (await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": 5})).status == 400
+    assert (
+        await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": 5})
+    ).status == 400
     await alice.post("/rooms", room_id, "/read_markers", body={"m.fully_read": second, "m.read": second})
     await alice.post("/rooms", room_id, "/read_markers", body={"m.fully_read": first})
     assert server.markers.rows[alice.id, room_id, "m.fully_read"] == {"event_id": second}

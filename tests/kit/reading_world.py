@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.gaps import GapFiller
 from lmserver.rooms.lpdu_answers import LpduAnswers
@@ -54,7 +55,9 @@ class FakeDevices:
         self.key_changes: list[tuple[int, str]] = []
         self.counts: dict[str, int] = {}
 
-    async def messages(self, user_id: str, device_id: str, since: int, upto: int) -> tuple[list[JsonObject], int]:
+    async def messages(
+        self, user_id: str, device_id: str, since: int, upto: int
+    ) -> tuple[list[JsonObject], int]:
         self.inbox = [(at, m) for at, m in self.inbox if at >= since]
         return [m for at, m in self.inbox if at < upto], upto
 
@@ -107,11 +110,13 @@ class World:
 
     # -- playing --------------------------------------------------------------------------------
 
-    async def create(self, room_id: str = ROOM, *, join_rule: str = "public", visibility: str | None = None) -> None:
+    async def create(
+        self, room_id: str = ROOM, *, join_rule: str = "public", visibility: str | None = None
+    ) -> None:
         events = opening(room_id=room_id, join_rule=join_rule)
         if visibility is not None:
             events.append(visibility_event(visibility, room_id))
-        await self.engine.create(events_version(), events)
+        await self.engine.create(LM_02, events)
 
     async def send(self, event: Any, txn: ClientTxn | None = None) -> str:
         outcome: Outcome
@@ -128,7 +133,9 @@ class World:
     async def member(self, membership: str, user: str, *, by: str | None = None, room_id: str = ROOM) -> str:
         return await self.send(member(membership, sender=by or user, target=user, room_id=room_id))
 
-    async def state(self, type_: str, content: JsonObject, *, key: str = "", sender: str = ALICE, room_id: str = ROOM) -> str:
+    async def state(
+        self, type_: str, content: JsonObject, *, key: str = "", sender: str = ALICE, room_id: str = ROOM
+    ) -> str:
         return await self.send(draft(type_, content, sender=sender, state_key=key, room_id=room_id))
 
     async def set_visibility(self, value: str, room_id: str = ROOM) -> str:
@@ -186,12 +193,6 @@ class World:
 
 def visibility_event(value: str, room_id: str = ROOM) -> Any:
     return draft("m.room.history_visibility", {"history_visibility": value}, state_key="", room_id=room_id)
-
-
-def events_version() -> Any:
-    from lmserver.protocol.room_versions import LM_02
-
-    return LM_02
 
 
 def texts(section: JsonObject) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
@@ -43,7 +44,9 @@ class LocalMembership:
         self._engine = engine
         self._clock = clock
 
-    async def _send(self, sender: str, room_id: str, target: str, membership: str, reason: str | None) -> None:
+    async def _send(
+        self, sender: str, room_id: str, target: str, membership: str, reason: str | None
+    ) -> None:
         content = {"membership": membership} | ({} if reason is None else {"reason": reason})
         event = EventDraft(room_id, "m.room.member", sender, content, self._clock(), target)
         [outcome] = await self._engine.send([event])
@@ -101,25 +104,23 @@ class User:
         self._headers = {"Authorization": f"Bearer {user_id}|{device}"}
 
     async def call(
-        self, method: str, *parts: str, body: Any = None, raw: bytes | None = None, **query: str
+        self, method: str, *parts: str, body: Any = None, raw: bytes | None = None, **query: Any
     ) -> Answer:
         """A request; every part of the path is percent-encoded by itself, parts with "/" first
         are taken as they are."""
         path = PREFIX + "".join(p if p.startswith("/") else "/" + quote(p, safe="") for p in parts)
-        from yarl import URL
-
         url = URL(path, encoded=True).with_query(query) if query else URL(path, encoded=True)
-        kwargs = {"data": raw} if raw is not None else {"json": body} if body is not None else {}
+        kwargs: Any = {"data": raw} if raw is not None else {"json": body} if body is not None else {}
         async with self._client.request(method, url, headers=self._headers, **kwargs) as response:
             return Answer(response.status, await response.json())
 
-    async def get(self, *parts: str, **query: str) -> Answer:
+    async def get(self, *parts: str, **query: Any) -> Answer:
         return await self.call("GET", *parts, **query)
 
-    async def post(self, *parts: str, body: Any = None, **query: str) -> Answer:
+    async def post(self, *parts: str, body: Any = None, **query: Any) -> Answer:
         return await self.call("POST", *parts, body={} if body is None else body, **query)
 
-    async def put(self, *parts: str, body: Any = None, **query: str) -> Answer:
+    async def put(self, *parts: str, body: Any = None, **query: Any) -> Answer:
         return await self.call("PUT", *parts, body={} if body is None else body, **query)
 
     # -- what tests do all the time -------------------------------------------------------------
@@ -132,7 +133,11 @@ class User:
 
     async def say(self, room_id: str, text: str) -> str:
         answer = await self.put(
-            "/rooms", room_id, "/send/m.room.message", f"t{next(_txn)}", body={"msgtype": "m.text", "body": text}
+            "/rooms",
+            room_id,
+            "/send/m.room.message",
+            f"t{next(_txn)}",
+            body={"msgtype": "m.text", "body": text},
         )
         assert answer.status == 200, answer
         event_id: str = answer.body["event_id"]

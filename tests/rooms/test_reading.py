@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmserver.rooms.visible_ranges import FOREVER, Span, visible_to_user
-from tests.kit.reading_world import ALICE, CAROL, DAVE, ROOM, World
-from tests.kit.rooms import draft
+from tests.kit.reading_world import CAROL, DAVE, World
+from tests.kit.rooms import ALICE, ROOM, draft
 
 VISIBILITIES = ["world_readable", "shared", "invited", "joined"]
 
@@ -143,13 +143,17 @@ def sees(members: list[Span], visibility: list[Span], position: int) -> bool:
     return False
 
 
-changes = st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["join", "leave", "invite", "ban"])), max_size=6)
+changes = st.lists(
+    st.tuples(st.integers(1, 30), st.sampled_from(["join", "leave", "invite", "ban"])), max_size=6
+)
 settings_of_room = st.lists(st.tuples(st.integers(1, 30), st.sampled_from(VISIBILITIES)), max_size=4)
 
 
 @given(changes, settings_of_room)
 @settings(max_examples=300, deadline=None)
-def test_ranges_agree_with_the_rules(member_changes: list[tuple[int, str]], hv: list[tuple[int, str]]) -> None:
+def test_ranges_agree_with_the_rules(
+    member_changes: list[tuple[int, str]], hv: list[tuple[int, str]]
+) -> None:
     # One event is one change: a position sets a membership or the visibility, not both.
     taken = {at for at, _ in member_changes}
     members, visibility = spans(member_changes), spans([(at, v) for at, v in hv if at not in taken])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.kit.reading_world import ALICE, CAROL, DAVE, ROOM, World, texts
+from lmserver.storage import invites
+from lmserver.storage.invites import PendingInvite
+from tests.kit.reading_world import CAROL, DAVE, World, texts
+from tests.kit.rooms import ALICE, ROOM, draft
 
 OTHER = "!other:hub.test"
 
@@ -246,8 +250,6 @@ async def test_redacted_events_are_pruned(world: World) -> None:
     await world.create()
     [said] = await world.say("oops")
     first = await world.sync(ALICE)
-    from tests.kit.rooms import draft
-
     redaction = await world.send(draft("m.room.redaction", {"redacts": said, "reason": "r"}))
     section = room(await world.sync(ALICE, first["next_batch"]))
     assert section["timeline"]["events"][0]["redacts"] == said
@@ -255,3 +257,51 @@ async def test_redacted_events_are_pruned(world: World) -> None:
     [event] = [e for e in whole["timeline"]["events"] if e["event_id"] == said]
     assert event["content"] == {}
     assert event["unsigned"]["redacted_because"]["event_id"] == redaction
+
+
+async def test_an_invite_from_elsewhere_and_its_end(world: World) -> None:
+    far = "!far:evil.test"
+    fields = {"type": "m.room.member", "state_key": CAROL, "sender": "@m:evil.test", "hub_server": "evil.test",
+              "content": {"membership": "invite"}, "hashes": {}, "room_id": far}  # fmt: skip
+    name = {"type": "m.room.name", "state_key": "", "sender": "@m:evil.test", "content": {"name": "far"}}
+    first = await world.sync(CAROL)
+    await invites.store(
+        world.db,
+        PendingInvite(
+            CAROL, far, "evil.test", "@m:evil.test", "I.1", orjson.dumps(fields),
+            invites.encode_state([name]), False, 0,
+        ),
+    )  # fmt: skip
+    second = await world.sync(CAROL, first["next_batch"])
+    events = room(second, far, "invite")["invite_state"]["events"]
+    assert events[0] == name
+    assert events[1] == {key: fields[key] for key in ("type", "state_key", "sender", "content")}
+    assert far in (await world.sync(CAROL))["rooms"]["invite"]
+    await invites.retire(world.db, CAROL, far)
+    third = await world.sync(CAROL, second["next_batch"])
+    assert far in third["rooms"]["leave"]
+    assert (await world.sync(CAROL, third["next_batch"]))["rooms"] == {}
+    assert (await world.sync(CAROL))["rooms"] == {}
+
+
+async def test_account_data_to_device_and_key_changes(world: World) -> None:
+    await world.create()
+    await world.member("join", CAROL)
+    first = await world.sync(ALICE)
+    at = int(first["next_batch"][1:].split("_")[0])
+    world.account_data.rows = [
+        (at, "", {"type": "m.direct", "content": {}}),
+        (at, ROOM, {"type": "m.tag", "content": {}}),
+    ]
+    world.devices.inbox = [(at, {"type": "m.x", "sender": CAROL, "content": {}})]
+    world.devices.key_changes = [(at, CAROL), (at, DAVE), (at, ALICE)]
+    await world.say("moves the stream")
+    second = await world.sync(ALICE, first["next_batch"])
+    assert [e["type"] for e in second["account_data"]["events"]] == ["m.direct"]
+    assert [e["type"] for e in room(second)["account_data"]["events"]] == ["m.tag"]
+    assert [e["type"] for e in second["to_device"]["events"]] == ["m.x"]
+    assert second["device_lists"]["changed"] == sorted([ALICE, CAROL])
+    again = await world.sync(ALICE, first["next_batch"])
+    assert again["to_device"] == second["to_device"]
+    await world.sync(ALICE, second["next_batch"])
+    assert world.devices.inbox == []

@@ -7,9 +7,12 @@ import time
 from typing import Any
 
 from lmserver.rooms.receipts import PRIVATE, PUBLIC, Receipts
+from lmserver.rooms.sync.filters import parse_sync_filter
+from lmserver.rooms.sync.sync import SyncRequest
+from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.storage import room_reads
-from tests.kit.reading_world import ALICE, CAROL, ROOM, World, texts
-from tests.kit.rooms import message
+from tests.kit.reading_world import CAROL, World, texts
+from tests.kit.rooms import ALICE, ROOM, message
 
 OTHER = "!other:hub.test"
 
@@ -171,9 +174,7 @@ async def test_nothing_is_skipped_while_another_transaction_is_open(world: World
     await world.say("during")
     settled, upcoming = await room_reads.stream_positions(world.db)
     assert settled < upcoming
-    poll = asyncio.create_task(
-        world.service.sync(_request(since, timeout=10))
-    )
+    poll = asyncio.create_task(world.service.sync(_request(since, timeout=10)))
     await asyncio.sleep(0.1)
     assert not poll.done()
     hold.set()
@@ -182,11 +183,8 @@ async def test_nothing_is_skipped_while_another_transaction_is_open(world: World
 
 
 def _request(since: str, timeout: float) -> Any:
-    from lmserver.rooms.sync.filters import parse_sync_filter
-    from lmserver.rooms.sync.sync import SyncRequest
-    from lmserver.rooms.sync.tokens import parse_sync
-
-    return SyncRequest(ALICE, "D", parse_sync(since), parse_sync_filter({"room": {"timeline": {"limit": 100}}}), timeout)
+    wide = parse_sync_filter({"room": {"timeline": {"limit": 100}}})
+    return SyncRequest(ALICE, "D", parse_sync(since), wide, timeout)
 
 
 async def test_a_reader_sees_every_event_of_many_writers_once(world: World) -> None:

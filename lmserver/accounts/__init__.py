@@ -1,0 +1,1 @@
+"""Who has an account here, and what their devices keep with us. No HTTP."""

@@ -1,0 +1,77 @@
+"""Local users' devices as other servers may ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.device_data import DeviceStore
+from lmserver.protocol import ids
+
+MAX_USERS = 500
+
+
+class FederatedDevices:
+    """Keys, devices and profiles for federation; unknown users are left out."""
+
+    def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str) -> None:
+        self._accounts = accounts
+        self._store = store
+        self._our_name = our_name
+
+    def _is_local(self, user_id: str) -> bool:
+        return ids.is_user_id(user_id) and ids.server_of(user_id) == self._our_name
+
+    async def device(self, user_id: str, device_id: str) -> dict[str, Any] | None:
+        """The object the device signed (D04 §Device Info Publishing)."""
+        if "\0" in device_id:
+            return None
+        found = (await self._store.query(user_id, [device_id])).get(device_id)
+        if found is not None:
+            found.pop("unsigned", None)
+        return found
+
+    async def devices(self, user_id: str) -> dict[str, Any] | None:
+        if not await self._accounts.is_active(user_id):
+            return None
+        keys = await self._store.query(user_id, [])
+        devices = [{"device_id": device_id, "keys": value} for device_id, value in keys.items()]
+        answer: dict[str, Any] = {"user_id": user_id, "stream_id": 0, "devices": devices}
+        cross_signing = await self._store.cross_signing(user_id)
+        for usage in ("master", "self_signing"):
+            if usage in cross_signing:
+                answer[f"{usage}_key"] = cross_signing[usage]
+        return answer
+
+    async def query_keys(self, wanted: dict[str, list[str]]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
+        for user_id, devices in list(wanted.items())[:MAX_USERS]:
+            if not self._is_local(user_id):
+                continue
+            answer["device_keys"][user_id] = await self._store.query(
+                user_id, [d for d in devices if "\0" not in d]
+            )
+            cross_signing = await self._store.cross_signing(user_id)
+            for usage in ("master", "self_signing"):
+                if usage in cross_signing:
+                    answer[f"{usage}_keys"][user_id] = cross_signing[usage]
+        return answer
+
+    async def claim_keys(self, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
+        """User to device to claimed key; never the same one-time key twice."""
+        found: dict[str, Any] = {}
+        for user_id, devices in list(wanted.items())[:MAX_USERS]:
+            if not self._is_local(user_id):
+                continue
+            for device_id, algorithm in devices.items():
+                if "\0" in device_id or "\0" in algorithm:
+                    continue
+                key = await self._store.claim(user_id, device_id, algorithm)
+                if key is not None:
+                    found.setdefault(user_id, {})[device_id] = key
+        return found
+
+    async def profile(self, user_id: str) -> dict[str, Any] | None:
+        if not await self._accounts.is_active(user_id):
+            return None
+        return await self._accounts.profile(user_id)

@@ -1,0 +1,125 @@
+"""Devices, password and deactivation: what asks for the password again (CS API §Device management)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.passwords import BadPassword
+from lmserver.client_api.login import PASSWORD, Sessions
+from lmserver.storage.accounts import Device
+from lmserver.web.endpoint import Auth, Request, endpoint
+from lmserver.web.errors import ApiError, bad_json, limited, not_found
+from lmserver.web.limits import RateLimiter
+
+MAX_NAME = 256
+
+
+class DeviceEndpoints:
+    """The user's own devices and account."""
+
+    def __init__(self, accounts: Accounts, sessions: Sessions, limiter: RateLimiter) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._limiter = limiter
+
+    @endpoint("GET", "/_matrix/client/v3/devices", auth=Auth.USER)
+    async def devices(self, request: Request) -> dict[str, Any]:
+        """All devices of the user."""
+        found = await self._accounts.devices(request.requester.user_id)
+        return {"devices": [_shown(device) for device in found]}
+
+    @endpoint("GET", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER)
+    async def device(self, request: Request) -> dict[str, Any]:
+        """One device."""
+        return _shown(await self._own(request))
+
+    @endpoint("PUT", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER)
+    async def rename(self, request: Request) -> dict[str, Any]:
+        """Give a device another name."""
+        name = (await request.json()).get("display_name")
+        if not isinstance(name, str | None) or len(name or "") > MAX_NAME or "\0" in (name or ""):
+            raise bad_json("display_name is a string of at most 256 characters")
+        device = await self._own(request)
+        if name is not None:
+            await self._accounts.rename_device(device.user_id, device.device_id, name)
+        return {}
+
+    async def _own(self, request: Request) -> Device:
+        device_id = request.params["device_id"]
+        found = None
+        if "\0" not in device_id:
+            found = await self._accounts.device(request.requester.user_id, device_id)
+        if found is None:
+            raise not_found("No such device")
+        return found
+
+    @endpoint("DELETE", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER)
+    async def delete(self, request: Request) -> dict[str, Any]:
+        """Log a device out, with the password."""
+        body = await request.json_or_empty()
+        await self._authenticate(request, body)
+        await self._accounts.log_out(request.requester.user_id, [request.params["device_id"]])
+        return {}
+
+    @endpoint("POST", "/_matrix/client/v3/delete_devices", auth=Auth.USER)
+    async def delete_many(self, request: Request) -> dict[str, Any]:
+        """Log several devices out, with the password."""
+        body = await request.json()
+        names = body.get("devices")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise bad_json("devices is a list of device IDs")
+        await self._authenticate(request, body)
+        await self._accounts.log_out(request.requester.user_id, names)
+        return {}
+
+    @endpoint("POST", "/_matrix/client/v3/account/password", auth=Auth.USER)
+    async def change_password(self, request: Request) -> dict[str, Any]:
+        """Set a new password, with the old one; other devices are logged out unless asked not to."""
+        body = await request.json()
+        new = body.get("new_password")
+        await self._authenticate(request, body)
+        if not isinstance(new, str):
+            raise bad_json("new_password is a string")
+        user_id = request.requester.user_id
+        try:
+            await self._accounts.set_password(user_id, new)
+        except BadPassword as error:
+            raise ApiError(400, "M_WEAK_PASSWORD", str(error)) from None
+        if body.get("logout_devices", True) is not False:
+            others = [d.device_id for d in await self._accounts.devices(user_id)]
+            others.remove(request.requester.device_id)
+            await self._accounts.log_out(user_id, others)
+        return {}
+
+    @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER)
+    async def deactivate(self, request: Request) -> dict[str, Any]:
+        """End the account for good, with the password."""
+        await self._authenticate(request, await request.json_or_empty())
+        await self._accounts.deactivate(request.requester.user_id)
+        return {"id_server_unbind_result": "no-support"}
+
+    async def _authenticate(self, request: Request, body: dict[str, Any]) -> None:
+        """The password again, for what cannot be undone."""
+        auth = body.get("auth")
+        flows = [[PASSWORD]]
+        if not isinstance(auth, dict) or auth.get("type") != PASSWORD:
+            raise self._sessions.challenge("reauthenticate", flows)
+        wait = self._limiter.take("login", request.requester.user_id)
+        if wait:
+            raise limited(wait)
+        password = auth.get("password")
+        right = isinstance(password, str) and await self._accounts.check_password(
+            request.requester.user_id, password
+        )
+        if not right:
+            raise self._sessions.challenge("reauthenticate", flows, ("M_FORBIDDEN", "Invalid password"))
+
+
+def _shown(device: Device) -> dict[str, Any]:
+    return {
+        "device_id": device.device_id,
+        "display_name": device.display_name,
+        "last_seen_ip": device.last_seen_ip,
+        "last_seen_ts": device.last_seen_ts,
+    }

@@ -1,0 +1,212 @@
+"""Publishing, querying and claiming encryption keys, and messages to devices (CS API §End-to-End
+Encryption, §Send-to-Device messaging)."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from lmserver.accounts.device_data import MAX_ONE_TIME_KEYS, DeviceStore, KeyConflict
+from lmserver.protocol import ids
+from lmserver.web.endpoint import Auth, Request, endpoint
+from lmserver.web.errors import ApiError, bad_json, bad_param
+
+MAX_USERS = 2_000
+CROSS_SIGNING = {
+    "master_key": "master",
+    "self_signing_key": "self_signing",
+    "user_signing_key": "user_signing",
+}
+
+
+class RemoteKeys(Protocol):
+    """Keys of users of other servers; an empty answer is a server that cannot be reached."""
+
+    async def query(self, server: str, users: dict[str, list[str]]) -> dict[str, Any] | None: ...
+
+    async def claim(self, server: str, users: dict[str, dict[str, str]]) -> dict[str, Any] | None: ...
+
+    async def send_to_device(
+        self, sender: str, message_id: str, type_: str, messages: dict[str, dict[str, Any]]
+    ) -> None: ...
+
+
+class KeyEndpoints:
+    """Keys of devices, as far as a server has to know them."""
+
+    def __init__(self, store: DeviceStore, our_name: str, remote: RemoteKeys) -> None:
+        self._store = store
+        self._our_name = our_name
+        self._remote = remote
+
+    @endpoint("POST", "/_matrix/client/v3/keys/upload", auth=Auth.USER)
+    async def upload(self, request: Request) -> dict[str, Any]:
+        """Publish this device's keys."""
+        body = await request.json()
+        user_id, device_id = request.requester.user_id, request.requester.device_id
+        device_keys = body.get("device_keys")
+        if device_keys is not None:
+            _check_device_keys(device_keys, user_id, device_id)
+        one_time, fallback = _keys(body, "one_time_keys"), _keys(body, "fallback_keys")
+        try:
+            counts = await self._store.upload(user_id, device_id, device_keys, one_time, fallback)
+        except KeyConflict:
+            raise ApiError(
+                400, "M_INVALID_PARAM", "A one-time key exists already with another value"
+            ) from None
+        return {"one_time_key_counts": {"signed_curve25519": 0, **counts}}
+
+    @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER)
+    async def query(self, request: Request) -> dict[str, Any]:
+        """Device keys of users, here and elsewhere."""
+        wanted = (await request.json()).get("device_keys")
+        if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
+            raise bad_json(f"device_keys is an object of at most {MAX_USERS} users")
+        answer: dict[str, Any] = {
+            "device_keys": {}, "master_keys": {}, "self_signing_keys": {}, "user_signing_keys": {}, "failures": {},
+        }  # fmt: skip
+        elsewhere: dict[str, dict[str, list[str]]] = {}
+        for user_id, devices in wanted.items():
+            names = devices if isinstance(devices, list) else []
+            if not ids.is_user_id(user_id) or not all(isinstance(n, str) and "\0" not in n for n in names):
+                raise bad_json("device_keys maps user IDs to lists of device IDs")
+            server = ids.server_of(user_id)
+            if server == self._our_name:
+                await self._query_local(request.requester.user_id, user_id, names, answer)
+            else:
+                elsewhere.setdefault(server, {})[user_id] = names
+        for server, users in elsewhere.items():
+            _merge(answer, server, await self._remote.query(server, users), set(users))
+        return answer
+
+    async def _query_local(
+        self, asking: str, user_id: str, devices: list[str], answer: dict[str, Any]
+    ) -> None:
+        answer["device_keys"][user_id] = await self._store.query(user_id, devices)
+        for usage, key in (await self._store.cross_signing(user_id)).items():
+            if usage != "user_signing" or asking == user_id:
+                answer[f"{usage}_keys"][user_id] = key
+
+    @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER)
+    async def claim(self, request: Request) -> dict[str, Any]:
+        """Take one-time keys of devices; each is handed out once."""
+        wanted = (await request.json()).get("one_time_keys")
+        if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
+            raise bad_json(f"one_time_keys is an object of at most {MAX_USERS} users")
+        answer: dict[str, Any] = {"one_time_keys": {}, "failures": {}}
+        elsewhere: dict[str, dict[str, dict[str, str]]] = {}
+        for user_id, devices in wanted.items():
+            _check_claim(user_id, devices)
+            server = ids.server_of(user_id)
+            if server == self._our_name:
+                found = await claim_local(self._store, user_id, devices)
+                if found:
+                    answer["one_time_keys"][user_id] = found
+            else:
+                elsewhere.setdefault(server, {})[user_id] = devices
+        for server, users in elsewhere.items():
+            found_there = await self._remote.claim(server, users)
+            if found_there is None:
+                answer["failures"][server] = {}
+                continue
+            keys = found_there.get("one_time_keys")
+            if isinstance(keys, dict):
+                answer["one_time_keys"] |= {u: v for u, v in keys.items() if u in users}
+        return answer
+
+    @endpoint("PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER)
+    async def send_to_device(self, request: Request) -> dict[str, Any]:
+        """Send messages to devices, once for each transaction ID."""
+        messages = (await request.json()).get("messages")
+        if not isinstance(messages, dict) or len(messages) > MAX_USERS:
+            raise bad_json(f"messages is an object of at most {MAX_USERS} users")
+        local: dict[str, dict[str, Any]] = {}
+        remote: dict[str, dict[str, Any]] = {}
+        for user_id, by_device in messages.items():
+            _check_messages(user_id, by_device)
+            (local if ids.server_of(user_id) == self._our_name else remote)[user_id] = by_device
+        txn_id = request.params["txn_id"]
+        type_ = request.params["type"]
+        if not txn_id or len(txn_id) > 255 or "\0" in txn_id or len(type_) > 255:
+            raise bad_param("The transaction ID or type is not valid")
+        sender, device_id = request.requester.user_id, request.requester.device_id
+        await self._store.send(sender, device_id, txn_id, type_, local)
+        if remote:
+            await self._remote.send_to_device(sender, f"{device_id}/{txn_id}", type_, remote)
+        return {}
+
+    @endpoint("POST", "/_matrix/client/v3/keys/device_signing/upload", auth=Auth.USER)
+    async def upload_cross_signing(self, request: Request) -> dict[str, Any]:
+        """Publish cross-signing keys; the first upload needs no password (MSC3967)."""
+        body = await request.json()
+        keys: dict[str, dict[str, Any]] = {}
+        for name, usage in CROSS_SIGNING.items():
+            key = body.get(name)
+            if key is None:
+                continue
+            if not isinstance(key, dict) or key.get("user_id") != request.requester.user_id:
+                raise bad_json(f"{name} is a key of the user")
+            keys[usage] = key
+        existing = await self._store.cross_signing(request.requester.user_id)
+        if any(usage in existing and existing[usage] != key for usage, key in keys.items()):
+            raise ApiError(403, "M_FORBIDDEN", "Replacing cross-signing keys is not supported yet")
+        await self._store.set_cross_signing(request.requester.user_id, keys)
+        return {}
+
+
+async def claim_local(store: DeviceStore, user_id: str, devices: dict[str, str]) -> dict[str, Any]:
+    """Device ID to claimed key, for devices that had one."""
+    found: dict[str, Any] = {}
+    for device_id, algorithm in devices.items():
+        key = await store.claim(user_id, device_id, algorithm)
+        if key is not None:
+            found[device_id] = key
+    return found
+
+
+def _merge(answer: dict[str, Any], server: str, found: dict[str, Any] | None, users: set[str]) -> None:
+    """What another server says of its own users, and of nobody else."""
+    if found is None:
+        answer["failures"][server] = {}
+        return
+    for name in ("device_keys", "master_keys", "self_signing_keys"):
+        section = found.get(name)
+        if isinstance(section, dict):
+            answer[name] |= {user: value for user, value in section.items() if user in users}
+
+
+def _check_device_keys(value: object, user_id: str, device_id: str) -> None:
+    right = (
+        isinstance(value, dict)
+        and value.get("user_id") == user_id
+        and value.get("device_id") == device_id
+        and isinstance(value.get("algorithms"), list)
+        and isinstance(value.get("keys"), dict)
+        and isinstance(value.get("signatures"), dict)
+    )
+    if not right:
+        raise bad_json("device_keys are not those of this device")
+
+
+def _keys(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name) or {}
+    if not isinstance(value, dict) or len(value) > MAX_ONE_TIME_KEYS:
+        raise bad_json(f"{name} is an object of at most {MAX_ONE_TIME_KEYS} keys")
+    for key_id, key in value.items():
+        if ":" not in key_id or len(key_id) > 255 or "\0" in key_id or not isinstance(key, str | dict):
+            raise bad_json(f"{name} maps algorithm:id to keys")
+    return value
+
+
+def _check_claim(user_id: str, devices: object) -> None:
+    right = ids.is_user_id(user_id) and isinstance(devices, dict)
+    if not right or not all(
+        isinstance(v, str) and "\0" not in v and "\0" not in k
+        for k, v in dict(devices).items()  # type: ignore[call-overload]
+    ):
+        raise bad_json("one_time_keys maps user IDs to devices and algorithms")
+
+
+def _check_messages(user_id: str, by_device: object) -> None:
+    right = ids.is_user_id(user_id) and isinstance(by_device, dict)
+    if not right or not all(isinstance(c, dict) and "\0" not in d for d, c in dict(by_device).items()):  # type: ignore[call-overload]
+        raise bad_json("messages maps user IDs to devices and contents")

@@ -1,0 +1,410 @@
+"""The configuration: YAML in, frozen dataclasses out, every problem told at once.
+
+Unknown keys are errors: a misspelt key that is silently ignored is how servers end up open.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+
+from lmserver.protocol import ids, unpadded_base64
+from lmserver.protocol.errors import ProtocolError
+from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
+from lmserver.protocol.signatures import SigningKey
+
+Network = IPv4Network | IPv6Network
+
+
+class ConfigError(Exception):
+    """What is wrong with the configuration, a line for each problem, with what to do."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class ClientListener:
+    """Where clients connect, plain HTTP; a proxy in front terminates TLS."""
+
+    host: str
+    port: int
+    public_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FederationListener:
+    """Where servers connect. Without a certificate it is plain HTTP, for tests only."""
+
+    host: str
+    port: int
+    tls_certificate: Path | None
+    tls_private_key: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    mode: Literal["linearized"]
+    plain_http_servers: frozenset[str]
+    allowed_networks: tuple[Network, ...]
+    ca_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    mode: Literal["closed", "token", "open"]
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    default_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    level: str
+    format: Literal["console", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsListener:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateSetting:
+    """A token bucket: `per_second` tokens come back, up to `burst`."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Rate limits by what they protect."""
+
+    login: RateSetting
+    registration: RateSetting
+    send: RateSetting
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the server is told from outside."""
+
+    server_name: str
+    data_dir: Path
+    signing_key_path: Path
+    database_url: str | None
+    database_pool: int
+    client: ClientListener
+    federation_listener: FederationListener
+    federation: Federation
+    registration: Registration
+    rooms: Rooms
+    logging: Logging
+    metrics: MetricsListener | None
+    limits: Limits
+
+    def warnings(self) -> list[str]:
+        """What an operator should know before anything goes wrong."""
+        found = []
+        if self.federation_listener.tls_certificate is None:
+            found.append("the federation listener speaks plain HTTP: for tests only")
+        for name in sorted(self.federation.plain_http_servers):
+            found.append(f"{name} is contacted over plain HTTP: for tests only")
+        if self.registration.mode == "open":
+            found.append("registration is open: anybody who reaches the client API can make accounts")
+        return found
+
+
+DEFAULT_LIMITS = {"login": (0.2, 10), "registration": (0.2, 5), "send": (20.0, 100)}
+
+
+class _Reader:
+    """Takes values out of nested mappings and remembers what is wrong with them."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.problems: list[str] = []
+
+    def section(self, owner: dict[str, Any], key: str, known: set[str], path: str = "") -> dict[str, Any]:
+        value = owner.get(key)
+        where = f"{path}{key}"
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.problems.append(f"{where}: expected a section with keys, found {_shown(value)}")
+            return {}
+        self.unknown(value, known, f"{where}.")
+        return value
+
+    def unknown(self, section: dict[Any, Any], known: set[str], path: str = "") -> None:
+        for key in section:
+            if key not in known:
+                self.problems.append(f"{path}{key}: unknown key; known here: {', '.join(sorted(known))}")
+
+    def value(self, section: dict[str, Any], key: str, kind: type, default: Any, path: str) -> Any:
+        value = section.get(key, default)
+        if value is None and default is None:
+            return None
+        wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+        if wrong:
+            self.problems.append(f"{path}{key}: expected {_NAMES[kind]}, found {_shown(value)}")
+            return default
+        return value
+
+    def port(self, section: dict[str, Any], key: str, default: int, path: str) -> int:
+        value: int = self.value(section, key, int, default, path)
+        if not 0 <= value <= 65535:
+            self.problems.append(f"{path}{key}: {value} is not a port (0 to 65535)")
+            return default
+        return value
+
+    def file(self, section: dict[str, Any], key: str, path: str) -> Path | None:
+        value = self.value(section, key, str, None, path)
+        return None if value is None else self.base / Path(value).expanduser()
+
+    def choice(
+        self, section: dict[str, Any], key: str, choices: tuple[str, ...], default: str, path: str
+    ) -> Any:
+        value = self.value(section, key, str, default, path)
+        if value not in choices:
+            self.problems.append(f"{path}{key}: {_shown(value)} is not one of {', '.join(choices)}")
+            return default
+        return value
+
+    def strings(self, section: dict[str, Any], key: str, path: str) -> list[str]:
+        value = section.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.problems.append(f"{path}{key}: expected a list of strings, found {_shown(value)}")
+            return []
+        return value
+
+
+_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a section"}
+_TOP = {
+    "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
+    "rooms", "logging", "metrics", "limits",
+}  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file; raises ConfigError with every problem found."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not YAML: {error}"]) from error
+    return parse_config(raw, path.resolve().parent)
+
+
+def parse_config(raw: object, base: Path) -> Config:
+    """Check a parsed configuration; relative paths are relative to `base`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(["the configuration is not a mapping: begin with `lmserver generate-config`"])
+    reader = _Reader(base)
+    reader.unknown(raw, _TOP)
+    config = _config(reader, raw)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return config
+
+
+def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
+    name = reader.value(raw, "server_name", str, "", "")
+    if not ids.is_server_name(name):
+        reader.problems.append(
+            f"server_name: {_shown(name)} is not a DNS name with an optional port, such as example.org"
+        )
+    data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
+    database = reader.section(raw, "database", {"url", "pool_size"})
+    rooms = reader.section(raw, "rooms", {"default_version"})
+    logging = reader.section(raw, "logging", {"level", "format"})
+    return Config(
+        server_name=name,
+        data_dir=data_dir,
+        signing_key_path=reader.file(raw, "signing_key_path", "") or data_dir / "signing.key",
+        database_url=_database_url(reader, database),
+        database_pool=max(2, reader.value(database, "pool_size", int, 10, "database.")),
+        client=_client(reader, raw),
+        federation_listener=_federation_listener(reader, raw),
+        federation=_federation(reader, raw),
+        registration=_registration(reader, raw),
+        rooms=Rooms(reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms.")),
+        logging=Logging(
+            reader.choice(logging, "level", ("debug", "info", "warning", "error"), "info", "logging."),
+            reader.choice(logging, "format", ("console", "json"), "json", "logging."),
+        ),
+        metrics=_metrics(reader, raw),
+        limits=_limits(reader, raw),
+    )
+
+
+def _database_url(reader: _Reader, section: dict[str, Any]) -> str | None:
+    url: str | None = reader.value(section, "url", str, None, "database.")
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        reader.problems.append("database.url: must begin with postgresql://")
+    return url
+
+
+def _client(reader: _Reader, raw: dict[str, Any]) -> ClientListener:
+    section = reader.section(raw, "client", {"host", "port", "public_url"})
+    url = reader.value(section, "public_url", str, None, "client.")
+    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
+        reader.problems.append(f"client.public_url: {_shown(url)} is not an http or https URL")
+    return ClientListener(
+        reader.value(section, "host", str, "127.0.0.1", "client."),
+        reader.port(section, "port", 8008, "client."),
+        None if url is None else url.rstrip("/"),
+    )
+
+
+_FEDERATION = {
+    "mode", "host", "port", "tls_certificate", "tls_private_key", "ca_file", "plain_http_servers",
+    "allowed_networks",
+}  # fmt: skip
+
+
+def _federation_listener(reader: _Reader, raw: dict[str, Any]) -> FederationListener:
+    section = reader.section(raw, "federation", _FEDERATION)
+    certificate = reader.file(section, "tls_certificate", "federation.")
+    key = reader.file(section, "tls_private_key", "federation.")
+    if (certificate is None) != (key is None):
+        reader.problems.append(
+            "federation: tls_certificate and tls_private_key go together; set both or none"
+        )
+    return FederationListener(
+        reader.value(section, "host", str, "0.0.0.0", "federation."),  # noqa: S104 - peers must reach it
+        reader.port(section, "port", 8448, "federation."),
+        certificate,
+        key,
+    )
+
+
+def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
+    section = raw.get("federation") if isinstance(raw.get("federation"), dict) else {}
+    section = section or {}
+    mode = reader.choice(section, "mode", ("linearized", "dual_stack"), "linearized", "federation.")
+    if mode == "dual_stack":
+        reader.problems.append("federation.mode: dual_stack is not built yet; use linearized")
+    plain = reader.strings(section, "plain_http_servers", "federation.")
+    for name in plain:
+        if not ids.is_server_name(name):
+            reader.problems.append(f"federation.plain_http_servers: {_shown(name)} is not a server name")
+    networks: list[Network] = []
+    for text in reader.strings(section, "allowed_networks", "federation."):
+        try:
+            networks.append(ip_network(text))
+        except ValueError:
+            reader.problems.append(
+                f"federation.allowed_networks: {_shown(text)} is not a network like 10.0.0.0/8"
+            )
+    return Federation(
+        "linearized", frozenset(plain), tuple(networks), reader.file(section, "ca_file", "federation.")
+    )
+
+
+def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
+    section = reader.section(raw, "registration", {"mode", "tokens"})
+    mode = reader.choice(section, "mode", ("closed", "token", "open"), "closed", "registration.")
+    tokens = reader.strings(section, "tokens", "registration.")
+    if mode == "token" and not tokens:
+        reader.problems.append(
+            "registration.tokens: mode is token but there is none; add one or close registration"
+        )
+    if any(len(token) < 8 for token in tokens):
+        reader.problems.append("registration.tokens: a token has at least 8 characters")
+    return Registration(mode, tuple(tokens))
+
+
+def _metrics(reader: _Reader, raw: dict[str, Any]) -> MetricsListener | None:
+    if raw.get("metrics") is None:
+        return None
+    section = reader.section(raw, "metrics", {"host", "port"})
+    return MetricsListener(
+        reader.value(section, "host", str, "127.0.0.1", "metrics."),
+        reader.port(section, "port", 9100, "metrics."),
+    )
+
+
+def _limits(reader: _Reader, raw: dict[str, Any]) -> Limits:
+    section = reader.section(raw, "limits", set(DEFAULT_LIMITS))
+    rates = {}
+    for name, (per_second, burst) in DEFAULT_LIMITS.items():
+        entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
+        rate = entry.get("per_second", per_second)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+            reader.problems.append(
+                f"limits.{name}.per_second: expected a number above 0, found {_shown(rate)}"
+            )
+            rate = per_second
+        rates[name] = RateSetting(
+            float(rate), max(1, reader.value(entry, "burst", int, burst, f"limits.{name}."))
+        )
+    return Limits(**rates)
+
+
+# -- the signing key ------------------------------------------------------------------------------
+
+
+def generate_signing_key(path: Path) -> str:
+    """Write a new key file of mode 0600 and return its key ID; raises ConfigError if it exists."""
+    version = "a_" + os.urandom(3).hex()
+    seed = unpadded_base64.encode(os.urandom(32))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigError([f"{path}: exists; a server that loses its key cannot prove who it is"]) from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"ed25519 {version} {seed}\n")
+    return f"ed25519:{version}"
+
+
+def load_signing_key(path: Path, server_name: str) -> SigningKey:
+    """Read a key file: `ed25519 VERSION SEED` on one line; raises ConfigError."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            [
+                f"signing_key_path: {path} cannot be read ({error.strerror}); make one with lmserver generate-key"
+            ]
+        ) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError([f"signing_key_path: {path} can be read by others; run chmod 600 {path}"])
+    words = text.split()
+    try:
+        if len(words) != 3 or words[0] != "ed25519":
+            raise ValueError
+        key_id = ids.check_key_id(f"ed25519:{words[1]}")
+        seed = unpadded_base64.decode(words[2])
+        if len(seed) != 32 or len(set(seed)) < 8:
+            raise ValueError
+    except (ValueError, ProtocolError) as error:
+        raise ConfigError(
+            [
+                f"signing_key_path: {path} is not a key file, or its key is not random; see lmserver generate-key"
+            ]
+        ) from error
+    return SigningKey.from_seed(server_name, key_id, seed)

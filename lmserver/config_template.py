@@ -1,0 +1,110 @@
+"""The commented YAML that `generate-config` prints; config.example.yaml is one of these."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmserver.protocol.room_versions import I_1_ID, LM_02_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What differs between generated configurations."""
+
+    server_name: str
+    data_dir: Path
+    client_port: int = 8008
+    federation_port: int = 8448
+    database_url: str | None = None
+    dev_certificate: Path | None = None
+    dev_private_key: Path | None = None
+    dev_ca: Path | None = None
+
+    @property
+    def dev(self) -> bool:
+        return self.dev_ca is not None
+
+
+def _text(value: object) -> str:
+    """A YAML scalar: JSON strings are YAML."""
+    return "null" if value is None else json.dumps(str(value), ensure_ascii=False)
+
+
+def render(t: Template) -> str:
+    """The configuration as YAML, every key explained."""
+    certificate = t.dev_certificate if t.dev else t.data_dir / "tls.crt"
+    private_key = t.dev_private_key if t.dev else t.data_dir / "tls.key"
+    networks = '["127.0.0.0/8", "::1/128"]' if t.dev else "[]"
+    return f"""\
+# Configuration of lmserver. `lmserver check-config --config FILE` tells what is wrong with it;
+# docs/configuration.md explains every key. Relative paths are relative to this file.
+
+# The name other servers know this one by: a DNS name, optionally with a port. It is part of every
+# user ID and room ID made here and cannot be changed later.
+server_name: {_text(t.server_name)}
+
+# Where the signing key and, without database.url, the embedded database live.
+data_dir: {_text(t.data_dir)}
+
+# The Ed25519 key this server signs with, made by `lmserver generate-key` or at the first start.
+# Keep a copy: without it the server cannot prove who it is.
+signing_key_path: {_text(t.data_dir / "signing.key")}
+
+database:
+  # postgresql://user@host/name for a PostgreSQL (13 or newer) of your own; null for the embedded
+  # one, started and stopped with the server.
+  url: {_text(t.database_url)}
+  # Connections kept open at most.
+  pool_size: 10
+
+# Where clients connect: plain HTTP, to stand behind a reverse proxy that terminates TLS.
+client:
+  host: "127.0.0.1"
+  port: {t.client_port}
+  # The URL clients reach this under, for .well-known/matrix/client; null to leave that to the proxy.
+  public_url: {_text(f"http://127.0.0.1:{t.client_port}" if t.dev else None)}
+
+# Where other servers connect, and how we connect to them.
+federation:
+  # linearized: we are a Linearized Matrix server and say so. (dual_stack is not built yet.)
+  mode: "linearized"
+  host: "{"127.0.0.1" if t.dev else "0.0.0.0"}"
+  port: {t.federation_port}
+  # PEM files; TLS 1.3. Both null: plain HTTP, for tests only.
+  tls_certificate: {_text(certificate)}
+  tls_private_key: {_text(private_key)}
+  # Certificate authorities trusted besides the system's; null for none.
+  ca_file: {_text(t.dev_ca)}
+  # Servers contacted over plain HTTP, by name; for tests only.
+  plain_http_servers: []
+  # Networks that servers may be in although they are private, loopback or otherwise not global.
+  allowed_networks: {networks}
+
+registration:
+  # closed: only `lmserver register-user`. token: with one of `tokens`. open: anybody.
+  mode: "{"open" if t.dev else "closed"}"
+  tokens: []
+
+rooms:
+  # The version of new rooms: {LM_02_ID}
+  # (what peers know today) or {I_1_ID} (the draft as published).
+  default_version: "{LM_02_ID}"
+
+logging:
+  # debug, info, warning or error.
+  level: "info"
+  # console to read, json to collect: one line a record.
+  format: "{"console" if t.dev else "json"}"
+
+# Prometheus metrics on a listener of their own, for example {{host: "127.0.0.1", port: 9100}}; null: none.
+metrics: null
+
+# Token buckets: per_second come back, up to burst. login and registration count by address and
+# account, send by user.
+limits:
+  login: {{per_second: 0.2, burst: 10}}
+  registration: {{per_second: 0.2, burst: 5}}
+  send: {{per_second: 20, burst: 100}}
+"""

@@ -1,0 +1,274 @@
+"""Sending to one destination: one transaction in flight, repeated unchanged until it is taken.
+
+D04 §Sending Events: a transaction with another ID may only follow a 200. The lease makes that so
+across processes, the stored transaction across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+
+from lmserver.federation_client.client import Response, quote_path
+from lmserver.federation_client.errors import FederationError
+from lmserver.federation_client.room_api import STABLE, UNSTABLE
+from lmserver.federation_client.transaction_builder import MAX_EDUS, MAX_EVENTS, Contents, build
+from lmserver.storage import destinations, outbound
+from lmserver.storage.database import Connection, Database, DatabaseUnavailable
+from lmserver.storage.destinations import Lease
+from lmserver.storage.outbound import OutboundTransaction
+
+REQUEST_SECONDS: Final = 20.0
+LEASE_MS: Final = 30_000
+EXTEND_BELOW_MS: Final = 25_000
+FIRST_BACKOFF_MS: Final = 1_000
+MAX_BACKOFF_MS: Final = 3_600_000
+RESEND_LPDU_MS: Final = 60_000
+BAD_STATE_SECONDS: Final = 0.5
+MAX_BAD_STATES: Final = 10
+MAX_REASON: Final = 255
+MAX_EVENT_ID: Final = 255
+
+Answers = Callable[[str, Mapping[str, str], Mapping[str, str]], Awaitable[None]]
+"""(hub, LPDU ID to event ID, LPDU ID to reason): must bear being told twice."""
+
+log = structlog.get_logger(__name__)
+
+
+class Requests(Protocol):
+    """The part of FederationClient that sending needs."""
+
+    async def request(
+        self,
+        method: str,
+        destination: str,
+        path: str,
+        *,
+        content: dict[str, Any] | None = None,
+        timeout: float = REQUEST_SECONDS,
+    ) -> Response: ...
+
+
+class LeaseLost(Exception):
+    """Another process sends to the destination now."""
+
+
+class DestinationSender:
+    """One run: from the lease until nothing is due, the destination fails, or we stop.
+
+    `retry_at` tells afterwards until when (ms) the destination is to be left alone.
+    """
+
+    def __init__(
+        self,
+        destination: str,
+        db: Database,
+        client: Requests,
+        answers: Answers,
+        clock: Callable[[], int],
+        owner: str,
+        linger_seconds: float,
+    ) -> None:
+        self.destination = destination
+        self.woken = asyncio.Event()
+        self.stopping = False
+        self.retry_at = 0
+        self._db = db
+        self._client = client
+        self._answers = answers
+        self._clock = clock
+        self._owner = owner
+        self._linger_seconds = linger_seconds
+        self._prefix = UNSTABLE
+        self._bad_states = 0
+        self._lease = Lease(0, 0, 0)
+
+    async def run(self) -> None:
+        """Send what is due; raises nothing but cancellation."""
+        try:
+            now = self._clock()
+            lease = await destinations.take_lease(
+                self._db, self.destination, self._owner, now, now + LEASE_MS
+            )
+            if lease is None:
+                return
+            self._lease = lease
+            try:
+                await self._send_all()
+            finally:
+                await asyncio.shield(self._release())
+        except LeaseLost:
+            log.info("destination_lease_lost", destination=self.destination)
+        except DatabaseUnavailable:
+            log.warning("sender_database_unavailable", destination=self.destination)
+        except Exception as error:  # one destination's failure must not end the others
+            log.error("sender_failed", destination=self.destination, exc_info=error)
+            self.retry_at = self._clock() + FIRST_BACKOFF_MS * 10
+
+    async def _send_all(self) -> None:
+        pending = await outbound.transaction(self._db, self.destination)
+        while not self.stopping:
+            self.woken.clear()
+            txn = pending or await self._next()
+            if txn is None:
+                if not await self._linger():
+                    return
+                continue
+            if not await self._deliver(txn):
+                return
+            pending = None
+
+    async def _linger(self) -> bool:
+        """Keep the lease a moment for what comes next; False when nothing does."""
+        try:
+            await asyncio.wait_for(self.woken.wait(), self._linger_seconds)
+        except TimeoutError:
+            return False
+        await self._keep_lease()
+        return True
+
+    async def _release(self) -> None:
+        if self._lease.fence and not self.retry_at:
+            try:
+                await destinations.release_lease(self._db, self.destination, self._lease.fence)
+            except DatabaseUnavailable:
+                log.info("destination_lease_left_to_expire", destination=self.destination)
+
+    async def _keep_lease(self) -> None:
+        """A lease outlasts every request made under it."""
+        now = self._clock()
+        if self._lease.until - now > EXTEND_BELOW_MS:
+            return
+        until = now + LEASE_MS
+        if not await destinations.extend_lease(self._db, self.destination, self._lease.fence, until):
+            raise LeaseLost
+        self._lease = Lease(self._lease.fence, self._lease.failures, until)
+
+    # -- one transaction ------------------------------------------------------------------------
+
+    async def _next(self) -> OutboundTransaction | None:
+        """Build and store the next transaction, if anything is due."""
+        events = await outbound.due_events(self._db, self.destination, MAX_EVENTS)
+        lpdus = await outbound.due_lpdus(self._db, self.destination, self._clock(), MAX_EVENTS)
+        edus = await outbound.due_edus(self._db, self.destination, MAX_EDUS)
+        built = build(events, lpdus, edus)
+        if built is None:
+            return None
+        body, contents = built
+        txn = OutboundTransaction(f"{self._clock()}_{secrets.token_hex(8)}", body, contents.encode())
+        fence = self._lease.fence
+        if not await outbound.store_transaction(self._db, self.destination, fence, txn, self._clock()):
+            raise LeaseLost
+        return txn
+
+    async def _deliver(self, txn: OutboundTransaction) -> bool:
+        """Repeat until the destination has taken it; False to leave it for later."""
+        content: dict[str, Any] = orjson.loads(txn.body)
+        while not self.stopping:
+            await self._keep_lease()
+            try:
+                response = await self._put(txn.txn_id, content)
+            except FederationError as error:
+                await self._back_off(str(error), 0)
+                return False
+            if response.status == 200:
+                await self._settle(txn, response.json if isinstance(response.json, dict) else {})
+                return True
+            if not await self._may_repeat(response):
+                return False
+        return False
+
+    async def _put(self, txn_id: str, content: dict[str, Any]) -> Response:
+        """PUT send in the form of the path that the destination knows."""
+        for prefix in (self._prefix, STABLE if self._prefix == UNSTABLE else UNSTABLE):
+            version = "/v2" if prefix == STABLE else ""
+            path = f"{prefix}{version}/send" + quote_path(txn_id)
+            response = await self._client.request(
+                "PUT", self.destination, path, content=content, timeout=REQUEST_SECONDS
+            )
+            if response.status not in (404, 405) or _errcode(response) not in ("M_UNRECOGNIZED", ""):
+                self._prefix = prefix
+                return response
+        return response
+
+    async def _may_repeat(self, response: Response) -> bool:
+        """A refusal: whether to repeat at once; otherwise the destination backs off."""
+        if (
+            response.status == 400
+            and _errcode(response) == "M_BAD_STATE"
+            and self._bad_states < MAX_BAD_STATES
+        ):
+            # Our own transaction of before a crash is still in flight there.
+            self._bad_states += 1
+            await asyncio.sleep(BAD_STATE_SECONDS * self._bad_states * (0.5 + random.random()))
+            return True
+        wait = response.json.get("retry_after_ms") if isinstance(response.json, dict) else None
+        asked = wait if response.status == 429 and type(wait) is int and wait > 0 else 0
+        await self._back_off(f"status {response.status} {_errcode(response)[:40]}", asked)
+        return False
+
+    async def _back_off(self, reason: str, asked_ms: int) -> None:
+        failures = self._lease.failures + 1
+        pause = min(FIRST_BACKOFF_MS << min(failures - 1, 20), MAX_BACKOFF_MS) * (0.75 + random.random() / 2)
+        pause = min(max(pause, asked_ms), MAX_BACKOFF_MS)
+        self.retry_at = self._clock() + int(pause)
+        log.info(
+            "destination_failed",
+            destination=self.destination,
+            reason=reason,
+            failures=failures,
+            ms=int(pause),
+        )
+        await destinations.failed(self._db, self.destination, self._lease.fence, failures, self.retry_at)
+
+    async def _settle(self, txn: OutboundTransaction, answer: dict[str, Any]) -> None:
+        """Record that it was taken. LPDUs are answered first: if we die in between, the same
+        transaction gets the same answer again."""
+        contents = Contents.decode(txn.contents)
+        accepted, failed = _lpdu_answers(contents, answer)
+        if accepted or failed:
+            await self._answers(self.destination, accepted, failed)
+        await self._db.run(lambda db: self._record(db, txn, contents))
+        self._bad_states = 0
+        self._lease = Lease(self._lease.fence, 0, self._lease.until)
+
+    async def _record(self, db: Connection, txn: OutboundTransaction, contents: Contents) -> None:
+        if not await destinations.hold(db, self.destination, self._lease.fence):
+            raise LeaseLost
+        if not await outbound.remove_transaction(db, self.destination, txn.txn_id):
+            return
+        if contents.ranges:
+            await outbound.acknowledge(db, self.destination, contents.ranges)
+        if contents.lpdus:
+            await outbound.lpdus_sent(db, contents.lpdus, self._clock(), RESEND_LPDU_MS, MAX_BACKOFF_MS)
+        if contents.edus:
+            await outbound.edus_sent(db, self.destination, contents.edus)
+        if self._lease.failures:
+            await destinations.alive(db, self.destination)
+
+
+def _errcode(response: Response) -> str:
+    errcode = response.json.get("errcode") if isinstance(response.json, dict) else None
+    return errcode if isinstance(errcode, str) else ""
+
+
+def _lpdu_answers(contents: Contents, answer: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """What the hub says of the LPDUs it was sent; anything else it says is ignored."""
+    accepted, failed = answer.get("org.lmserver.accepted"), answer.get("failed_pdus")
+    taken: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for _, lpdu_id in contents.lpdus:
+        event_id = accepted.get(lpdu_id) if isinstance(accepted, dict) else None
+        if isinstance(event_id, str) and event_id.startswith("$") and len(event_id) <= MAX_EVENT_ID:
+            taken[lpdu_id] = event_id
+        elif isinstance(failed, dict) and lpdu_id in failed:
+            detail = failed[lpdu_id]
+            reason = detail.get("error") if isinstance(detail, dict) else None
+            refused[lpdu_id] = reason[:MAX_REASON] if isinstance(reason, str) else "refused by the hub"
+    return taken, refused

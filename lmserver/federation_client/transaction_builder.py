@@ -1,0 +1,89 @@
+"""What goes into one transaction (D04 §Sending Events), and a note of what that was.
+
+A body is built from stored canonical bytes and is canonical itself, so what is signed, stored and
+sent is the same to the byte however often it is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from lmserver.storage.outbound import DueEdu, DueEvent, DueLpdu
+
+MAX_EVENTS: Final = 50
+MAX_EDUS: Final = 100
+MAX_BODY: Final = 90_000
+"""One known peer refuses bodies over 100 kB; only a single larger event goes beyond this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """`ranges` are (room, from position, last position), `lpdus` (room, LPDU ID)."""
+
+    ranges: tuple[tuple[str, int, int], ...] = ()
+    lpdus: tuple[tuple[str, str], ...] = ()
+    edus: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        return orjson.dumps({"ranges": self.ranges, "lpdus": self.lpdus, "edus": self.edus})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Contents:
+        note = orjson.loads(data)
+        return cls(
+            tuple((room, start, last) for room, start, last in note["ranges"]),
+            tuple((room, lpdu_id) for room, lpdu_id in note["lpdus"]),
+            tuple(note["edus"]),
+        )
+
+
+def build(
+    events: Sequence[DueEvent], lpdus: Sequence[DueLpdu], edus: Sequence[DueEdu]
+) -> tuple[bytes, Contents] | None:
+    """The body and its contents, or None when nothing is due.
+
+    Our own LPDUs go first, because clients wait for them, but leave half to the events if there
+    are any; one EDU always finds a place, so that a busy room cannot hold up keys.
+    """
+    lpdus = lpdus[: MAX_EVENTS // 2 if events else MAX_EVENTS]
+    budget = MAX_BODY - (len(edus[0].edu) if edus else 0)
+    sent_lpdus, used = _fitting([lpdu.lpdu for lpdu in lpdus], budget, 0)
+    room_left = MAX_EVENTS - sent_lpdus
+    sent_events, used = _fitting([event.pdu for event in events[:room_left]], budget, used)
+    sent_edus, _ = _fitting([edu.edu for edu in edus[:MAX_EDUS]], MAX_BODY, used)
+    sent_edus = max(sent_edus, min(1, len(edus)))
+    contents = Contents(
+        _ranges(events[:sent_events]),
+        tuple((lpdu.room_id, lpdu.lpdu_id) for lpdu in lpdus[:sent_lpdus]),
+        tuple(edu.seq for edu in edus[:sent_edus]),
+    )
+    if contents == Contents():
+        return None
+    items = [lpdu.lpdu for lpdu in lpdus[:sent_lpdus]] + [event.pdu for event in events[:sent_events]]
+    return _body(items, [edu.edu for edu in edus[:sent_edus]]), contents
+
+
+def _fitting(items: Sequence[bytes], budget: int, used: int) -> tuple[int, int]:
+    """How many of the items fit, in order, and the size then; the very first always fits."""
+    for index, item in enumerate(items):
+        if used and used + len(item) + 1 > budget:
+            return index, used
+        used += len(item) + 1
+    return len(items), used
+
+
+def _ranges(events: Sequence[DueEvent]) -> tuple[tuple[str, int, int], ...]:
+    last: dict[tuple[str, int], int] = {}
+    for event in events:
+        last[event.room_id, event.from_position] = event.position
+    return tuple((room_id, start, position) for (room_id, start), position in last.items())
+
+
+def _body(pdus: Sequence[bytes], edus: Sequence[bytes]) -> bytes:
+    """Canonical JSON: the keys stand in order, the items are canonical already."""
+    pdu_list = b'"pdus":[' + b",".join(pdus) + b"]}"
+    return b"{" + (b'"edus":[' + b",".join(edus) + b"]," if edus else b"") + pdu_list

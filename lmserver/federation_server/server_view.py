@@ -1,0 +1,74 @@
+"""What another server may see of a room (D04 §History Visibility; protocol decision 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from lmserver.rooms.visible_ranges import FOREVER, Ranges, Span, last_joined, visible_to_user
+from lmserver.storage import room_state
+from lmserver.storage.database import Executor
+from lmserver.storage.room_log import StoredEvent
+from lmserver.storage.room_state import MembershipSpan
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """`until` is the last position the server was joined at, None if it never was."""
+
+    visible: Ranges
+    until: int | None
+
+    def knows(self, event: StoredEvent) -> bool:
+        """Whether the server has any reason to know that the event exists (attacks B16, B17)."""
+        if event.soft_failed is not None:
+            return False
+        if event.position is None:
+            return self.until == FOREVER
+        return (self.until is not None and event.position <= self.until) or event.position in self.visible
+
+    def hides(self, event: StoredEvent) -> bool:
+        """Whether the server gets only the redacted copy; MLS commits are always shown."""
+        if event.position is None or event.position in self.visible:
+            return False
+        return bool(orjson.loads(event.pdu)["type"] != "m.mls.commit")
+
+
+async def server_view(db: Executor, room_id: str, server: str) -> ServerView:
+    spans = server_spans(await room_state.server_memberships(db, room_id, server))
+    history = await room_state.state_history(db, room_id, "m.room.history_visibility", "")
+    visibility = [Span(h.from_position, h.to_position, _visibility(h.pdu)) for h in history]
+    return ServerView(visible_to_user(spans, visibility), last_joined(spans))
+
+
+def server_spans(memberships: Sequence[MembershipSpan]) -> list[Span]:
+    """The membership of a server: joined while any user is, else invited while any user is."""
+    steps: list[tuple[int, str, int]] = []
+    for m in memberships:
+        if m.membership in ("join", "invite"):
+            steps.append((m.from_position, m.membership, 1))
+            if m.to_position is not None:
+                steps.append((m.to_position, m.membership, -1))
+    steps.sort(key=lambda step: step[0])
+    counts = {"join": 0, "invite": 0}
+    spans: list[Span] = []
+    value, start = "leave", 0
+    for index, (position, membership, change) in enumerate(steps):
+        counts[membership] += change
+        if index + 1 < len(steps) and steps[index + 1][0] == position:
+            continue
+        now = "join" if counts["join"] else "invite" if counts["invite"] else "leave"
+        if now != value:
+            if value != "leave":
+                spans.append(Span(start, position, value))
+            value, start = now, position
+    if value != "leave":
+        spans.append(Span(start, None, value))
+    return spans
+
+
+def _visibility(pdu: bytes) -> str:
+    value = orjson.loads(pdu)["content"].get("history_visibility")
+    return value if isinstance(value, str) else "shared"

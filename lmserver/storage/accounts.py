@@ -1,0 +1,166 @@
+"""Accounts, their profiles, devices and access tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmserver.storage.database import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    user_id: str
+    password_hash: str
+    is_admin: bool
+    deactivated: bool
+    displayname: str | None
+    avatar_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    user_id: str
+    device_id: str
+    display_name: str | None
+    last_seen_ip: str | None
+    last_seen_ts: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOwner:
+    """Whom a token stands for."""
+
+    user_id: str
+    device_id: str
+    is_admin: bool
+    deactivated: bool
+
+
+def _device(row: Any) -> Device:
+    return Device(*(row[name] for name in Device.__slots__))
+
+
+async def create(db: Executor, user_id: str, password_hash: str, is_admin: bool, now_ms: int) -> None:
+    """Raises UniqueViolation when the user exists, deactivated or not."""
+    await db.execute(
+        "INSERT INTO accounts (user_id, password_hash, is_admin, created_ts) VALUES ($1, $2, $3, $4)",
+        user_id,
+        password_hash,
+        is_admin,
+        now_ms,
+    )
+
+
+async def get(db: Executor, user_id: str) -> Account | None:
+    row = await db.fetchrow(
+        "SELECT user_id, password_hash, is_admin, deactivated, displayname, avatar_url FROM accounts"
+        " WHERE user_id = $1",
+        user_id,
+    )
+    return None if row is None else Account(*(row[name] for name in Account.__slots__))
+
+
+async def set_password(db: Executor, user_id: str, password_hash: str) -> None:
+    await db.execute("UPDATE accounts SET password_hash = $2 WHERE user_id = $1", user_id, password_hash)
+
+
+async def deactivate(db: Executor, user_id: str) -> None:
+    """No login any more; the name stays taken."""
+    await db.execute(
+        "UPDATE accounts SET deactivated = true, password_hash = '', displayname = NULL, avatar_url = NULL"
+        " WHERE user_id = $1",
+        user_id,
+    )
+
+
+async def set_displayname(db: Executor, user_id: str, value: str | None) -> None:
+    await db.execute("UPDATE accounts SET displayname = $2 WHERE user_id = $1", user_id, value)
+
+
+async def set_avatar_url(db: Executor, user_id: str, value: str | None) -> None:
+    await db.execute("UPDATE accounts SET avatar_url = $2 WHERE user_id = $1", user_id, value)
+
+
+async def add_device(db: Executor, user_id: str, device_id: str, display_name: str | None) -> None:
+    """A new device, or the same one logged in again; its name stays unless given anew."""
+    await db.execute(
+        "INSERT INTO devices (user_id, device_id, display_name) VALUES ($1, $2, $3)"
+        " ON CONFLICT (user_id, device_id) DO UPDATE SET"
+        " display_name = coalesce(devices.display_name, excluded.display_name)",
+        user_id,
+        device_id,
+        display_name,
+    )
+
+
+async def devices(db: Executor, user_id: str) -> list[Device]:
+    rows = await db.fetch(
+        "SELECT user_id, device_id, display_name, last_seen_ip, last_seen_ts FROM devices"
+        " WHERE user_id = $1 ORDER BY device_id",
+        user_id,
+    )
+    return [_device(r) for r in rows]
+
+
+async def device(db: Executor, user_id: str, device_id: str) -> Device | None:
+    row = await db.fetchrow(
+        "SELECT user_id, device_id, display_name, last_seen_ip, last_seen_ts FROM devices"
+        " WHERE user_id = $1 AND device_id = $2",
+        user_id,
+        device_id,
+    )
+    return None if row is None else _device(row)
+
+
+async def rename_device(db: Executor, user_id: str, device_id: str, name: str | None) -> None:
+    await db.execute(
+        "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2", user_id, device_id, name
+    )
+
+
+async def seen(db: Executor, user_id: str, device_id: str, ip: str, now_ms: int) -> None:
+    await db.execute(
+        "UPDATE devices SET last_seen_ip = $3, last_seen_ts = $4 WHERE user_id = $1 AND device_id = $2",
+        user_id,
+        device_id,
+        ip,
+        now_ms,
+    )
+
+
+async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> None:
+    """A device goes with its tokens, keys and undelivered messages."""
+    for query in (
+        "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
+    ):
+        await db.execute(query, user_id, device_ids)
+
+
+async def add_token(db: Executor, token_hash: bytes, user_id: str, device_id: str, now_ms: int) -> None:
+    await db.execute(
+        "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts) VALUES ($1, $2, $3, $4)",
+        token_hash,
+        user_id,
+        device_id,
+        now_ms,
+    )
+
+
+async def remove_tokens(db: Executor, user_id: str, device_id: str) -> None:
+    """Tokens of a device that logs in again: one login, one token."""
+    await db.execute("DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2", user_id, device_id)
+
+
+async def token_owner(db: Executor, token_hash: bytes) -> TokenOwner | None:
+    row = await db.fetchrow(
+        "SELECT t.user_id, t.device_id, a.is_admin, a.deactivated FROM access_tokens AS t"
+        " JOIN accounts AS a ON a.user_id = t.user_id WHERE t.token_hash = $1",
+        token_hash,
+    )
+    return None if row is None else TokenOwner(*(row[name] for name in TokenOwner.__slots__))

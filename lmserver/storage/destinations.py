@@ -1,0 +1,115 @@
+"""Servers we send to: whose turn it is to send, and when one that failed is tried again.
+
+The lease on a destination carries a fencing number. A process that was paused past its lease
+finds the number changed and can no longer record anything (drill D13).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmserver.storage.database import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to send to a destination until `until` (ms), and how it went lately."""
+
+    fence: int
+    failures: int
+    until: int
+
+
+async def take_lease(db: Executor, destination: str, owner: str, now_ms: int, until_ms: int) -> Lease | None:
+    """The lease, or None while another process has it or the destination is not to be tried yet."""
+    row = await db.fetchrow(
+        "INSERT INTO destinations (destination, lease_owner, lease_fence, lease_until)"
+        " VALUES ($1, $2, 1, $4) ON CONFLICT (destination) DO UPDATE"
+        " SET lease_owner = excluded.lease_owner, lease_fence = destinations.lease_fence + 1,"
+        " lease_until = excluded.lease_until"
+        " WHERE (destinations.lease_until < $3 OR destinations.lease_owner = excluded.lease_owner)"
+        " AND destinations.retry_at <= $3 RETURNING lease_fence, failures",
+        destination,
+        owner,
+        now_ms,
+        until_ms,
+    )
+    return None if row is None else Lease(row["lease_fence"], row["failures"], until_ms)
+
+
+async def extend_lease(db: Executor, destination: str, fence: int, until_ms: int) -> bool:
+    """False when the lease is no longer ours."""
+    kept = await db.fetchval(
+        "UPDATE destinations SET lease_until = $3 WHERE destination = $1 AND lease_fence = $2 RETURNING true",
+        destination,
+        fence,
+        until_ms,
+    )
+    return bool(kept)
+
+
+async def hold(db: Executor, destination: str, fence: int) -> bool:
+    """Lock the destination inside a transaction; False when the lease is no longer ours."""
+    held = await db.fetchval(
+        "SELECT true FROM destinations WHERE destination = $1 AND lease_fence = $2 FOR UPDATE",
+        destination,
+        fence,
+    )
+    return bool(held)
+
+
+async def release_lease(db: Executor, destination: str, fence: int) -> None:
+    await db.execute(
+        "UPDATE destinations SET lease_owner = NULL, lease_until = 0"
+        " WHERE destination = $1 AND lease_fence = $2",
+        destination,
+        fence,
+    )
+
+
+async def failed(db: Executor, destination: str, fence: int, failures: int, retry_at: int) -> None:
+    """Remember when to try again, and end the lease."""
+    await db.execute(
+        "UPDATE destinations SET failures = $3, retry_at = $4, lease_owner = NULL, lease_until = 0"
+        " WHERE destination = $1 AND lease_fence = $2",
+        destination,
+        fence,
+        failures,
+        retry_at,
+    )
+
+
+async def alive(db: Executor, destination: str) -> None:
+    """The server has spoken to us: try it at once."""
+    await db.execute(
+        "UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = $1 AND retry_at > 0",
+        destination,
+    )
+
+
+async def backing_off(db: Executor, now_ms: int, limit: int) -> dict[str, int]:
+    """Destinations not to be tried yet, and until when."""
+    rows = await db.fetch(
+        "SELECT destination, retry_at FROM destinations WHERE retry_at > $1 ORDER BY retry_at LIMIT $2",
+        now_ms,
+        limit,
+    )
+    return {r["destination"]: r["retry_at"] for r in rows}
+
+
+async def with_work(db: Executor, now_ms: int, limit: int) -> list[str]:
+    """Destinations that something waits for and that may be tried now, longest untried first."""
+    rows = await db.fetch(
+        "SELECT w.destination FROM ("
+        "SELECT destination FROM outbound_transactions"
+        " UNION SELECT r.destination FROM outbound_ranges AS r JOIN rooms AS m ON m.room_id = r.room_id"
+        " WHERE r.acked_position < least(m.head_position, r.until_position)"
+        " UNION SELECT destination FROM outbound_lpdus WHERE status = 'pending' AND resend_at <= $1"
+        " UNION SELECT destination FROM outbound_edus) AS w"
+        " LEFT JOIN destinations AS d ON d.destination = w.destination"
+        " WHERE coalesce(d.retry_at, 0) <= $1 AND coalesce(d.lease_until, 0) < $1"
+        " ORDER BY coalesce(d.retry_at, 0), w.destination LIMIT $2",
+        now_ms,
+        limit,
+    )
+    return [r["destination"] for r in rows]

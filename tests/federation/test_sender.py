@@ -1,0 +1,266 @@
+"""Durable fan-out: order, one transaction in flight, the same bytes until taken, answers, backoff."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from lmserver.federation_client.client import Response
+from lmserver.federation_client.errors import Unreachable
+from lmserver.federation_client.sender import Sender
+from lmserver.protocol import canonical_json
+from lmserver.protocol.events import parse_pdu
+from lmserver.protocol.room_versions import LM_02
+from lmserver.storage import destinations, outbound
+from lmserver.storage.database import Database
+from tests.kit.engines import EngineKit, engine_kit
+from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, lpdu, member, message, now, opening
+
+Handler = Callable[[dict[str, Any]], Response]
+
+
+class Peer:
+    """Takes transactions; `handler` may refuse, `gate` may hold them up."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, bytes]] = []
+        self.handler: Handler = lambda content: Response(200, {"failed_pdus": {}})
+        self.gate: asyncio.Event | None = None
+        self.in_flight: dict[str, int] = {}
+        self.most_in_flight = 0
+
+    async def request(
+        self,
+        method: str,
+        destination: str,
+        path: str,
+        *,
+        content: dict[str, Any] | None = None,
+        timeout: float = 1.0,
+    ) -> Response:
+        self.seen.append((destination, path.rsplit("/", 1)[1], canonical_json.encode(content)))
+        self.in_flight[destination] = self.in_flight.get(destination, 0) + 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight[destination])
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            return self.handler(content or {})
+        finally:
+            self.in_flight[destination] -= 1
+
+    def ids(self, destination: str) -> list[str]:
+        """Event IDs received, in order; repeated transactions once."""
+        bodies = {txn: body for to, txn, body in self.seen if to == destination}
+        items = [pdu for body in bodies.values() for pdu in canonical_json.parse_object(body)["pdus"]]
+        return [parse_pdu(item, LM_02).event_id for item in items]
+
+
+class Answers:
+    def __init__(self) -> None:
+        self.accepted: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    async def __call__(self, hub: str, accepted: Any, failed: Any) -> None:
+        self.accepted.update(accepted)
+        self.failed.update(failed)
+
+
+def make(db: Database, peer: Peer, answers: Answers | None = None, clock: Callable[[], int] = now) -> Sender:
+    return Sender(db, peer, answers or Answers(), clock, poll_seconds=0.05, linger_seconds=0.01)
+
+
+@pytest.fixture
+async def kit(db: Database) -> AsyncIterator[EngineKit]:
+    made = engine_kit(db, HUB)
+    await made.engine.create(LM_02, opening())
+    await made.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=BOB))])
+    yield made
+    await made.engine.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_events_arrive_once_in_order_and_nothing_is_left(kit: EngineKit) -> None:
+    peer = Peer()
+    sender = make(kit.db, peer)
+    await sender.start()
+    sent: list[str] = []
+    for n in range(60):
+        sent += [o.event_id for o in await kit.engine.send([message(str(n))])]  # type: ignore[union-attr]
+        sender.wake([PARTICIPANT])
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 60)
+    await sender.stop()
+    assert peer.ids(PARTICIPANT) == sent
+    assert peer.most_in_flight == 1
+    assert await outbound.transaction(kit.db, PARTICIPANT) is None
+    assert await destinations.with_work(kit.db, now(), 10) == []
+
+
+async def test_work_is_found_without_a_hint(kit: EngineKit) -> None:
+    await kit.engine.send([message()])
+    peer = Peer()
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 1)
+    await sender.stop()
+
+
+async def test_a_backlog_goes_in_transactions_of_fifty(kit: EngineKit) -> None:
+    for n in range(60):
+        await kit.engine.send([message(str(n))])
+    peer = Peer()
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 60)
+    await sender.stop()
+    sizes = [len(canonical_json.parse_object(body)["pdus"]) for _, _, body in peer.seen]
+    assert sizes == [50, 10]
+
+
+async def test_the_same_bytes_and_id_after_a_failure_and_a_restart(kit: EngineKit) -> None:
+    await kit.engine.send([message("first")])
+    peer = Peer()
+
+    def unreachable(content: dict[str, Any]) -> Response:
+        raise Unreachable("no")
+
+    peer.handler = unreachable
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 1)
+    await sender.stop()
+    await kit.engine.send([message("second")])
+    later = now() + 10_000_000
+    peer.handler = lambda content: Response(200, {})
+    again = make(kit.db, peer, clock=lambda: later)
+    await again.start()
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 2)
+    await again.stop()
+    assert peer.seen[0] == peer.seen[1]
+    assert peer.seen[2][1] != peer.seen[0][1]
+
+
+async def test_backoff_is_kept_and_ends_when_the_peer_speaks(kit: EngineKit) -> None:
+    await kit.engine.send([message()])
+    peer = Peer()
+    peer.handler = lambda content: Response(429, {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 900_000})
+    start = now()
+    sender = make(kit.db, peer, clock=lambda: start)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 1)
+    await asyncio.sleep(0.2)
+    assert len(peer.seen) == 1
+    assert await destinations.backing_off(kit.db, start, 10) == {PARTICIPANT: start + 900_000}
+    peer.handler = lambda content: Response(200, {})
+    sender.peer_alive(PARTICIPANT)
+    await until(lambda: len(peer.seen) == 2)
+    await sender.stop()
+    assert peer.seen[0] == peer.seen[1]
+
+
+async def test_bad_state_is_repeated_soon(kit: EngineKit) -> None:
+    await kit.engine.send([message()])
+    peer = Peer()
+    answers = iter([Response(400, {"errcode": "M_BAD_STATE"}), Response(200, {})])
+    peer.handler = lambda content: next(answers)
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 2)
+    await sender.stop()
+    assert peer.seen[0] == peer.seen[1]
+
+
+async def test_a_slow_destination_holds_up_nobody(kit: EngineKit) -> None:
+    await kit.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=MALLORY))])
+    peer, slow = Peer(), asyncio.Event()
+    request = peer.request
+
+    async def one_is_slow(method: str, destination: str, path: str, **options: Any) -> Response:
+        if destination == EVIL:
+            await slow.wait()
+        return await request(method, destination, path, **options)
+
+    peer.request = one_is_slow  # type: ignore[method-assign]
+    sender = make(kit.db, peer)
+    await sender.start()
+    await kit.engine.send([message()])
+    sender.wake([EVIL, PARTICIPANT])
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 2)
+    assert peer.ids(EVIL) == []
+    slow.set()
+    await until(lambda: len(peer.ids(EVIL)) == 1)
+    await sender.stop()
+
+
+async def test_a_lost_lease_records_nothing(kit: EngineKit) -> None:
+    """Drill D13: paused in flight, another process took over, then the answer comes."""
+    await kit.engine.send([message()])
+    peer = Peer()
+    peer.gate = asyncio.Event()
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 1)
+    far = now() + 10_000_000
+    assert await destinations.take_lease(kit.db, PARTICIPANT, "other", far, far + 1000) is not None
+    peer.gate.set()
+    await asyncio.sleep(0.2)
+    await sender.stop()
+    assert await outbound.transaction(kit.db, PARTICIPANT) is not None
+
+
+async def test_what_a_server_gets_ends_with_its_last_users_removal(kit: EngineKit) -> None:
+    await kit.engine.send([member("ban", target=BOB)])
+    await kit.engine.send([message("not for them")])
+    peer = Peer()
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.ids(PARTICIPANT)) == 1)
+    await asyncio.sleep(0.2)
+    await sender.stop()
+    assert len(peer.ids(PARTICIPANT)) == 1
+    assert await kit.db.fetchval("SELECT count(*) FROM outbound_ranges") == 0
+
+
+async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None:
+    for n in range(3):
+        await db.execute(
+            "INSERT INTO outbound_lpdus (room_id, lpdu_id, lpdu_hash, destination, lpdu, user_id, created_ts)"
+            " VALUES ($1, $2, $2, $3, $4, $5, 0)",
+            ROOM, f"$lpdu{n}", HUB, lpdu(message(str(n), sender=BOB)).canonical, BOB,
+        )  # fmt: skip
+    peer, answers = Peer(), Answers()
+    peer.handler = lambda content: Response(
+        200,
+        {
+            "org.lmserver.accepted": {"$lpdu0": "$pdu0", "$other": "$x"},
+            "failed_pdus": {"$lpdu1": {"error": "no"}, "$other2": {"error": "x"}},
+        },
+    )
+    sender = make(db, peer, answers)
+    await sender.start()
+    await until(lambda: bool(answers.accepted))
+    await asyncio.sleep(0.2)
+    await sender.stop()
+    assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no"}
+    assert len(peer.seen) == 1
+    assert await db.fetchval("SELECT resend_at FROM outbound_lpdus WHERE lpdu_id = '$lpdu2'") > 60_000
+
+
+async def test_edus_go_out_once(db: Database) -> None:
+    peer = Peer()
+    sender = make(db, peer)
+    await sender.start()
+    await sender.queue_edu([PARTICIPANT], {"type": "m.x", "sender": "@a:hub.test", "content": {}})
+    await until(lambda: len(peer.seen) == 1)
+    await asyncio.sleep(0.2)
+    await sender.stop()
+    assert len(peer.seen) == 1
+    assert canonical_json.parse_object(peer.seen[0][2])["edus"][0]["type"] == "m.x"
+    assert await db.fetchval("SELECT count(*) FROM outbound_edus") == 0
