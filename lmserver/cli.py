@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
                           " server made with the same DIR; loopback allowed, registration open")  # fmt: skip
 
     check = _add(commands, "check-config", _check_config, "say what is wrong with a configuration",
-                 "Check a configuration and the signing key it names; exit 1 if anything is wrong.")  # fmt: skip
+                 "Check a configuration and the signing key it names; exit 1 if it is wrong.")  # fmt: skip
     _add_config(check)
 
     migrate = _add(commands, "migrate", _migrate, "bring the database to this version's schema",
@@ -190,7 +190,8 @@ Make an account:
 
 Log in from a Matrix client: choose the homeserver {url}, user alice. From the shell:
   curl -s {url}/_matrix/client/v3/login -d \\
-    '{{"type": "m.login.password", "identifier": {{"type": "m.id.user", "user": "alice"}}, "password": "a long password"}}'
+    '{{"type": "m.login.password", "identifier": {{"type": "m.id.user", "user": "alice"}},
+      "password": "a long password"}}'
 
 Configuration: {path}   Stop with Ctrl-C.
 """)

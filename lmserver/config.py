@@ -121,8 +121,8 @@ class Config:
         found = []
         if self.federation_listener.tls_certificate is None:
             found.append("the federation listener speaks plain HTTP: for tests only")
-        for name in sorted(self.federation.plain_http_servers):
-            found.append(f"{name} is contacted over plain HTTP: for tests only")
+        plain = sorted(self.federation.plain_http_servers)
+        found += [f"{name} is contacted over plain HTTP: for tests only" for name in plain]
         if self.registration.mode == "open":
             found.append("registration is open: anybody who reaches the client API can make accounts")
         return found
@@ -387,9 +387,7 @@ def load_signing_key(path: Path, server_name: str) -> SigningKey:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            [
-                f"signing_key_path: {path} cannot be read ({error.strerror}); make one with lmserver generate-key"
-            ]
+            [f"signing_key_path: {path} cannot be read ({error.strerror}): try lmserver generate-key"]
         ) from error
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError([f"signing_key_path: {path} can be read by others; run chmod 600 {path}"])
@@ -403,8 +401,6 @@ def load_signing_key(path: Path, server_name: str) -> SigningKey:
             raise ValueError
     except (ValueError, ProtocolError) as error:
         raise ConfigError(
-            [
-                f"signing_key_path: {path} is not a key file, or its key is not random; see lmserver generate-key"
-            ]
+            [f"signing_key_path: {path} is not a key file, or its key is not random: lmserver generate-key"]
         ) from error
     return SigningKey.from_seed(server_name, key_id, seed)

@@ -86,9 +86,7 @@ async def _demo(folder: Path) -> None:
         finally:
             _stop([hub, participant])
     _verify([hub, participant])
-    _say(
-        f"Done: {events} events on both servers, the same in the same order. {time.monotonic() - started:.0f} s."
-    )
+    _say(f"Done: {events} events on both servers, the same in order. {time.monotonic() - started:.0f} s.")
 
 
 # -- servers ------------------------------------------------------------------------------------

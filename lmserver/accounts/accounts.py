@@ -69,7 +69,7 @@ class Accounts:
     async def register(self, name: str, password: str, *, is_admin: bool = False) -> str:
         """Make an account and return its user ID; raises AccountError or BadPassword."""
         user_id = self.user_id(name)
-        if name.startswith("@") or name.startswith("_"):
+        if name.startswith(("@", "_")):
             raise AccountError("M_EXCLUSIVE", 400, "This user name is reserved")
         password_hash = await self._passwords.hash(password)
         try:

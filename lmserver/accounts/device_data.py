@@ -147,7 +147,7 @@ class DeviceStore:
             if fitting:
                 found, upto = fitting, last
             else:
-                found, upto = found, found[0].stream_xid + 1
+                upto = found[0].stream_xid + 1
         return [orjson.loads(m.message) for m in found], upto
 
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:

@@ -35,7 +35,7 @@ class DiscoveryEndpoints:
     async def capabilities(self, request: Request) -> dict[str, Any]:
         """Capabilities. Every version is called stable, or clients urge to upgrade rooms of the
         version that peers use today."""
-        versions = {"default": self._default_version, "available": {v: "stable" for v in SUPPORTED}}
+        versions = {"default": self._default_version, "available": dict.fromkeys(SUPPORTED, "stable")}
         return {
             "capabilities": {
                 "m.room_versions": versions,

@@ -62,8 +62,12 @@ class KeyEndpoints:
         if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
             raise bad_json(f"device_keys is an object of at most {MAX_USERS} users")
         answer: dict[str, Any] = {
-            "device_keys": {}, "master_keys": {}, "self_signing_keys": {}, "user_signing_keys": {}, "failures": {},
-        }  # fmt: skip
+            "device_keys": {},
+            "master_keys": {},
+            "self_signing_keys": {},
+            "user_signing_keys": {},
+            "failures": {},
+        }
         elsewhere: dict[str, dict[str, list[str]]] = {}
         for user_id, devices in wanted.items():
             names = devices if isinstance(devices, list) else []

@@ -76,8 +76,6 @@ def _field(request: Request) -> str:
 
 def _storable(value: str) -> bool:
     """Text that has a canonical form and a place in a text column."""
-    return (
-        "\0" not in value
-        and value.isascii()
-        or ("\0" not in value and not any(0xD800 <= ord(c) <= 0xDFFF for c in value))
+    return ("\0" not in value and value.isascii()) or (
+        "\0" not in value and not any(0xD800 <= ord(c) <= 0xDFFF for c in value)
     )

@@ -144,7 +144,7 @@ def _parse_header(value: str, our_name: str) -> XMatrix:
 
 
 def _parse_parameters(value: str) -> dict[str, str]:
-    """Name in lower case to value, for the scheme X-Matrix (RFC 9110 §11.4); the list may have empty items."""
+    """Name in lower case to value, for the scheme X-Matrix (RFC 9110 §11.4); items may be empty."""
     value = value.strip(" \t")
     scheme = _SCHEME.match(value)
     if scheme is None:

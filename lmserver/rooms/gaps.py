@@ -52,7 +52,8 @@ class GapFiller:
     async def _fetch(self, room_id: str, hub: str, wanted: set[str]) -> list[Pdu]:
         """Page backwards from each missing event until something we have is reached."""
         fetched: list[Pdu] = []
-        for event_id in wanted:
+        for missing in wanted:
+            event_id = missing
             pages: list[list[Pdu]] = []
             for _ in range(MAX_PAGES):
                 page = await self._history.backfill(hub, room_id, event_id, PAGE)

@@ -168,9 +168,8 @@ class Membership:
         found = [] if known_hub is None else [known_hub]
         if invite is not None:
             found.append(invite.hub_server)
-            for event in stored_invites.decode_state(invite.stripped_state):
-                if event["type"] == "m.room.create":
-                    found.append(ids.server_of(event["sender"]))
+            state = stored_invites.decode_state(invite.stripped_state)
+            found += [ids.server_of(e["sender"]) for e in state if e["type"] == "m.room.create"]
         found += [ids.server_of(room_id), *via]
         usable = [s for s in dict.fromkeys(found) if s != self._key.server_name and ids.is_server_name(s)]
         return usable[:MAX_JOIN_CANDIDATES]

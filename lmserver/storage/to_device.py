@@ -74,7 +74,8 @@ async def pending(
 async def acknowledge(db: Executor, user_id: str, device_id: str, before: int) -> None:
     """Delete what the device has: everything before the position it came back with."""
     await db.execute(
-        "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = $2 AND stream_xid < $3::text::xid8",
+        "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = $2"
+        " AND stream_xid < $3::text::xid8",
         user_id,
         device_id,
         str(before),

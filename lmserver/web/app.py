@@ -149,6 +149,10 @@ def build_app(
     dispatcher = Dispatcher(
         entries, authenticators, cors=cors, failures=failures or {}, limiter=limiter, observe=observe
     )
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await dispatcher(request)
+
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", dispatcher)
+    app.router.add_route("*", "/{path:.*}", handle)
     return app

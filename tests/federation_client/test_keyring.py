@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from lmserver.storage.database import Database
 
 from lmserver.federation_client.client import Response
 from lmserver.federation_client.errors import BadResponse, KeysUnavailable, Unreachable
@@ -20,6 +19,7 @@ from lmserver.protocol.hashes import lpdu_content_hash, pdu_content_hash
 from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.signatures import SigningKey, sign_json
+from lmserver.storage.database import Database
 
 HOUR = 3_600_000
 NOW = 1_700_000_000_000

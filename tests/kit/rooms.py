@@ -7,12 +7,11 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
-from lmserver.protocol.room_view import RoomView
-
 from lmserver.protocol import hub
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02, RoomVersion
+from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 
 HUB = "hub.test"
@@ -82,13 +81,12 @@ def opening(
 ) -> list[EventDraft]:
     """The first events of a room."""
     power = {"users": {creator: 100}} if levels is None else levels
-    events = [
+    return [
         draft("m.room.create", {"room_version": version.id}, sender=creator, state_key="", room_id=room_id),
         member("join", sender=creator, room_id=room_id),
         draft("m.room.power_levels", power, sender=creator, state_key="", room_id=room_id),
         draft("m.room.join_rules", {"join_rule": join_rule}, sender=creator, state_key="", room_id=room_id),
     ]
-    return events
 
 
 class RoomBuilder:

@@ -51,7 +51,10 @@ def reference(data: bytes) -> Any:
 
     try:
         value = json.loads(
-            data.decode(), object_pairs_hook=unique, parse_int=integer, parse_float=refuse,
+            data.decode(),
+            object_pairs_hook=unique,
+            parse_int=integer,
+            parse_float=refuse,
             parse_constant=refuse,
         )
         json.dumps(value, ensure_ascii=False).encode()
@@ -181,7 +184,10 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@given(VALUES, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.sampled_from(FRAGMENTS)), max_size=4))
+@given(
+    VALUES,
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.sampled_from(FRAGMENTS)), max_size=4),
+)
 def test_agrees_with_the_reference_on_mutated_texts(value: Any, edits: list[tuple[int, int, bytes]]) -> None:
     data = json.dumps(value, ensure_ascii=False).encode()
     for place, removed, fragment in edits:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lmserver.protocol.room_view import RoomView
 
 from lmserver.protocol import hub, participant
 from lmserver.protocol.events import Pdu, parse_lpdu
 from lmserver.protocol.room_versions import LM_02
+from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import check_event_signatures
 from tests.kit.rooms import BOB, HUB, KEYS, PARTICIPANT, RoomBuilder, draft, key_of, lpdu, member, message
 

@@ -39,9 +39,7 @@ def test_eigen_server_vectors(name: str) -> None:
     vector = EIGEN["request_auth"][name]
     request = vector["signed_object"]
     keys = EIGEN["keys"][request["origin"]]
-    key = SigningKey.from_seed(
-        request["origin"], keys["key_id"], unpadded_base64.decode(keys["seed_b64"])
-    )
+    key = SigningKey.from_seed(request["origin"], keys["key_id"], unpadded_base64.decode(keys["seed_b64"]))
     method, uri, content = request["method"], request["uri"], request.get("content")
     assert request_to_sign(method, uri, key.server_name, HUB, content) == request
     assert canonical_json.encode(request) == vector["canonical"].encode()

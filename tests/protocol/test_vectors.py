@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lmserver.protocol.room_view import RoomView
 
 from lmserver.protocol import canonical_json, hashes, unpadded_base64
 from lmserver.protocol.errors import InvalidJson, SignatureError
@@ -20,6 +19,7 @@ from lmserver.protocol.events import Lpdu, Pdu, parse_lpdu, parse_pdu
 from lmserver.protocol.hub import complete_lpdu
 from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import I_1, LM_02
+from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey, VerifyKey, check_event_signatures
 
 VECTORS = Path(__file__).parent.parent / "vectors"

@@ -14,7 +14,19 @@ from lmserver.storage import fanout, room_log, room_state
 from lmserver.storage.database import Database, UniqueViolation
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import (
-    ALICE, BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, draft, key_of, lpdu, member, message, opening,
+    ALICE,
+    BOB,
+    EVIL,
+    HUB,
+    MALLORY,
+    PARTICIPANT,
+    ROOM,
+    draft,
+    key_of,
+    lpdu,
+    member,
+    message,
+    opening,
 )  # fmt: skip
 
 
