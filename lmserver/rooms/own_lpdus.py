@@ -8,6 +8,7 @@ bounded time. A retry with the same transaction ID waits for, and gets, the same
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -17,12 +18,15 @@ from lmserver.protocol.events import EventDraft, Lpdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
-from lmserver.rooms.lpdu_answers import LpduAnswers
+from lmserver.rooms.lpdu_answers import LpduAnswers, Waiter
 from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome, Rejected
 from lmserver.storage import client_transactions, lpdus
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
 ANSWER_SECONDS = 15.0
+PLACE_SECONDS = 3.0
+"""A state event is answered when our own state has it, or after this: what a user does next is
+judged by our state, and a client that was told "invited" expects it to be so."""
 MAX_REMEMBERED_ROOMS = 10_000
 
 
@@ -65,13 +69,16 @@ class OwnLpdus:
         except AuthRejected as error:
             return Rejected("M_FORBIDDEN", error.reason, error.rule)
         lpdu = build_lpdu(self._distinct(draft), view.version, view.hub, self._key)
-        with self._answers.waiting(lpdu.event_id) as answer:
+        with self._answers.waiting(lpdu.event_id) as waiter:
             try:
                 await self._db.run(lambda db: self._queue(db, lpdu, view.hub, txn))
             except UniqueViolation:
                 return await self.send(draft, view, txn)
             self._wake([view.hub])
-            return await self._wait(draft.room_id, lpdu.event_id, answer)
+            outcome = await self._wait(draft.room_id, lpdu.event_id, waiter)
+            if isinstance(outcome, Accepted) and draft.state_key is not None:
+                await _placed(waiter)
+            return outcome
 
     def _distinct(self, draft: EventDraft) -> EventDraft:
         """Two equal events in one millisecond would be one LPDU: later ones move on by 1 ms."""
@@ -106,9 +113,9 @@ class OwnLpdus:
         if known.event_id is not None:
             return Accepted(known.event_id, None)
         lpdu_id = known.lpdu_id or ""
-        with self._answers.waiting(lpdu_id) as answer:
+        with self._answers.waiting(lpdu_id) as waiter:
             stored = await self._stored_answer(room_id, lpdu_id)
-            return stored if stored is not None else await self._wait(room_id, lpdu_id, answer)
+            return stored if stored is not None else await self._wait(room_id, lpdu_id, waiter)
 
     async def _stored_answer(self, room_id: str, lpdu_id: str) -> Outcome | None:
         queued = await lpdus.get(self._db, room_id, lpdu_id)
@@ -120,9 +127,9 @@ class OwnLpdus:
             return Rejected("M_FORBIDDEN", queued.reason or "refused by the hub")
         return None
 
-    async def _wait(self, room_id: str, lpdu_id: str, answer: asyncio.Future[Outcome]) -> Outcome:
+    async def _wait(self, room_id: str, lpdu_id: str, waiter: Waiter) -> Outcome:
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), self._answer_seconds)
+            return await asyncio.wait_for(asyncio.shield(waiter.answer), self._answer_seconds)
         except TimeoutError:
             # Another process may have had the answer; the database knows.
             stored = await self._stored_answer(room_id, lpdu_id)
@@ -137,9 +144,9 @@ class OwnLpdus:
         """
         await self._db.run(lambda db: self._store_answers(db, hub, accepted, failed))
         for lpdu_id, event_id in accepted.items():
-            self._answers.settle(lpdu_id, Accepted(event_id, None))
+            self._answers.settle(lpdu_id, Accepted(event_id, None), placed=False)
         for lpdu_id, reason in failed.items():
-            self._answers.settle(lpdu_id, Rejected("M_FORBIDDEN", reason))
+            self._answers.settle(lpdu_id, Rejected("M_FORBIDDEN", reason), placed=False)
 
     async def _store_answers(
         self, db: Connection, hub: str, accepted: Mapping[str, str], failed: Mapping[str, str]
@@ -152,3 +159,9 @@ class OwnLpdus:
         for lpdu_id, reason in failed.items():
             if lpdu_id in rooms:
                 await lpdus.reject(db, rooms[lpdu_id], lpdu_id, reason[:255])
+
+
+async def _placed(waiter: Waiter) -> None:
+    """Wait for the echo, within reason: the event stands at the hub either way."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(waiter.placed.wait(), PLACE_SECONDS)

@@ -221,7 +221,7 @@ class Turns:
             return
         self._remember(room_id, appended.snapshot)
         for lpdu_id, event_id in appended.settled_lpdus:
-            self._answers.settle(lpdu_id, Accepted(event_id, None))
+            self._answers.settle(lpdu_id, Accepted(event_id, None), placed=True)
         if appended.xid:
             local = ":" + self.our_name
             members = [user for user in appended.members if user.endswith(local)]

@@ -55,7 +55,8 @@ async def apply_changes(db: Executor, room_id: str, changes: Sequence[RangeChang
         single = isinstance(change, SingleEvent)
         await db.execute(
             "INSERT INTO outbound_ranges"
-            " (destination, room_id, from_position, until_position, acked_position) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            " (destination, room_id, from_position, until_position, acked_position)"
+            " VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
             change.destination,
             room_id,
             change.position,

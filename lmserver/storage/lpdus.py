@@ -96,7 +96,7 @@ async def reject(db: Executor, room_id: str, lpdu_id: str, reason: str) -> None:
     """The hub has refused it; an acceptance seen earlier stands."""
     await db.execute(
         "UPDATE outbound_lpdus SET status = 'rejected', reason = $3"
-        " WHERE room_id = $1 AND lpdu_id = $2 AND status = 'pending'",
+        " WHERE room_id = $1 AND lpdu_id = $2 AND status <> 'accepted'",
         room_id,
         lpdu_id,
         reason,

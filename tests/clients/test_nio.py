@@ -1,0 +1,90 @@
+"""matrix-nio, unmodified from PyPI, on two federated servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nio import (
+    AsyncClient,
+    JoinResponse,
+    LoginResponse,
+    RegisterResponse,
+    RoomCreateResponse,
+    RoomInviteResponse,
+    RoomMessageText,
+    RoomSendResponse,
+)
+
+from tests.kit.processes import ServerProcess, configure, lmserver
+
+PASSWORD = "a long password"
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[list[ServerProcess]]:
+    found = [configure(tmp_path, "hub"), configure(tmp_path, "participant")]
+    try:
+        await asyncio.gather(*(server.start() for server in found))
+        yield found
+    finally:
+        for server in found:
+            server.stop()
+
+
+async def logged_in(server: ServerProcess, name: str) -> AsyncClient:
+    client = AsyncClient(server.client_url, f"@{name}:{server.name}")
+    assert isinstance(await client.register(name, PASSWORD), RegisterResponse)
+    client.access_token = ""
+    assert isinstance(await client.login(PASSWORD), LoginResponse)
+    return client
+
+
+async def texts(client: AsyncClient, room_id: str, wanted: int) -> list[tuple[str, str, str]]:
+    """(event ID, sender, body) of the room's messages as /sync brings them, in order."""
+    seen: list[tuple[str, str, str]] = []
+
+    def remember(_: object, event: RoomMessageText) -> None:
+        seen.append((event.event_id, event.sender, event.body))
+
+    client.add_event_callback(remember, RoomMessageText)
+    for _ in range(20):
+        await client.sync(timeout=1000)
+        if len(seen) >= wanted:
+            break
+    return seen
+
+
+async def test_two_users_on_two_servers_see_the_same_messages_in_the_same_order(
+    servers: list[ServerProcess],
+) -> None:
+    hub, participant = servers
+    alice, bob = await logged_in(hub, "alice"), await logged_in(participant, "bob")
+    try:
+        created = await alice.room_create(name="nio", invite=[])
+        assert isinstance(created, RoomCreateResponse)
+        assert isinstance(await alice.room_invite(created.room_id, bob.user_id), RoomInviteResponse)
+        await bob.sync(timeout=0)
+        assert created.room_id in bob.invited_rooms
+        assert isinstance(await bob.join(created.room_id), JoinResponse)
+        sent = []
+        for number in range(6):
+            client = (alice, bob)[number % 2]
+            answer = await client.room_send(
+                created.room_id, "m.room.message", {"msgtype": "m.text", "body": f"message {number}"}
+            )
+            assert isinstance(answer, RoomSendResponse)
+            sent.append((answer.event_id, client.user_id, f"message {number}"))
+        assert await texts(alice, created.room_id, 6) == sent
+        assert await texts(bob, created.room_id, 6) == sent
+        assert alice.rooms[created.room_id].member_count == 2
+        assert bob.rooms[created.room_id].display_name == "nio"
+    finally:
+        await alice.close()
+        await bob.close()
+    for server in servers:
+        assert server.stop() == 0
+        verified = lmserver("verify", "--config", str(server.config))
+        assert verified.returncode == 0, verified.stdout
