@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("file", type=Path, metavar="FILE", help="the key file to make")
 
     user = _add(commands, "register-user", _register_user, "make an account",
-                "Make an account. With the embedded database the server must not be running; use the"
-                " client API of a running one.",
+                "Make an account, whether the server is running or not. The password is one line on standard"
+                " input.",
                 "example: echo 'a long password' | lmserver register-user --config lmserver.yaml --user alice"
                 " --password-stdin")  # fmt: skip
     _add_config(user)

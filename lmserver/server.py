@@ -313,9 +313,10 @@ async def _tell_rooms(
 
 @asynccontextmanager
 async def open_database(
-    config: Config, progress: Progress, *, migrate: bool = False
+    config: Config, progress: Progress, *, migrate: bool = False, beside: bool = False
 ) -> AsyncIterator[Database]:
-    """The configured database, or the embedded one for as long as the block runs.
+    """The configured database, or the embedded one for as long as the block runs; `beside` may
+    use the embedded one of a server that is running.
 
     Raises EmbeddedPostgresError, MigrationError, UnsafeDatabase or DatabaseUnavailable.
     """
@@ -323,7 +324,8 @@ async def open_database(
     dsn = config.database_url or ""
     try:
         if embedded is not None:
-            dsn = await embedded.start()
+            running = embedded.running_dsn() if beside else None
+            dsn = running if running is not None else await embedded.start()
         if migrate:
             await migrations.upgrade(dsn, progress)
         db = await Database.connect(dsn, config.database_pool)
@@ -453,7 +455,7 @@ def register_user(config: Config, localpart: str, password: str, *, admin: bool,
     """
 
     async def work() -> str:
-        async with open_database(config, progress, migrate=True) as db:
+        async with open_database(config, progress, migrate=True, beside=True) as db:
             passwords = Passwords()
             try:
                 accounts = Accounts(db, config.server_name, passwords, clock_ms)

@@ -20,7 +20,7 @@ async def _verify(config: Config) -> int:
     key = load_signing_key(config.signing_key_path, config.server_name)
     started = time.monotonic()
     rooms = events = entries = wrong = 0
-    async with open_database(config, progress=_progress) as db:
+    async with open_database(config, _progress, beside=True) as db:
         verification = Verification(db, key.server_name, {key.key_id: key.verify_key})
         async for report in verification.rooms(_progress):
             rooms += 1

@@ -90,6 +90,19 @@ class EmbeddedPostgres:
             raise
         return self._dsn(DATABASE)
 
+    def running_dsn(self) -> str | None:
+        """The DSN of the cluster while another process of ours runs it; for commands beside a
+        running server, which neither start nor stop anything."""
+        if not self._home.exists() or not (self._cluster / "PG_VERSION").exists():
+            return None
+        try:
+            self._take_lock()
+        except EmbeddedPostgresError:
+            self._socket_dir = self._choose_socket_dir()
+            return self._dsn(DATABASE) if self._running_pid() is not None else None
+        self._release_lock()
+        return None
+
     async def stop(self) -> None:
         """Fast shutdown; gives the data directory free."""
         pid = self._process.pid if self._process is not None else self._adopted
@@ -100,14 +113,17 @@ class EmbeddedPostgres:
             await asyncio.to_thread(self._process.wait)
             self._process = None
         self._adopted = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release_lock()
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _dsn(self, database: str) -> str:
         return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_dir}&port={PORT}"
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _take_lock(self) -> None:
         """One server for a data directory; the lock goes with the process."""

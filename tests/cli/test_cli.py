@@ -1,0 +1,174 @@
+"""The command line as its users call it."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from lmserver.cli import main
+from lmserver.config import ConfigError, load_config, load_signing_key, parse_config
+from tests.kit.processes import lmserver
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
+COMMANDS = [
+    "run", "generate-config", "check-config", "migrate", "generate-key", "register-user", "verify",
+    "inspect-event", "demo",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "usage: lmserver " + command in capsys.readouterr().out
+
+
+def generated(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["generate-config", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_generated_configurations_load_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = generated(capsys, "--server-name", "localhost:8999", "--data-dir", str(tmp_path / "d"),
+                     "--client-port", "8998", "--dev", str(tmp_path / "ca"))  # fmt: skip
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    config = load_config(path)
+    assert (config.server_name, config.federation_listener.port, config.client.port) == (
+        "localhost:8999",
+        8999,
+        8998,
+    )
+    assert config.registration.mode == "open"
+    assert main(["check-config", "--config", str(path)]) == 0
+
+
+def test_two_servers_of_one_dev_folder_trust_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("localhost:8999", "localhost:8997"):
+        generated(
+            capsys, "--server-name", name, "--data-dir", str(tmp_path / "d"), "--dev", str(tmp_path / "ca")
+        )
+    authorities = list((tmp_path / "ca").glob("ca.pem"))
+    assert len(authorities) == 1
+    assert stat.S_IMODE((tmp_path / "ca/ca.key").stat().st_mode) == 0o600
+    context = ssl.create_default_context(cafile=str(authorities[0]))
+    assert context.cert_store_stats()["x509_ca"] >= 1
+    certificate = x509.load_pem_x509_certificate((tmp_path / "ca/localhost_8999.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "localhost" in names.get_values_for_type(x509.DNSName)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "ex ample", "", "a" * 300])
+def test_a_name_no_server_may_have_is_refused(name: str, tmp_path: Path) -> None:
+    assert main(["generate-config", "--server-name", name, "--data-dir", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        ({"server_name": "example.org", "nmae": 1}, "nmae: unknown key"),
+        ({"server_name": "127.1"}, "server_name:"),
+        ({"server_name": "example.org", "client": {"port": "80"}}, "client.port: expected a whole number"),
+        ({"server_name": "example.org", "client": {"port": True}}, "client.port: expected a whole number"),
+        ({"server_name": "example.org", "client": []}, "client: expected a section"),
+        ({"server_name": "example.org", "registration": {"mode": "token"}}, "registration.tokens:"),
+        ({"server_name": "example.org", "federation": {"mode": "dual_stack"}}, "not built yet"),
+        ({"server_name": "example.org", "federation": {"tls_certificate": "x"}}, "go together"),
+        ({"server_name": "example.org", "federation": {"allowed_networks": ["10/33"]}}, "is not a network"),
+        ({"server_name": "example.org", "database": {"url": "mysql://x"}}, "database.url:"),
+        ({"server_name": "example.org", "limits": {"login": {"per_second": 0}}}, "limits.login.per_second"),
+        ([], "not a mapping"),
+    ],
+)
+def test_what_is_wrong_is_named(raw: object, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(raw, tmp_path)
+    assert any(problem in line for line in refused.value.problems), refused.value.problems
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config({"server_name": "1.2.3.4", "x": 1, "client": {"port": 70000}}, tmp_path)
+    assert len(refused.value.problems) == 3
+
+
+def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    path = tmp_path / "signing.key"
+    assert main(["generate-key", str(path)]) == 0
+    before = path.read_bytes()
+    assert main(["generate-key", str(path)]) == 1
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_signing_key(path, "example.org").server_name == "example.org"
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_signing_key(path, "example.org")
+
+
+@pytest.mark.parametrize("seed", ["A" * 43, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE", "short", "a b"])
+def test_k7_a_predictable_key_is_refused(seed: str, tmp_path: Path) -> None:
+    path = tmp_path / "signing.key"
+    path.write_text(f"ed25519 1 {seed}\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigError):
+        load_signing_key(path, "example.org")
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [v for v in VECTORS["vectors"] if v["name"] != "DIVERGENT_float_hub_rfc8785"],
+    ids=lambda v: v["name"],
+)
+def test_inspect_event_explains_the_vectors(vector: dict, tmp_path: Path) -> None:
+    from lmserver.inspect_event import inspect
+
+    keys = {server: {key["key_id"]: key["public_b64"]} for server, key in VECTORS["keys"].items()}
+    version = VECTORS["room_version"]
+    report = inspect(json.dumps(vector["pdu"]).encode(), version, keys)
+    assert report["form"] == "pdu"
+    assert report["event_id"] == vector["event_id"]
+    assert report["content_hash"] == vector["pdu_content_hash"]
+    assert report["canonical"] == vector["pdu_signing_input"]
+    assert report["hashes_ok"] is True
+    assert {v for by_key in report["signatures"].values() for v in by_key.values()} == {"valid"}
+    changed = {**vector["pdu"], "origin_server_ts": 5}
+    assert inspect(json.dumps(changed).encode(), version, keys)["hashes_ok"] is False
+    unknown = inspect(json.dumps(vector["pdu"]).encode(), version, {})
+    assert {v for by_key in unknown["signatures"].values() for v in by_key.values()} == {"unknown"}
+
+
+def test_inspect_event_reads_standard_input(tmp_path: Path) -> None:
+    vector = next(v for v in VECTORS["vectors"] if v["origin"] == "participant")
+    done = lmserver("inspect-event", stdin=json.dumps(vector["lpdu_as_sent"]))
+    report = json.loads(done.stdout)
+    assert (report["form"], report["event_id"]) == ("lpdu", vector["lpdu_event_id"])
+    assert report["lpdu_content_hash"] == vector["lpdu_content_hash"]
+    refused = lmserver("inspect-event", stdin="[1]")
+    assert (refused.returncode, refused.stderr.startswith("not an event:")) == (1, True)
+
+
+def test_a_missing_configuration_is_told_without_a_traceback(tmp_path: Path) -> None:
+    done = lmserver("run", "--config", str(tmp_path / "none.yaml"))
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_demo_tells_its_story() -> None:
+    done = lmserver("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Both servers tell the same history" in done.stdout
+    assert done.stdout.count("all hold") == 2
+
+
+def test_yaml_of_the_example_has_no_secrets() -> None:
+    text = (Path(__file__).parent.parent.parent / "config.example.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["registration"]["tokens"] == []
