@@ -67,10 +67,11 @@ def migrations_folder() -> Path:
 def run_with_connection(dsn: str, work: Callable[[Any], None]) -> None:
     """Call `work` with an SQLAlchemy connection; for migrations/env.py.
 
-    The whole upgrade is one transaction that holds a lock: of two servers that start at once on
-    an empty database, the second waits and finds the work done.
+    The whole upgrade is one transaction that holds the version table: of servers that start at
+    once on an empty database, the others wait and find the work done.
     """
     from sqlalchemy import pool, text
+    from sqlalchemy.exc import IntegrityError
     from sqlalchemy.ext.asyncio import create_async_engine
 
     async def connect() -> Any:
@@ -81,8 +82,12 @@ def run_with_connection(dsn: str, work: Callable[[Any], None]) -> None:
         async with engine.connect() as connection:
             await connection.execute(text("SET lock_timeout = '60s'"))
             await connection.commit()
+            try:
+                async with connection.begin():
+                    await connection.execute(text(_CREATE_VERSION_TABLE))
+            except IntegrityError:
+                pass  # IF NOT EXISTS does not see a table that another server is just creating
             async with connection.begin():
-                await connection.execute(text(_CREATE_VERSION_TABLE))
                 await connection.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
                 await connection.run_sync(work)
         await engine.dispose()

@@ -1,0 +1,333 @@
+-- Made by `python -m tests.kit.schema`; the migrations are what counts.
+
+CREATE TABLE access_tokens (
+    token_hash bytea NOT NULL,
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX access_tokens_device ON access_tokens USING btree (user_id, device_id);
+CREATE UNIQUE INDEX access_tokens_pkey ON access_tokens USING btree (token_hash);
+
+CREATE TABLE account_data (
+    user_id text NOT NULL,
+    room_id text NOT NULL,
+    type text NOT NULL,
+    content bytea NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX account_data_pkey ON account_data USING btree (user_id, room_id, type);
+
+CREATE TABLE accounts (
+    user_id text NOT NULL,
+    password_hash text NOT NULL,
+    is_admin boolean NOT NULL DEFAULT false,
+    deactivated boolean NOT NULL DEFAULT false,
+    displayname text,
+    avatar_url text,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
+
+CREATE TABLE client_transactions (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    room_id text NOT NULL,
+    txn_id text NOT NULL,
+    event_id text,
+    lpdu_id text,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX client_transactions_age ON client_transactions USING btree (created_ts);
+CREATE UNIQUE INDEX client_transactions_pkey ON client_transactions USING btree (user_id, device_id, room_id, txn_id);
+
+CREATE TABLE cross_signing_keys (
+    user_id text NOT NULL,
+    usage text NOT NULL,
+    key bytea NOT NULL
+);
+CREATE UNIQUE INDEX cross_signing_keys_pkey ON cross_signing_keys USING btree (user_id, usage);
+
+CREATE TABLE destinations (
+    destination text NOT NULL,
+    failures integer NOT NULL DEFAULT 0,
+    retry_at bigint NOT NULL DEFAULT 0,
+    lease_owner text,
+    lease_fence bigint NOT NULL DEFAULT 0,
+    lease_until bigint NOT NULL DEFAULT 0
+);
+CREATE INDEX destinations_failing ON destinations USING btree (retry_at) WHERE (retry_at > 0);
+CREATE UNIQUE INDEX destinations_pkey ON destinations USING btree (destination);
+
+CREATE TABLE device_keys (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    keys bytea NOT NULL
+);
+CREATE UNIQUE INDEX device_keys_pkey ON device_keys USING btree (user_id, device_id);
+
+CREATE TABLE device_list_changes (
+    user_id text NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX device_list_changes_pkey ON device_list_changes USING btree (user_id);
+CREATE INDEX device_list_changes_stream ON device_list_changes USING btree (stream_xid);
+
+CREATE TABLE devices (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    display_name text,
+    last_seen_ip text,
+    last_seen_ts bigint
+);
+CREATE UNIQUE INDEX devices_pkey ON devices USING btree (user_id, device_id);
+
+CREATE TABLE events (
+    room_id text NOT NULL,
+    event_id text NOT NULL,
+    position bigint,
+    prev_event_id text,
+    lpdu_hash text,
+    type text NOT NULL,
+    state_key text,
+    sender text NOT NULL,
+    pdu bytea NOT NULL,
+    soft_failed text,
+    redacted_by text,
+    received_ts bigint NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash);
+CREATE UNIQUE INDEX events_pkey ON events USING btree (event_id, room_id);
+CREATE UNIQUE INDEX events_position ON events USING btree (room_id, "position");
+CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id);
+CREATE INDEX events_stream ON events USING btree (room_id, stream_xid);
+
+CREATE TABLE evidence (
+    room_id text NOT NULL,
+    event_id text NOT NULL,
+    kind text NOT NULL,
+    detail text NOT NULL,
+    pdu bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX evidence_pkey ON evidence USING btree (room_id, event_id, kind);
+
+CREATE TABLE fallback_keys (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    algorithm text NOT NULL,
+    key_id text NOT NULL,
+    key bytea NOT NULL,
+    used boolean NOT NULL DEFAULT false
+);
+CREATE UNIQUE INDEX fallback_keys_pkey ON fallback_keys USING btree (user_id, device_id, algorithm);
+
+CREATE TABLE filters (
+    user_id text NOT NULL,
+    filter_id text NOT NULL,
+    filter bytea NOT NULL
+);
+CREATE UNIQUE INDEX filters_pkey ON filters USING btree (user_id, filter_id);
+
+CREATE TABLE forgotten_rooms (
+    user_id text NOT NULL,
+    room_id text NOT NULL
+);
+CREATE UNIQUE INDEX forgotten_rooms_pkey ON forgotten_rooms USING btree (user_id, room_id);
+
+CREATE TABLE inbound_leases (
+    origin text NOT NULL,
+    txn_id text NOT NULL,
+    fence bigint NOT NULL,
+    lease_until bigint NOT NULL
+);
+CREATE UNIQUE INDEX inbound_leases_pkey ON inbound_leases USING btree (origin);
+
+CREATE TABLE inbound_transactions (
+    origin text NOT NULL,
+    endpoint text NOT NULL,
+    txn_id text NOT NULL,
+    status integer NOT NULL,
+    response bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX inbound_transactions_age ON inbound_transactions USING btree (created_ts);
+CREATE UNIQUE INDEX inbound_transactions_pkey ON inbound_transactions USING btree (origin, endpoint, txn_id);
+
+CREATE TABLE key_servers (
+    server text NOT NULL,
+    linearized boolean NOT NULL,
+    fetched_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX key_servers_pkey ON key_servers USING btree (server);
+
+CREATE TABLE one_time_keys (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    key_id text NOT NULL,
+    algorithm text NOT NULL,
+    key bytea NOT NULL,
+    seq bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY
+);
+CREATE INDEX one_time_keys_algorithm ON one_time_keys USING btree (user_id, device_id, algorithm, seq);
+CREATE UNIQUE INDEX one_time_keys_pkey ON one_time_keys USING btree (user_id, device_id, key_id);
+
+CREATE TABLE outbound_edus (
+    destination text NOT NULL,
+    seq bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY,
+    edu bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX outbound_edus_pkey ON outbound_edus USING btree (destination, seq);
+
+CREATE TABLE outbound_lpdus (
+    room_id text NOT NULL,
+    lpdu_id text NOT NULL,
+    lpdu_hash text NOT NULL,
+    destination text NOT NULL,
+    lpdu bytea NOT NULL,
+    user_id text NOT NULL,
+    device_id text,
+    txn_id text,
+    status text NOT NULL DEFAULT 'pending'::text,
+    pdu_event_id text,
+    reason text,
+    created_ts bigint NOT NULL,
+    seq bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY,
+    sends integer NOT NULL DEFAULT 0,
+    resend_at bigint NOT NULL DEFAULT 0
+);
+CREATE INDEX outbound_lpdus_hash ON outbound_lpdus USING btree (room_id, lpdu_hash);
+CREATE INDEX outbound_lpdus_pending ON outbound_lpdus USING btree (destination, seq) WHERE (status = 'pending'::text);
+CREATE UNIQUE INDEX outbound_lpdus_pkey ON outbound_lpdus USING btree (room_id, lpdu_id);
+
+CREATE TABLE outbound_ranges (
+    destination text NOT NULL,
+    room_id text NOT NULL,
+    from_position bigint NOT NULL,
+    until_position bigint,
+    acked_position bigint NOT NULL
+);
+CREATE UNIQUE INDEX outbound_ranges_pkey ON outbound_ranges USING btree (destination, room_id, from_position);
+CREATE INDEX outbound_ranges_room ON outbound_ranges USING btree (room_id);
+
+CREATE TABLE outbound_transactions (
+    destination text NOT NULL,
+    txn_id text NOT NULL,
+    body bytea NOT NULL,
+    contents bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX outbound_transactions_pkey ON outbound_transactions USING btree (destination);
+
+CREATE TABLE pending_invites (
+    user_id text NOT NULL,
+    room_id text NOT NULL,
+    hub_server text NOT NULL,
+    sender text NOT NULL,
+    room_version text NOT NULL,
+    invite bytea NOT NULL,
+    stripped_state bytea NOT NULL,
+    retired boolean NOT NULL DEFAULT false,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX pending_invites_pkey ON pending_invites USING btree (user_id, room_id);
+
+CREATE TABLE published_rooms (
+    room_id text NOT NULL
+);
+CREATE UNIQUE INDEX published_rooms_pkey ON published_rooms USING btree (room_id);
+
+CREATE TABLE receipts (
+    room_id text NOT NULL,
+    user_id text NOT NULL,
+    receipt_type text NOT NULL,
+    thread_id text NOT NULL,
+    event_id text NOT NULL,
+    position bigint NOT NULL,
+    ts bigint NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX receipts_pkey ON receipts USING btree (room_id, user_id, receipt_type, thread_id);
+CREATE INDEX receipts_stream ON receipts USING btree (room_id, stream_xid);
+
+CREATE TABLE redactions (
+    room_id text NOT NULL,
+    redacts text NOT NULL,
+    event_id text NOT NULL,
+    by_moderator boolean NOT NULL,
+    sender text NOT NULL
+);
+CREATE UNIQUE INDEX redactions_pkey ON redactions USING btree (room_id, redacts, event_id);
+
+CREATE TABLE room_aliases (
+    alias text NOT NULL,
+    room_id text NOT NULL,
+    creator text NOT NULL
+);
+CREATE UNIQUE INDEX room_aliases_pkey ON room_aliases USING btree (alias);
+CREATE INDEX room_aliases_room ON room_aliases USING btree (room_id);
+
+CREATE TABLE room_state (
+    room_id text NOT NULL,
+    type text NOT NULL,
+    state_key text NOT NULL,
+    event_id text NOT NULL,
+    membership text,
+    from_position bigint NOT NULL,
+    to_position bigint
+);
+CREATE INDEX room_state_changes ON room_state USING btree (room_id, from_position);
+CREATE UNIQUE INDEX room_state_current ON room_state USING btree (room_id, type, state_key) WHERE (to_position IS NULL);
+CREATE INDEX room_state_members ON room_state USING btree (state_key, room_id) WHERE ((type = 'm.room.member'::text) AND (to_position IS NULL));
+CREATE UNIQUE INDEX room_state_pkey ON room_state USING btree (room_id, type, state_key, from_position);
+
+CREATE TABLE rooms (
+    room_id text NOT NULL,
+    room_version text NOT NULL,
+    hub_server text NOT NULL,
+    create_event_id text NOT NULL,
+    head_position bigint NOT NULL,
+    head_event_id text NOT NULL,
+    min_position bigint NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX rooms_pkey ON rooms USING btree (room_id);
+
+CREATE TABLE server_key_documents (
+    server text NOT NULL,
+    key_set text NOT NULL,
+    document bytea NOT NULL,
+    valid_until_ts bigint NOT NULL,
+    fetched_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX server_key_documents_pkey ON server_key_documents USING btree (server, key_set);
+
+CREATE TABLE server_keys (
+    server text NOT NULL,
+    key_id text NOT NULL,
+    key bytea NOT NULL,
+    valid_until_ts bigint NOT NULL,
+    expired_ts bigint,
+    first_seen bigint NOT NULL
+);
+CREATE UNIQUE INDEX server_keys_pkey ON server_keys USING btree (server, key_id);
+
+CREATE TABLE to_device_messages (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    seq bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY,
+    message bytea NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX to_device_messages_pkey ON to_device_messages USING btree (user_id, device_id, seq);
+CREATE INDEX to_device_messages_stream ON to_device_messages USING btree (user_id, device_id, stream_xid);
+
+CREATE TABLE to_device_transactions (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    txn_id text NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX to_device_transactions_pkey ON to_device_transactions USING btree (user_id, device_id, txn_id);

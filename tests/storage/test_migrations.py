@@ -1,0 +1,94 @@
+"""The schema: what the migrations make, forwards and back, and the shape it must keep."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from lmserver.storage import migrations
+from lmserver.storage.database import Database
+from lmserver.storage.schema import dump
+from tests.kit.postgres import Cluster
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCHEMA = ROOT / "lmserver/storage/schema.sql"
+
+# The column a table would be distributed by; every unique index has to contain it.
+DISTRIBUTED_BY = {
+    "access_tokens": "token_hash", "account_data": "user_id", "accounts": "user_id",
+    "client_transactions": "user_id", "cross_signing_keys": "user_id", "destinations": "destination",
+    "device_keys": "user_id", "device_list_changes": "user_id", "devices": "user_id", "events": "room_id",
+    "evidence": "room_id", "fallback_keys": "user_id", "filters": "user_id", "forgotten_rooms": "user_id",
+    "inbound_leases": "origin", "inbound_transactions": "origin", "key_servers": "server",
+    "one_time_keys": "user_id", "outbound_edus": "destination", "outbound_lpdus": "room_id",
+    "outbound_ranges": "destination", "outbound_transactions": "destination", "pending_invites": "user_id",
+    "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "room_aliases": "alias",
+    "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
+    "to_device_messages": "user_id", "to_device_transactions": "user_id",
+}  # fmt: skip
+
+
+def revisions() -> list[str]:
+    names = sorted((ROOT / "migrations/versions").glob("*.py"))
+    return [name.name.split("_")[0] for name in names]
+
+
+def test_head_is_the_newest_revision() -> None:
+    assert revisions()[-1] == migrations.HEAD
+    assert revisions() == [f"{n:04}" for n in range(1, len(revisions()) + 1)]
+
+
+async def test_schema_sql_is_what_the_migrations_make(db: Database) -> None:
+    assert await dump(db) == SCHEMA.read_text(encoding="utf-8")
+
+
+async def test_every_unique_index_contains_the_distribution_column(db: Database) -> None:
+    rows = await db.fetch("SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    unique = [(r["tablename"], r["indexdef"]) for r in rows if "CREATE UNIQUE" in r["indexdef"]]
+    assert len(unique) > 20
+    for table, definition in unique:
+        if table != "alembic_version":
+            columns = re.search(r"\((.*?)\)", definition)
+            assert columns is not None
+            assert DISTRIBUTED_BY[table] in columns[1], definition
+
+
+def test_nothing_the_correctness_path_must_not_have() -> None:
+    """No LISTEN, advisory lock, trigger or temp table: then other engines can take over."""
+    forbidden = re.compile(r"\b(LISTEN|NOTIFY|pg_advisory|CREATE TRIGGER|CREATE TEMP)")
+    files = [*(ROOT / "migrations/versions").glob("*.py"), *(ROOT / "lmserver/storage").glob("*.py")]
+    assert len(files) > 15
+    for path in files:
+        code = "\n".join(re.findall(r'"([^"\n]*)"', path.read_text(encoding="utf-8")))
+        assert not forbidden.search(code), path
+
+
+@pytest.fixture
+async def empty(cluster: Cluster) -> str:
+    name = "lmtest_empty"
+    connection = await asyncpg.connect(cluster.admin_dsn)
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return cluster.dsn(name)
+
+
+async def test_two_servers_may_start_at_once_on_an_empty_database(empty: str) -> None:
+    assert await migrations.current(empty) is None
+    script = "import asyncio, sys; from lmserver.storage import migrations as m; asyncio.run(m.upgrade(sys.argv[1], print))"
+    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", script, empty) for _ in range(3)]
+    assert [await process.wait() for process in processes] == [0, 0, 0]
+    assert await migrations.current(empty) == migrations.HEAD
+
+
+async def test_a_newer_database_is_refused_with_the_way_out(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    with pytest.raises(migrations.MigrationError, match="newer lmserver"):
+        await migrations.upgrade(database_url, lambda text: None)
