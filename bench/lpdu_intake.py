@@ -1,0 +1,125 @@
+"""Hub intake: 50-event transactions of LPDUs from one participant, each answered when durable."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from bench.servers import Measured, free_port
+from lmserver.protocol import canonical_json, transport, unpadded_base64
+from lmserver.protocol.events import EventDraft
+from lmserver.protocol.participant import build_lpdu
+from lmserver.protocol.room_versions import LM_02, LM_02_ID
+from lmserver.protocol.signatures import SigningKey, sign_json
+
+UNSTABLE = f"/_matrix/federation/unstable/{LM_02_ID}"
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Events accepted and durable a second, server CPU microseconds an event, events lost."""
+
+    per_second: float
+    cpu_us: float
+    lost: int
+
+
+class Participant:
+    """A participant server that is nothing but keys and a user."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.name = f"localhost:{self.port}"
+        self.key = SigningKey.from_seed(self.name, "ed25519:b1", secrets.token_bytes(32))
+        self.user = f"@bench:{self.name}"
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        async def keys(_: web.Request) -> web.Response:
+            document = {
+                "server_name": self.name,
+                "valid_until_ts": int(time.time() * 1000) + 3_600_000,
+                "m.linearized": True,
+                "verify_keys": {
+                    self.key.key_id: {"key": unpadded_base64.encode(self.key.verify_key.key_bytes)}
+                },
+                "old_verify_keys": {},
+            }
+            return web.json_response(sign_json(document, self.key))
+
+        async def receive(_: web.Request) -> web.Response:
+            return web.json_response({"failed_pdus": {}})
+
+        app = web.Application(client_max_size=2**26)
+        app.router.add_get("/_matrix/key/v2/server", keys)
+        app.router.add_route("*", "/{path:.*}", receive)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def signed(self, method: str, uri: str, hub: str, content: Any) -> tuple[dict[str, str], bytes]:
+        header = transport.authorization_header(method, uri, hub, content, self.key)
+        body = b"" if content is None else canonical_json.encode(content)
+        return {"Authorization": header, "Content-Type": "application/json"}, body
+
+    async def request(
+        self, http: aiohttp.ClientSession, hub: Measured, method: str, uri: str, content: Any = None
+    ) -> dict[str, Any]:
+        headers, body = self.signed(method, uri, hub.name, content)
+        url = URL(f"http://127.0.0.1:{hub.federation_port}{uri}", encoded=True)
+        async with http.request(method, url, data=body or None, headers=headers) as response:
+            answer: dict[str, Any] = await response.json()
+            if response.status != 200:
+                raise RuntimeError(f"{uri}: {response.status} {answer}")
+            return answer
+
+    def draft(
+        self, room_id: str, type_: str, content: dict[str, Any], state_key: str | None = None
+    ) -> EventDraft:
+        return EventDraft(room_id, type_, self.user, content, int(time.time() * 1000), state_key)
+
+
+async def measure(hub: Measured, participant: Participant, room_id: str, transactions: int) -> Intake:
+    """Join, prepare signed transactions beforehand, send one after the other, count."""
+    async with aiohttp.ClientSession() as http:
+        join = build_lpdu(
+            participant.draft(room_id, "m.room.member", {"membership": "join"}, participant.user),
+            LM_02, hub.name, participant.key,
+        )  # fmt: skip
+        await participant.request(
+            http, hub, "POST", f"{UNSTABLE}/send_join/{quote(join.event_id)}", join.fields
+        )
+        prepared = []
+        for number in range(transactions):
+            pdus = [
+                build_lpdu(
+                    participant.draft(room_id, "m.room.message",
+                                      {"msgtype": "m.text", "body": f"event {number}/{i}: " + "x" * 300}),
+                    LM_02, hub.name, participant.key,
+                ).fields
+                for i in range(BATCH)
+            ]  # fmt: skip
+            uri = f"{UNSTABLE}/send/{secrets.token_hex(8)}"
+            prepared.append((uri, *participant.signed("PUT", uri, hub.name, {"pdus": pdus, "edus": []})))
+        cpu, started, accepted = hub.cpu_seconds(), time.monotonic(), 0
+        for uri, headers, body in prepared:
+            url = URL(f"http://127.0.0.1:{hub.federation_port}{uri}", encoded=True)
+            async with http.put(url, data=body, headers=headers) as response:
+                answer = json.loads(await response.read())
+                accepted += len(answer["org.lmserver.accepted"])
+        elapsed, used = time.monotonic() - started, hub.cpu_seconds() - cpu
+        total = transactions * BATCH
+        return Intake(total / elapsed, used / total * 1e6, total - accepted)

@@ -1,0 +1,194 @@
+"""`make bench`: measure, compare with stock Synapse in the same run, write bench/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+
+from bench import servers
+from bench.local_send import Room, Sends
+from bench.lpdu_intake import Participant, measure
+from bench.servers import Measured, fresh_database
+from lmserver.storage.embedded_postgres import PORT, SUPERUSER, EmbeddedPostgres
+
+README = Path(__file__).resolve().parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+CLIENTS = 50
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Median [minimum..maximum]."""
+    return f"{median(values):,.{digits}f} [{min(values):,.{digits}f}..{max(values):,.{digits}f}]"
+
+
+class Bench:
+    """One run: everything on one PostgreSQL with fsync on."""
+
+    def __init__(self, folder: Path, repetitions: int, seconds: float) -> None:
+        self.folder, self.repetitions, self.seconds = folder, repetitions, seconds
+        self.rows: list[tuple[str, str, str, str]] = []
+        self.postgres = EmbeddedPostgres(folder / "pg", print)
+        self.dsn = ""
+
+    async def run(self, *, with_synapse: bool) -> None:
+        self.dsn = await self.postgres.start()
+        try:
+            ours = await self._lmserver()
+            theirs = await self._synapse() if with_synapse else None
+        finally:
+            await self.postgres.stop()
+        self._compare(ours, theirs)
+
+    def _database(self, name: str) -> str:
+        return self.dsn.replace("/lmserver?", f"/{name}?")
+
+    async def _lmserver(self) -> dict[str, Any]:
+        participant = Participant()
+        await participant.start()
+        await fresh_database(self.dsn, "bench_lmserver")
+        server = servers.lmserver(self.folder, self._database("bench_lmserver"), [participant.name])
+        found = await self._idle(server)
+        await server.start()
+        try:
+            found |= await self._sends(server)
+            found["intake"] = [await self._intake(server, participant) for _ in range(self.repetitions)]
+            found["rss_after"] = server.rss_mb()
+        finally:
+            server.stop()
+            await participant.stop()
+        return found
+
+    async def _synapse(self) -> dict[str, Any]:
+        await fresh_database(self.dsn, "bench_synapse")
+        socket_dir = self.dsn.split("host=")[1].split("&")[0]
+        server = servers.synapse(self.folder, socket_dir, str(PORT), SUPERUSER, "bench_synapse")
+        found = await self._idle(server)
+        await server.start()
+        try:
+            found |= await self._sends(server)
+            found["rss_after"] = server.rss_mb()
+        finally:
+            server.stop()
+        return found
+
+    async def _idle(self, server: Measured) -> dict[str, Any]:
+        """Start once to make the schema, then measure starts on the existing database."""
+        await server.start()
+        server.stop()
+        ready, rss = [], []
+        for _ in range(self.repetitions):
+            await server.start()
+            ready.append(server.ready_seconds)
+            await asyncio.sleep(1.0)
+            rss.append(server.rss_mb())
+            server.stop()
+        print(f"{server.label}: ready in {spread(ready, 2)} s, {spread(rss, 1)} MB", flush=True)
+        return {"ready": ready, "rss": rss}
+
+    async def _sends(self, server: Measured) -> dict[str, list[Sends]]:
+        found: dict[str, list[Sends]] = {}
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            room = Room(server, http)
+            await room.build(CLIENTS)
+            await room.send(CLIENTS, 1.0)
+            for clients in (1, CLIENTS):
+                found[f"send{clients}"] = [
+                    await room.send(clients, self.seconds) for _ in range(self.repetitions)
+                ]
+                rates = [s.per_second for s in found[f"send{clients}"]]
+                print(f"{server.label}: {clients} clients, {spread(rates)} events/s", flush=True)
+        return found
+
+    async def _intake(self, server: Measured, participant: Participant) -> Any:
+        async with aiohttp.ClientSession() as http:
+            room = Room(server, http)
+            await room.build(1)
+            room_id = room.room.replace("%21", "!").replace("%3A", ":")
+        intake = await measure(server, participant, room_id, int(60 * self.seconds))
+        print(f"lmserver: {intake.per_second:,.0f} LPDUs/s", flush=True)
+        return intake
+
+    # -- the table ------------------------------------------------------------------------------
+
+    def _compare(self, ours: dict[str, Any], theirs: dict[str, Any] | None) -> None:
+        self._row("ready with an existing database, s", ours, theirs, lambda f: f["ready"], 2)
+        self._row("idle, resident without the database, MB", ours, theirs, lambda f: f["rss"], 1)
+        for clients in (1, CLIENTS):
+            key = f"send{clients}"
+            what = f"local send, {clients} client{'s' * (clients > 1)}"
+            self._row(f"{what}, events/s", ours, theirs, lambda f, k=key: [s.per_second for s in f[k]])  # type: ignore[misc]
+            self._row(f"{what}, p50 ms", ours, theirs, lambda f, k=key: [s.p50 for s in f[k]], 1)  # type: ignore[misc]
+            self._row(f"{what}, p99 ms", ours, theirs, lambda f, k=key: [s.p99 for s in f[k]], 1)  # type: ignore[misc]
+            self._row(
+                f"{what}, server CPU ms/event", ours, theirs, lambda f, k=key: [s.cpu_ms for s in f[k]], 2
+            )  # type: ignore[misc]
+        intake = ours["intake"]
+        self.rows.append(
+            ("hub intake, 50-LPDU transactions, events/s", spread([i.per_second for i in intake]), "", "")
+        )
+        self.rows.append(("hub intake, server CPU us/event", spread([i.cpu_us for i in intake]), "", ""))
+        lost = sum(i.lost for i in intake) + sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in ours[k])
+        self.rows.append(("events answered and not stored", str(lost), self._lost(theirs), ""))
+
+    def _lost(self, theirs: dict[str, Any] | None) -> str:
+        if theirs is None:
+            return ""
+        return str(sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in theirs[k]))
+
+    def _row(
+        self,
+        what: str,
+        ours: dict[str, Any],
+        theirs: dict[str, Any] | None,
+        values: Callable[[dict[str, Any]], list[float]],
+        digits: int = 0,
+    ) -> None:
+        mine = values(ours)
+        other, ratio = "", ""
+        if theirs is not None:
+            other = spread(values(theirs), digits)
+            ratio = f"{median(mine) / median(values(theirs)):.2f}"
+        self.rows.append((what, spread(mine, digits), other, ratio))
+
+    def table(self) -> str:
+        lines = ["| measure | lmserver | Synapse | ratio |", "| --- | --- | --- | --- |"]
+        lines += [f"| {' | '.join(row)} |" for row in self.rows]
+        facts = (
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {self.repetitions} repetitions of"
+            f" {self.seconds:g} s; median [minimum..maximum]. Load generator, servers and PostgreSQL share the cores."
+        )
+        return "\n".join([*lines, "", facts])
+
+
+def write(table: str) -> None:
+    text = README.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short repetition, nothing written")
+    parser.add_argument("--skip-synapse", action="store_true", help="measure lmserver alone, nothing written")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lmbench-", ignore_cleanup_errors=True) as folder:
+        bench = Bench(Path(folder), 1 if options.quick else 3, 2.0 if options.quick else 5.0)
+        asyncio.run(bench.run(with_synapse=not options.skip_synapse))
+    print(bench.table())
+    if not options.quick and not options.skip_synapse:
+        write(bench.table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
