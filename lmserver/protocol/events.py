@@ -60,7 +60,11 @@ class EventDraft:
 
 
 class _Event:
-    """What LPDUs and PDUs share. Instances are immutable by convention; derived bytes are cached."""
+    """What LPDUs and PDUs share. Instances are immutable by convention; derived bytes are cached.
+
+    The fields come from `canonical_json.parse`, or from a draft whose content hash has been made:
+    either way they have been checked to have a canonical form.
+    """
 
     __slots__ = (
         "_canonical",
@@ -101,7 +105,7 @@ class _Event:
     def canonical(self) -> bytes:
         """The canonical bytes of the whole event, signatures included: what is stored and sent."""
         if self._canonical is None:
-            self._canonical = canonical_json.encode(self.fields)
+            self._canonical = canonical_json.encode_valid(self.fields)
         return self._canonical
 
     @property
@@ -160,7 +164,7 @@ class Pdu(_Event):
         for key in ("signatures", "auth_events", "prev_events"):
             redacted.pop(key, None)
         redacted["hashes"] = {"lpdu": self.fields["hashes"]["lpdu"]}
-        return canonical_json.encode(redacted)
+        return canonical_json.encode_valid(redacted)
 
     def redacted(self) -> Pdu:
         """The redacted copy: the same event ID, the same signatures."""

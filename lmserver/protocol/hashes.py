@@ -42,7 +42,7 @@ def reference_bytes(fields: dict[str, Any], version: RoomVersion) -> bytes:
     """The bytes that are both signed and hashed for the event ID: redacted, without signatures."""
     redacted = redact(fields, version)
     redacted.pop("signatures", None)
-    return canonical_json.encode(redacted)
+    return canonical_json.encode_valid(redacted)
 
 
 def event_id_of_bytes(reference: bytes) -> str:

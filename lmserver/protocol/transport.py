@@ -116,7 +116,7 @@ def _check_header(
     for candidate in contents:
         request = request_to_sign(method, uri, header.origin, header.destination, candidate)
         try:
-            key.verify(canonical_json.encode(request), signature)
+            key.verify(canonical_json.encode_valid(request), signature)
         except (SignatureError, InvalidJson):
             continue
         return
