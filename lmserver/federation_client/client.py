@@ -90,13 +90,14 @@ class FederationClient:
         if destination == self._server_name:
             raise Unreachable("a server does not ask itself")
         uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        body = None if content is None else canonical_json.encode(content)
         headers = {
-            "Authorization": transport.authorization_header(method, uri, destination, content, self._key),
+            "Authorization": transport.authorization_header_of_body(
+                method, uri, destination, body, self._key
+            ),
             "Accept": "application/json",
         }
-        body = None
-        if content is not None:
-            body = canonical_json.encode(content)
+        if body is not None:
             headers["Content-Type"] = "application/json"
         try:
             async with asyncio.timeout(timeout):

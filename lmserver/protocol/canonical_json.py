@@ -76,8 +76,13 @@ def encode(value: Any) -> bytes:
 
     Raises InvalidJson for anything `parse` would refuse, and for types it never returns.
     """
-    _check_encodable([value], MAX_DEPTH + 1)
+    check(value)
     return encode_valid(value)
+
+
+def check(value: Any) -> None:
+    """Raises InvalidJson unless the value could have come from `parse`, lone surrogates aside."""
+    _check_encodable([value], MAX_DEPTH + 1)
 
 
 def encode_valid(value: Any) -> bytes:

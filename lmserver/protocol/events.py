@@ -46,7 +46,7 @@ class EventDraft:
         return ids.server_of(self.sender)
 
     def fields(self) -> dict[str, Any]:
-        """The draft as the beginning of an event."""
+        """The draft as the beginning of an event; raises InvalidJson for what has no canonical form."""
         fields: dict[str, Any] = {
             "room_id": self.room_id,
             "type": self.type,
@@ -56,6 +56,7 @@ class EventDraft:
         }
         if self.state_key is not None:
             fields["state_key"] = self.state_key
+        canonical_json.check(fields)
         return fields
 
 
@@ -221,7 +222,7 @@ def check_draft(draft: EventDraft) -> None:
     _check_text(draft.type, "type")
     if draft.state_key is not None:
         _check_text(draft.state_key, "state_key")
-    if len(canonical_json.encode(draft.fields())) > MAX_LPDU_BYTES - HUB_RESERVE_BYTES:
+    if len(canonical_json.encode_valid(draft.fields())) > MAX_LPDU_BYTES - HUB_RESERVE_BYTES:
         raise TooLarge("event is too large")
 
 

@@ -1,7 +1,8 @@
 """Content hashes and reference hashes (D04 §Hashes).
 
 Two content hashes protect what was sent: the LPDU's, made by the sender's server, and the PDU's,
-made by the hub. The reference hash covers the redacted event and is its ID.
+made by the hub. The reference hash covers the redacted event and is its ID. Fields are parsed ones,
+or a draft's, which have been checked to have a canonical form.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NOT_IN_PDU_HASH = frozenset({"signatures", "unsigned"})
 def lpdu_content_hash(fields: dict[str, Any]) -> str:
     """The LPDU content hash of an LPDU, or of the LPDU inside a PDU (D04 §Content Hash, 1.1)."""
     covered = {key: value for key, value in fields.items() if key not in _NOT_IN_LPDU_HASH}
-    return unpadded_base64.encode(sha256(canonical_json.encode(covered)).digest())
+    return unpadded_base64.encode(sha256(canonical_json.encode_valid(covered)).digest())
 
 
 def pdu_content_hash(fields: dict[str, Any]) -> str:
@@ -35,7 +36,7 @@ def pdu_content_hash(fields: dict[str, Any]) -> str:
         covered.pop("hashes", None)
     else:
         covered["hashes"] = {"lpdu": lpdu}
-    return unpadded_base64.encode(sha256(canonical_json.encode(covered)).digest())
+    return unpadded_base64.encode(sha256(canonical_json.encode_valid(covered)).digest())
 
 
 def reference_bytes(fields: dict[str, Any], version: RoomVersion) -> bytes:

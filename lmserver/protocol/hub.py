@@ -7,7 +7,7 @@ what the sender's server signed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lmserver.protocol import hashes, ids
@@ -125,7 +125,8 @@ def advance(view: RoomView, pdu: Pdu, *, position: int | None = None, applies: b
     if applies and pdu.state_key is not None:
         state = {**state, (pdu.type, pdu.state_key): state_event(pdu)}
     at = view.head_position + 1 if position is None else position
-    return replace(view, head_event_id=pdu.event_id, head_position=at, state=state)
+    # Named fields rather than dataclasses.replace, which costs ten times as much, per event.
+    return RoomView(view.room_id, view.version, view.hub, pdu.event_id, at, state)
 
 
 def _finish(

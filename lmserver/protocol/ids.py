@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from lmserver.protocol.errors import InvalidIdentifier
@@ -39,8 +40,12 @@ _DEVICE_ID: Final = re.compile(r"[ -.0-~]+")
 
 def is_server_name(value: object) -> bool:
     """A DNS name with an optional port (D04 §Server Names)."""
-    if not isinstance(value, str) or len(value) > MAX_LENGTH:
-        return False
+    return isinstance(value, str) and len(value) <= MAX_LENGTH and _is_server_name(value)
+
+
+@lru_cache(4096)
+def _is_server_name(value: str) -> bool:
+    """Remembered: a server meets the same few names in every event."""
     match = _SERVER_NAME.fullmatch(value)
     if match is None or _NUMBER.fullmatch(match[1]):
         return False

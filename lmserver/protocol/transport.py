@@ -60,8 +60,20 @@ def authorization_header(
 
     `uri` is path and query exactly as they go over the wire. Raises InvalidJson for bad content.
     """
-    request = request_to_sign(method, uri, key.server_name, destination, content)
-    signature = unpadded_base64.encode(key.sign(canonical_json.encode(request)))
+    body = None if content is None else canonical_json.encode(content)
+    return authorization_header_of_body(method, uri, destination, body, key)
+
+
+def authorization_header_of_body(
+    method: str, uri: str, destination: str, body: bytes | None, key: SigningKey
+) -> str:
+    """The same for a body in its canonical form: it is signed as it is, not encoded again.
+
+    "content" sorts before every other member, so the signed object begins with it.
+    """
+    rest = canonical_json.encode(request_to_sign(method, uri, key.server_name, destination, None))
+    signed = rest if body is None else b'{"content":' + body + b"," + rest[1:]
+    signature = unpadded_base64.encode(key.sign(signed))
     return (
         f'X-Matrix origin="{key.server_name}",destination="{destination}",'
         f'key="{key.key_id}",sig="{signature}"'

@@ -8,7 +8,7 @@ that shares what stayed the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lmserver.protocol import canonical_json, hub, ids
 from lmserver.protocol.events import Pdu
@@ -34,7 +34,7 @@ class Snapshot:
         """The room after one more event, and what that means for who gets the list."""
         view = hub.advance(self.view, pdu, applies=applies)
         if not applies or pdu.type != "m.room.member" or pdu.state_key is None:
-            return replace(self, view=view), []
+            return Snapshot(view, self.servers), []
         before = self.view.membership(pdu.state_key)
         after = view.membership(pdu.state_key)
         servers, changes = _count(self.servers, pdu, before, after, view.head_position, our_name)
