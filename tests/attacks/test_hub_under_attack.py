@@ -1,0 +1,339 @@
+"""A hostile participant with real keys against a hub, over HTTP: rows of the attack list by their id.
+
+After every attack the room is what it was, an honest event sent in the same breath stands, the
+stored bytes verify, and nothing was answered with 5xx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from lmserver.protocol import canonical_json, hub, transport, unpadded_base64
+from lmserver.protocol.events import Lpdu
+from lmserver.protocol.room_versions import LM_02
+from lmserver.protocol.signatures import SigningKey
+from lmserver.storage.database import Database
+from tests.federation.world import UNSTABLE, World
+from tests.kit.rooms import (
+    ALICE,
+    BOB,
+    EVIL,
+    HUB,
+    MALLORY,
+    PARTICIPANT,
+    ROOM,
+    draft,
+    key_of,
+    lpdu,
+    member,
+    message,
+    opening,
+)  # fmt: skip
+
+Fields = dict[str, Any]
+_txn = count()
+
+
+@pytest.fixture
+async def world(db: Database) -> AsyncIterator[World]:
+    async with World(db) as made:
+        await made.engine.create(LM_02, opening())
+        await made.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=u)) for u in (BOB, MALLORY)])
+        yield made
+
+
+def resigned(fields: Fields, **changes: Any) -> Fields:
+    """The LPDU with fields changed and everything a sender can make made anew: hash and signature."""
+    changed = {**copy.deepcopy(fields), **changes}
+    key = key_of(EVIL)
+    bare = {k: v for k, v in changed.items() if k not in ("signatures", "hashes")}
+    digest = unpadded_base64.encode(sha256(canonical_json.encode(bare)).digest())
+    changed["hashes"] = changes.get("hashes", {"lpdu": {"sha256": digest}})
+    try:
+        reference = Lpdu(changed, LM_02).reference_bytes
+    except (TypeError, KeyError, AttributeError):
+        reference = b""  # no reference bytes can be made of this; it must not come that far either
+    changed["signatures"] = changes.get("signatures", {EVIL: {key.key_id: key.sign_base64(reference)}})
+    return changed
+
+
+def evil(text: str = "evil") -> Fields:
+    return copy.deepcopy(lpdu(message(text, sender=MALLORY)).fields)
+
+
+async def unharmed(world: World, attack: list[Any]) -> dict[str, Any]:
+    """Send the attack around an honest event; the honest one stands, the attacks do not."""
+    before = await world.engine.view(ROOM)
+    assert before is not None
+    honest = lpdu(message("honest", sender=MALLORY))
+    status, answer = await world.send(f"attack{next(_txn)}", [*attack, honest.fields], origin=EVIL)
+    assert status == 200, answer
+    assert list(answer["org.lmserver.accepted"]) == [honest.event_id]
+    after = await world.engine.view(ROOM)
+    assert after is not None
+    assert after.head_position == before.head_position + 1
+    assert await world.kit.problems(ROOM) == []
+    failed: dict[str, Any] = answer["failed_pdus"]
+    return failed
+
+
+MALFORMED: dict[str, Callable[[Fields], Any]] = {
+    "j7_nul_in_type": lambda f: resigned(f, type="a\0b"),
+    "j7_nul_in_state_key": lambda f: resigned(f, state_key="a\0b"),
+    "j10_type_of_256": lambda f: resigned(f, type="x" * 256),
+    "j14_content_text": lambda f: resigned(f, content="x"),
+    "j14_content_list": lambda f: resigned(f, content=[]),
+    "j14_hashes_null": lambda f: {**f, "hashes": None},
+    "j14_hashes_list": lambda f: {**f, "hashes": []},
+    "j14_signatures_list": lambda f: {**f, "signatures": []},
+    "j14_signatures_of_lists": lambda f: {**f, "signatures": {EVIL: []}},
+    "j14_signature_number": lambda f: {**f, "signatures": {EVIL: {"ed25519:t1": 5}}},
+    "j14_timestamp_bool": lambda f: resigned(f, origin_server_ts=True),
+    "j14_timestamp_text": lambda f: resigned(f, origin_server_ts="5"),
+    "j14_sender_number": lambda f: {**f, "sender": 5},
+    "j14_room_number": lambda f: {**f, "room_id": 5},
+    "j14_auth_events_object": lambda f: {**f, "auth_events": {}},
+    "j14_item_text": lambda f: "event",
+    "j14_item_list": lambda f: [f],
+    "h4_no_lpdu_hash": lambda f: resigned(f, hashes={"sha256": "x"}),
+    "h4_only_md5": lambda f: resigned(f, hashes={"md5": "x"}),
+    "h4_both_hashes": lambda f: {**f, "hashes": {**f["hashes"], "sha256": f["hashes"]["lpdu"]["sha256"]}},
+    "h4_hash_of_wrong_length": lambda f: resigned(f, hashes={"lpdu": {"sha256": "AAAA"}}),
+    "h4_hash_without_hub_server": lambda f: {k: v for k, v in f.items() if k != "hub_server"},
+    "s1_no_signature": lambda f: {**f, "signatures": {}},
+    "s1_only_the_hubs_name": lambda f: {**f, "signatures": {HUB: f["signatures"][EVIL]}},
+    "s5_unknown_algorithm": lambda f: {
+        **f,
+        "signatures": {EVIL: {"rsa:1": f["signatures"][EVIL]["ed25519:t1"]}},
+    },
+    "s10_case": lambda f: {**f, "signatures": {EVIL.upper(): f["signatures"][EVIL]}},
+    "b14_unknown_room": lambda f: resigned(f, room_id=f"!unknown:{HUB}"),
+}
+
+
+@pytest.mark.parametrize("name", list(MALFORMED))
+async def test_malformed_events_are_dropped(world: World, name: str) -> None:
+    assert await unharmed(world, [MALFORMED[name](evil())]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("j1_duplicate_key", b'{"pdus":[{"sender":"@a:evil.test","sender":"@v:hub.test"}]}'),
+        ("j2_nan", b'{"pdus":[{"content":{"x":NaN}}]}'),
+        ("j3_float", b'{"pdus":[{"content":{"users":{"@a:e":100.0}}}]}'),
+        ("j3_exponent", b'{"pdus":[{"content":{"x":1e2}}]}'),
+        ("j4_integer_of_2_53", b'{"pdus":[{"origin_server_ts":9007199254740992}]}'),
+        ("j4_integer_of_2_63", b'{"pdus":[{"origin_server_ts":9223372036854775808}]}'),
+        ("j4_integer_of_5000_digits", b'{"pdus":[' + b"9" * 5000 + b"]}"),
+        ("j8_brackets", b"[" * 100_000),
+        ("j8_thousand_levels", b'{"pdus":[' + b'{"a":' * 1000 + b"1" + b"}" * 1000 + b"]}"),
+        ("j12_not_json", b"pdus"),
+        ("j15_trailing_comma", b'{"pdus":[],}'),
+        ("j15_comment", b'{"pdus":[]/**/}'),
+        ("j15_control_character", b'{"pdus":["\x01"]}'),
+        ("j15_bom", b'\xef\xbb\xbf{"pdus":[]}'),
+        ("j15_utf16", '{"pdus":[]}'.encode("utf-16")),
+        ("j15_surrogate", b'{"pdus":["\\ud800"]}'),
+    ],
+)
+async def test_bodies_that_are_not_our_json(world: World, name: str, body: bytes) -> None:
+    path = f"{UNSTABLE}/send/{name}"
+    header = transport.authorization_header("PUT", path, HUB, {"pdus": []}, key_of(EVIL))
+    url = URL(path, encoded=True)
+    async with world.http.put(url, data=body, headers={"Authorization": header}) as response:
+        assert (response.status, (await response.json())["errcode"]) == (400, "M_NOT_JSON")
+    assert await unharmed(world, []) == {}
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1"])
+async def test_j12_bodies_that_are_no_object(world: World, body: bytes) -> None:
+    path = f"{UNSTABLE}/send/x"
+    header = transport.authorization_header("PUT", path, HUB, {}, key_of(EVIL))
+    async with world.http.put(path, data=body, headers={"Authorization": header}) as response:
+        assert (response.status, (await response.json())["errcode"]) == (400, "M_BAD_JSON")
+
+
+async def test_j7_nul_in_content_is_stored_and_comes_back_byte_for_byte(world: World) -> None:
+    odd = lpdu(draft("m.room.message", {"body": "a\0b", "\0": 1}, sender=MALLORY))
+    status, answer = await world.send("nul", [odd.fields], origin=EVIL)
+    assert status == 200
+    event_id = answer["org.lmserver.accepted"][odd.event_id]
+    status, event = await world.ask("GET", f"{UNSTABLE}/event/{event_id}", origin=EVIL)
+    assert (status, event["content"]) == (200, {"body": "a\0b", "\0": 1})
+    assert await world.kit.problems(ROOM) == []
+
+
+async def test_h1_altered_content_is_kept_redacted(world: World) -> None:
+    """The signature holds over the redacted event, so the copy without content is all there is."""
+    altered = {**evil("signed"), "content": {"body": "changed on the way"}}
+    status, answer = await world.send("h1", [altered], origin=EVIL)
+    [event_id] = answer["org.lmserver.accepted"].values()
+    status, event = await world.ask("GET", f"{UNSTABLE}/event/{event_id}", origin=EVIL)
+    assert (status, event["content"]) == (200, {})
+    assert await world.kit.problems(ROOM) == []
+
+
+async def test_s2_b4_another_servers_event_is_refused_whoever_signed_it(world: World) -> None:
+    victim = lpdu(message(sender=BOB))
+    forged = {**victim.fields, "signatures": {EVIL: {"ed25519:t1": key_of(EVIL).sign_base64(b"")}}}
+    for stolen in (victim.fields, forged):
+        failed = await unharmed(world, [stolen])
+        assert set(failed) == {victim.event_id}
+
+
+async def test_s4_a_signature_over_the_full_pdu_is_none_over_the_lpdu(world: World) -> None:
+    fields = evil()
+    view = await world.engine.view(ROOM)
+    assert view is not None
+    pdu = hub.complete_lpdu(Lpdu(fields, LM_02), view, key_of(HUB))
+    wrong = {EVIL: {"ed25519:t1": key_of(EVIL).sign_base64(pdu.reference_bytes)}}
+    assert await unharmed(world, [{**fields, "signatures": wrong}]) == {}
+
+
+async def test_b1_b2_full_pdus_of_a_participant_are_dropped(world: World) -> None:
+    view = await world.engine.view(ROOM)
+    assert view is not None
+    own = hub.complete_draft(message(sender=MALLORY), view, key_of(EVIL))
+    through = hub.complete_lpdu(lpdu(message(sender=MALLORY), hub_server=EVIL), view, key_of(EVIL))
+    assert await unharmed(world, [own.fields, through.fields]) == {}
+
+
+async def test_b3_s9_another_hub_is_refused(world: World) -> None:
+    foreign = lpdu(message(sender=MALLORY), hub_server="other.test")
+    assert set(await unharmed(world, [foreign.fields])) == {foreign.event_id}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        draft("m.room.power_levels", {"users": {MALLORY: 100}}, sender=MALLORY, state_key=""),
+        draft("m.room.create", {"room_version": LM_02.id}, sender=MALLORY, state_key=""),
+        draft("custom.state", {}, sender=MALLORY, state_key=ALICE),
+        member("ban", sender=MALLORY, target=ALICE),
+        member("leave", sender=MALLORY, target=BOB),
+        member("join", sender=MALLORY, target=BOB),
+        member("invite", sender=MALLORY, target=BOB),
+        draft("m.room.power_levels", {"ban": "50"}, sender=MALLORY, state_key=""),
+        draft("m.room.power_levels", {"users": {"a": 50}}, sender=MALLORY, state_key=""),
+    ],
+    ids=[
+        "a5_raise",
+        "a8_create",
+        "a17_key",
+        "a14_ban",
+        "a14_kick",
+        "a12_join",
+        "a15_invite",
+        "a1_text",
+        "a2_user",
+    ],
+)
+async def test_what_the_rules_forbid_is_refused_by_the_lpdus_id(world: World, event: Any) -> None:
+    sent = lpdu(event)
+    failed = await unharmed(world, [sent.fields])
+    assert set(failed) == {sent.event_id}
+    assert failed[sent.event_id]["error"]
+
+
+async def test_b6_the_same_lpdu_in_many_transactions_is_one_event(world: World) -> None:
+    sent = lpdu(message("once", sender=MALLORY))
+    answers = [await world.send(f"b6-{n}", [sent.fields, sent.fields], origin=EVIL) for n in range(3)]
+    assert len({a["org.lmserver.accepted"][sent.event_id] for _, a in answers}) == 1
+    view = await world.engine.view(ROOM)
+    assert view is not None
+    assert view.head_position == 6
+
+
+async def test_b20_limits_refuse_the_whole_transaction(world: World) -> None:
+    before = await world.engine.view(ROOM)
+    many = [lpdu(message(str(n), sender=MALLORY)).fields for n in range(51)]
+    for pdus, more in ((many, {}), ([], {"edus": [{}] * 101}), ({}, {}), ("x", {}), (None, {})):
+        status, answer = await world.send("b20", pdus, origin=EVIL, **more)
+        assert (status, answer["errcode"]) == (400, "M_BAD_JSON")
+    assert await world.engine.view(ROOM) == before
+
+
+async def test_b15_ids_of_other_rooms_do_not_exist(world: World) -> None:
+    other = f"!other:{HUB}"
+    await world.engine.create(LM_02, opening(room_id=other))
+    there = await world.engine.view(other)
+    assert there is not None
+    quoted = there.head_event_id
+    for uri in (
+        f"/_matrix/federation/v1/state/{ROOM}?event_id={quoted}",
+        f"/_matrix/federation/v1/state_ids/{ROOM}?event_id={quoted}",
+        f"{UNSTABLE}/backfill/{ROOM}?v={quoted}&limit=5",
+        f"{UNSTABLE}/event/{quoted}",
+        f"{UNSTABLE}/backfill/{other}?v={quoted}&limit=5",
+    ):
+        status, answer = await world.ask("GET", uri, origin=EVIL)
+        assert (status, answer["errcode"]) == (404, "M_NOT_FOUND"), uri
+
+
+async def test_x1_x4_a_signature_is_for_one_request(world: World) -> None:
+    path, content = f"{UNSTABLE}/send/x1", {"pdus": []}
+    key: SigningKey = key_of(EVIL)
+    good = transport.authorization_header("PUT", path, HUB, content, key)
+    cases = {
+        "x1_other_destination": transport.authorization_header("PUT", path, "other.test", content, key),
+        "x2_no_destination": good.replace(f'destination="{HUB}",', ""),
+        "x4_other_path": transport.authorization_header("PUT", path + "2", HUB, content, key),
+        "x4_other_method": transport.authorization_header("POST", path, HUB, content, key),
+        "x8_other_body": transport.authorization_header("PUT", path, HUB, {"pdus": [1]}, key),
+        "x6_two_origins": good,
+        "x7_duplicate": good + ',origin="evil.test"',
+        "x12_ip_origin": good.replace('origin="evil.test"', 'origin="127.0.0.1"'),
+        "x_own_name": transport.authorization_header("PUT", path, HUB, content, key_of(HUB)),
+        "x_other_key": good.replace("ed25519:t1", "ed25519:t2"),
+        "x_junk": "X-Matrix",
+        "x_other_scheme": "Bearer abc",
+    }
+    other = transport.authorization_header("PUT", path, HUB, content, key_of(PARTICIPANT))
+    for name, header in cases.items():
+        headers = [("Authorization", header)]
+        if name == "x6_two_origins":
+            headers.append(("Authorization", other))
+        async with world.http.put(path, json=content, headers=headers) as response:
+            assert (response.status, (await response.json())["errcode"]) == (401, "M_FORBIDDEN"), name
+    async with world.http.put(path, json=content) as response:
+        assert response.status == 401
+    async with world.http.put(path, json=content, headers={"Authorization": good}) as response:
+        assert response.status == 200
+
+
+async def test_x3_a_replayed_request_gets_the_stored_answer(world: World) -> None:
+    sent = lpdu(message(sender=MALLORY))
+    first = await world.send("x3", [sent.fields], origin=EVIL)
+    assert first[0] == 200
+    assert await world.send("x3", [sent.fields], origin=EVIL) == first
+    assert await world.send("x3", [], origin=EVIL) == first
+
+
+@pytest.mark.parametrize("target", ["//_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key//v2/server",
+                                    "/_matrix/key/v2/%2e%2e/v2/server", "/_matrix%2Fkey/v2/server"])  # fmt: skip
+async def test_x9_only_declared_paths_exist(world: World, target: str) -> None:
+    port = world.http.server.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    assert answer.split(b" ")[1] in (b"404", b"400"), answer[:200]
+
+
+async def test_x9_absolute_form_is_refused(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.http.server.port)
+    writer.write(
+        b"GET http://evil.test/_matrix/key/v2/server HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    answer = await reader.read()
+    writer.close()
+    assert answer.split(b" ")[1] == b"400"
