@@ -32,6 +32,7 @@ class DirectoryEndpoints:
 
     @endpoint("GET", CLIENT + "/directory/room/{alias}", auth=Auth.NONE)
     async def get_alias(self, request: Request) -> JsonObject:
+        """The room an alias stands for, here or on its server."""
         found = await self._directory.resolve(_alias(request))
         if found is None:
             raise ApiError(404, "M_NOT_FOUND", "Room alias not found")
@@ -39,6 +40,7 @@ class DirectoryEndpoints:
 
     @endpoint("PUT", CLIENT + "/directory/room/{alias}", auth=Auth.USER)
     async def put_alias(self, request: Request) -> JsonObject:
+        """Give a room an alias of this server."""
         alias = _alias(request)
         room_id = rooms.identifier((await request.json()).get("room_id"), ids.check_room_id, "room_id")
         try:
@@ -51,6 +53,7 @@ class DirectoryEndpoints:
 
     @endpoint("DELETE", CLIENT + "/directory/room/{alias}", auth=Auth.USER)
     async def delete_alias(self, request: Request) -> JsonObject:
+        """Remove an alias: its creator may, and who may change the room's."""
         requester = request.requester
         try:
             removed = await self._directory.remove(
@@ -74,6 +77,7 @@ class DirectoryEndpoints:
 
     @endpoint("GET", CLIENT + "/directory/list/room/{room_id}", auth=Auth.NONE)
     async def get_listing(self, request: Request) -> JsonObject:
+        """Whether a room is in the public list."""
         room_id = _room_id(request)
         if await room_log.room(self._db, room_id) is None:
             raise ApiError(404, "M_NOT_FOUND", "Room not found")
@@ -81,6 +85,7 @@ class DirectoryEndpoints:
 
     @endpoint("PUT", CLIENT + "/directory/list/room/{room_id}", auth=Auth.USER)
     async def put_listing(self, request: Request) -> JsonObject:
+        """Show a room in the public list, or take it off."""
         visibility = (await request.json_or_empty()).get("visibility", "public")
         if visibility not in ("public", "private"):
             raise bad_param("visibility is public or private")
@@ -97,11 +102,13 @@ class DirectoryEndpoints:
 
     @endpoint("GET", CLIENT + "/publicRooms", auth=Auth.NONE)
     async def public_rooms(self, request: Request) -> JsonObject:
+        """Rooms in the public list."""
         limit = rooms.number(request, "limit", MAX_PAGE, least=1, most=MAX_PAGE)
         return await self._listed(request.query.get("since"), limit, None)
 
     @endpoint("POST", CLIENT + "/publicRooms", auth=Auth.USER)
     async def search_public_rooms(self, request: Request) -> JsonObject:
+        """The same, with a search term."""
         body = await request.json_or_empty()
         limit, since, wanted = body.get("limit", MAX_PAGE), body.get("since"), body.get("filter") or {}
         if type(limit) is not int or not isinstance(since, str | None) or not isinstance(wanted, dict):

@@ -26,6 +26,7 @@ class EphemeralEndpoints:
 
     @endpoint("PUT", ROOM + "/typing/{user_id}", auth=Auth.USER)
     async def typing(self, request: Request) -> JsonObject:
+        """Say that one is typing, or no longer."""
         if request.params["user_id"] != rooms.user(request):
             raise ApiError(403, "M_FORBIDDEN", "You may not type for others")
         body = await request.json()
@@ -41,6 +42,7 @@ class EphemeralEndpoints:
 
     @endpoint("POST", ROOM + "/receipt/{receipt_type}/{event_id}", auth=Auth.USER)
     async def receipt(self, request: Request) -> JsonObject:
+        """Say how far one has read."""
         kind = request.params["receipt_type"]
         if kind not in (PUBLIC, PRIVATE, FULLY_READ):
             raise bad_param("receipt type is not known")

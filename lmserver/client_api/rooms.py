@@ -118,6 +118,7 @@ class RoomEndpoints:
 
     @endpoint("POST", ROOM + "/join", auth=Auth.USER, rate="join", deadline=120)
     async def join(self, request: Request) -> JsonObject:
+        """Join a room by its ID."""
         room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
         return await self._join(request, room_id, request.query.getall("via", []))
 
@@ -166,6 +167,7 @@ class RoomEndpoints:
 
     @endpoint("GET", CLIENT + "/joined_rooms", auth=Auth.USER)
     async def joined_rooms(self, request: Request) -> JsonObject:
+        """Rooms the user is joined to."""
         memberships = await room_state.user_memberships(self._db, rooms.user(request))
         return {"joined_rooms": [m.room_id for m in memberships if m.membership == "join"]}
 
@@ -173,18 +175,22 @@ class RoomEndpoints:
 
     @endpoint("POST", ROOM + "/invite", auth=Auth.USER, rate="invite")
     async def invite(self, request: Request) -> JsonObject:
+        """Invite a user."""
         return await self._change(request, self._membership.invite)
 
     @endpoint("POST", ROOM + "/kick", auth=Auth.USER)
     async def kick(self, request: Request) -> JsonObject:
+        """Remove a user."""
         return await self._change(request, self._membership.kick)
 
     @endpoint("POST", ROOM + "/ban", auth=Auth.USER)
     async def ban(self, request: Request) -> JsonObject:
+        """Ban a user."""
         return await self._change(request, self._membership.ban)
 
     @endpoint("POST", ROOM + "/unban", auth=Auth.USER)
     async def unban(self, request: Request) -> JsonObject:
+        """Lift a ban."""
         return await self._change(request, self._membership.unban)
 
     async def _change(self, request: Request, change: Change) -> JsonObject:

@@ -77,6 +77,7 @@ class SendEndpoints:
         rate="send",
     )
     async def put_state(self, request: Request) -> JsonObject:
+        """Set a state event; setting what is there already changes nothing."""
         draft = await self._draft(request, request.params["event_type"], request.params.get("state_key", ""))
         if draft.type == "m.room.create":
             raise ApiError(403, "M_FORBIDDEN", "A room has one create event")

@@ -54,6 +54,7 @@ class Dispatcher:
         limiter: RateLimiter | None,
         observe: Observer | None,
     ) -> None:
+        self.endpoints = endpoints
         self._router = Router(endpoints)
         self._authenticators = authenticators
         self._headers = {**_SAFE_HEADERS, **(CORS_HEADERS if cors else {})}
