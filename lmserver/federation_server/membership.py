@@ -133,7 +133,7 @@ class MembershipEndpoints:
         return await self._requests.stored(origin, f"send_{membership}", request.params["txn_id"], work)
 
     async def _verify(self, lpdu: Lpdu) -> None:
-        [verdict] = await self._verifier.verify_events([lpdu])
+        [verdict] = await self._verifier.verify_events([lpdu], current_keys_only=True)
         if verdict is not None:
             raise forbidden(str(verdict))
 

@@ -182,11 +182,13 @@ class TransactionEndpoints:
     async def _check_signatures(self, rooms: Sequence[_RoomWork], result: _Result) -> None:
         """All events of the transaction at once; those that fail are dropped, but an event whose
         keys we could not get is told: it may be sent again."""
-        events: list[Lpdu | Pdu] = []
-        for room in rooms:
-            events += room.lpdus
-            events += room.pdus
-        verdicts = await self._verifier.verify_events(events)
+        lpdus = [lpdu for room in rooms for lpdu in room.lpdus]
+        pdus = [pdu for room in rooms for pdu in room.pdus]
+        events: list[Lpdu | Pdu] = [*lpdus, *pdus]
+        verdicts = [
+            *await self._verifier.verify_events(lpdus, current_keys_only=True),
+            *await self._verifier.verify_events(pdus),
+        ]
         for event, verdict in zip(events, verdicts, strict=True):
             if isinstance(verdict, KeysUnavailable):
                 result.reject(event.event_id, str(verdict))

@@ -16,9 +16,15 @@ from lmserver.protocol.room_versions import RoomVersion
 
 
 class Verifier(Protocol):
-    """Checks signatures, fetching keys as needed: None, or what is wrong, for each event."""
+    """Checks signatures, fetching keys as needed: None, or what is wrong, for each event.
 
-    async def verify_events(self, events: Sequence[Lpdu | Pdu]) -> list[ProtocolError | None]: ...
+    `current_keys_only` is for a hub taking new LPDUs: an origin_server_ts of long ago must not
+    bring a key back that has expired since (attack K5).
+    """
+
+    async def verify_events(
+        self, events: Sequence[Lpdu | Pdu], *, current_keys_only: bool = False
+    ) -> list[ProtocolError | None]: ...
 
 
 async def check_pdus(

@@ -244,6 +244,13 @@ async def test_what_the_rules_forbid_is_refused_by_the_lpdus_id(world: World, ev
     assert failed[sent.event_id]["error"]
 
 
+async def test_k5_new_lpdus_are_checked_with_current_keys_only(world: World) -> None:
+    """What the keyring makes of it is tested with the keyring: an expired key does not count."""
+    world.verifier.current_keys_only.clear()
+    await world.send("k5", [evil()], origin=EVIL)
+    assert world.verifier.current_keys_only[0] is True
+
+
 async def test_b6_the_same_lpdu_in_many_transactions_is_one_event(world: World) -> None:
     sent = lpdu(message("once", sender=MALLORY))
     answers = [await world.send(f"b6-{n}", [sent.fields, sent.fields], origin=EVIL) for n in range(3)]

@@ -48,7 +48,7 @@ class World:
         self.alive: list[str] = []
         self.to_device: list[ToDevice] = []
         remote: Any = RemoteUsers()
-        verifier = StaticVerifier()
+        verifier = self.verifier = StaticVerifier()
         invites = Invites(db, key_of(HUB), remote, verifier, self.kit.turns, remote, lambda keys: None)
         self.transactions = TransactionEndpoints(
             db, self.engine, verifier, self._settled, EduDispatcher(HUB, self._to_device, {}), now

@@ -36,9 +36,15 @@ class Listener:
 
 
 class StaticVerifier:
-    """Checks signatures with the test servers' keys."""
+    """Checks signatures with the test servers' keys; remembers which keys were asked for."""
 
-    async def verify_events(self, events: Sequence[Lpdu | Pdu]) -> list[ProtocolError | None]:
+    def __init__(self) -> None:
+        self.current_keys_only: list[bool] = []
+
+    async def verify_events(
+        self, events: Sequence[Lpdu | Pdu], *, current_keys_only: bool = False
+    ) -> list[ProtocolError | None]:
+        self.current_keys_only.append(current_keys_only)
         return [self._verify(event) for event in events]
 
     def _verify(self, event: Lpdu | Pdu) -> ProtocolError | None:
