@@ -51,11 +51,6 @@ def event_id_of_bytes(reference: bytes) -> str:
     return "$" + unpadded_base64.encode_urlsafe(sha256(reference).digest())
 
 
-def reference_hash(fields: dict[str, Any], version: RoomVersion) -> str:
-    """URL-safe reference hash, the event ID without its sigil (D04 §Reference Hash Calculation)."""
-    return event_id(fields, version)[1:]
-
-
 def event_id(fields: dict[str, Any], version: RoomVersion) -> str:
     """The event ID of an LPDU or PDU in the form given."""
     return event_id_of_bytes(reference_bytes(fields, version))

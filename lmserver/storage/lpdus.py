@@ -101,8 +101,3 @@ async def reject(db: Executor, room_id: str, lpdu_id: str, reason: str) -> None:
         lpdu_id,
         reason,
     )
-
-
-async def abandon(db: Executor, room_id: str, lpdu_id: str) -> None:
-    """Forget an LPDU that was never given to the hub."""
-    await db.execute("DELETE FROM outbound_lpdus WHERE room_id = $1 AND lpdu_id = $2", room_id, lpdu_id)

@@ -243,35 +243,6 @@ async def events_between(
     return [_event(r) for r in rows]
 
 
-async def events_since(
-    db: Executor, room_ids: Sequence[str], since: int, upto: int, per_room_limit: int
-) -> list[StoredEvent]:
-    """The newest events of each room in the stream interval [since, upto), oldest first per room."""
-    rows = await db.fetch(
-        "SELECT e.* FROM unnest($1::text[]) AS wanted (room_id) CROSS JOIN LATERAL ("
-        " SELECT room_id, event_id, position, pdu, soft_failed, redacted_by, received_ts,"
-        " stream_xid::text::bigint AS stream_xid FROM events"
-        " WHERE events.room_id = wanted.room_id AND stream_xid >= $2::text::xid8"
-        " AND stream_xid < $3::text::xid8 AND position IS NOT NULL"
-        " ORDER BY position DESC LIMIT $4) AS e ORDER BY e.room_id, e.position",
-        list(room_ids),
-        str(since),
-        str(upto),
-        per_room_limit,
-    )
-    return [_event(r) for r in rows]
-
-
-async def position_at_stream(db: Executor, room_id: str, upto: int) -> int | None:
-    """The room's last position committed before a stream position; None before the first event."""
-    position: int | None = await db.fetchval(
-        "SELECT max(position) FROM events WHERE room_id = $1 AND stream_xid < $2::text::xid8",
-        room_id,
-        str(upto),
-    )
-    return position
-
-
 async def mark_redacted(db: Executor, room_id: str, pairs: Sequence[tuple[str, str]]) -> None:
     """Note (target, redaction) pairs; the stored bytes stay, readers prune."""
     await db.execute(

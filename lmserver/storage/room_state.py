@@ -213,10 +213,6 @@ async def joined_users(db: Executor, room_id: str) -> list[str]:
     return [r["state_key"] for r in rows]
 
 
-async def joined_servers(db: Executor, room_id: str) -> set[str]:
-    return {user.split(":", 1)[1] for user in await joined_users(db, room_id)}
-
-
 async def has_joined_user(db: Executor, room_id: str, server: str) -> bool:
     """Whether any user of the server is joined now."""
     found: bool = await db.fetchval(

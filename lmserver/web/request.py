@@ -69,10 +69,6 @@ class Request:
     def remote(self) -> str:
         return self._raw.remote or ""
 
-    @property
-    def user_agent(self) -> str:
-        return self._raw.headers.get("User-Agent", "")[:200]
-
     async def body(self) -> bytes:
         """The whole body, read once; 413 as soon as it is known to be too large."""
         if self._body is None:
