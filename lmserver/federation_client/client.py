@@ -79,18 +79,18 @@ class FederationClient:
         path: str,
         *,
         query: Query | None = None,
-        content: canonical_json.JsonObject | None = None,
+        content: canonical_json.JsonObject | bytes | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         max_response: int = MAX_RESPONSE,
     ) -> Response:
-        """Any answer, whatever its status. `path` is quoted already (quote_path).
+        """Any answer, whatever its status. `path` is quoted already (quote_path); bytes are canonical.
 
         Raises Unreachable or BadResponse; InvalidJson when `content` has no canonical form.
         """
         if destination == self._server_name:
             raise Unreachable("a server does not ask itself")
         uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-        body = None if content is None else canonical_json.encode(content)
+        body = canonical_json.encode(content) if isinstance(content, dict) else content
         headers = {
             "Authorization": transport.authorization_header_of_body(
                 method, uri, destination, body, self._key
@@ -135,10 +135,6 @@ class FederationClient:
         if not isinstance(response.json, dict):
             raise BadResponse("response is not a JSON object")
         return response.json
-
-    async def get_json(self, destination: str, path: str, **options: Any) -> canonical_json.JsonObject:
-        """send_json with GET."""
-        return await self.send_json("GET", destination, path, **options)
 
     async def close(self) -> None:
         """Close the connections; the resolver and its lookups too."""

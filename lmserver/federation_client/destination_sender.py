@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-import orjson
 import structlog
 
 from lmserver.federation_client.client import Response, quote_path
@@ -50,7 +49,7 @@ class Requests(Protocol):
         destination: str,
         path: str,
         *,
-        content: dict[str, Any] | None = None,
+        content: bytes,
         timeout: float = REQUEST_SECONDS,
     ) -> Response: ...
 
@@ -169,11 +168,10 @@ class DestinationSender:
 
     async def _deliver(self, txn: OutboundTransaction) -> bool:
         """Repeat until the destination has taken it; False to leave it for later."""
-        content: dict[str, Any] = orjson.loads(txn.body)
         while not self.stopping:
             await self._keep_lease()
             try:
-                response = await self._put(txn.txn_id, content)
+                response = await self._put(txn)
             except FederationError as error:
                 await self._back_off(str(error), 0)
                 return False
@@ -184,13 +182,13 @@ class DestinationSender:
                 return False
         return False
 
-    async def _put(self, txn_id: str, content: dict[str, Any]) -> Response:
+    async def _put(self, txn: OutboundTransaction) -> Response:
         """PUT send in the form of the path that the destination knows."""
         for prefix in (self._prefix, STABLE if self._prefix == UNSTABLE else UNSTABLE):
             version = "/v2" if prefix == STABLE else ""
-            path = f"{prefix}{version}/send" + quote_path(txn_id)
+            path = f"{prefix}{version}/send" + quote_path(txn.txn_id)
             response = await self._client.request(
-                "PUT", self.destination, path, content=content, timeout=REQUEST_SECONDS
+                "PUT", self.destination, path, content=txn.body, timeout=REQUEST_SECONDS
             )
             if response.status not in (404, 405) or _errcode(response) not in ("M_UNRECOGNIZED", ""):
                 self._prefix = prefix

@@ -21,13 +21,13 @@ class ServerAuthenticator:
         self._alive = alive
 
     async def __call__(self, request: Request) -> None:
-        """Raises RequestAuthError: 401 M_FORBIDDEN."""
+        """Raises RequestAuthError: 401 M_FORBIDDEN; InvalidJson or TooLarge for the body."""
         values = request.headers.getall("Authorization", [])
         headers = transport.parse_authorization(values, self._our_name)
-        content = await request.json() if await request.body() else None
+        body = await request.body() or None
         try:
             keys = await self._keys(headers[0].origin, [h.key_id for h in headers])
         except ProtocolError as error:
             raise RequestAuthError("the keys of the requesting server cannot be fetched") from error
-        request.origin = transport.check_request(headers, request.method, request.raw_uri, content, keys)
+        request.origin = transport.check_request(headers, request.method, request.raw_uri, body, keys)
         self._alive(request.origin)

@@ -8,17 +8,18 @@ nothing else: where two readers may disagree about who is asking, the request is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from lmserver.protocol import canonical_json, ids, unpadded_base64
-from lmserver.protocol.canonical_json import JsonObject
-from lmserver.protocol.errors import InvalidBase64, InvalidJson, RequestAuthError, SignatureError
+from lmserver.protocol.errors import InvalidBase64, RequestAuthError, SignatureError, TooLarge
 from lmserver.protocol.signatures import SigningKey, VerifyKey
 
 MAX_HEADER: Final = 8192
 MAX_HEADERS: Final = 10
+MAX_NOT_CANONICAL: Final = 1024 * 1024
+"""A larger body is checked only as it came: before its signature is, a body is hardly worth parsing."""
 
 # RFC 9110 §5.6: token, quoted-string (values arrive decoded as Latin-1), BWS around "=".
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -43,14 +44,21 @@ class XMatrix:
     signature: str
 
 
-def request_to_sign(
-    method: str, uri: str, origin: str, destination: str, content: object | None
-) -> JsonObject:
-    """The object a request's signature covers; a request without body has no `content`."""
-    request: JsonObject = {"method": method, "uri": uri, "origin": origin, "destination": destination}
-    if content is not None:
-        request["content"] = content
-    return request
+def request_to_sign(method: str, uri: str, origin: str, destination: str) -> bytes:
+    """The canonical form of the object a request's signature covers, without `content`.
+
+    Raises InvalidJson for a uri that is not text.
+    """
+    return canonical_json.encode({"method": method, "uri": uri, "origin": origin, "destination": destination})
+
+
+def _with_content(request: bytes, body: bytes | None) -> bytes:
+    """The same with a body in canonical form: "content" sorts before every other member.
+
+    No other body and request give the same bytes: what follows the body are four strings, and a
+    string has no bare quote in it.
+    """
+    return request if body is None else b'{"content":' + body + b"," + request[1:]
 
 
 def authorization_header(
@@ -67,13 +75,9 @@ def authorization_header(
 def authorization_header_of_body(
     method: str, uri: str, destination: str, body: bytes | None, key: SigningKey
 ) -> str:
-    """The same for a body in its canonical form: it is signed as it is, not encoded again.
-
-    "content" sorts before every other member, so the signed object begins with it.
-    """
-    rest = canonical_json.encode(request_to_sign(method, uri, key.server_name, destination, None))
-    signed = rest if body is None else b'{"content":' + body + b"," + rest[1:]
-    signature = unpadded_base64.encode(key.sign(signed))
+    """The same for a body in its canonical form: it is signed as it is, not encoded again."""
+    request = request_to_sign(method, uri, key.server_name, destination)
+    signature = key.sign_base64(_with_content(request, body))
     return (
         f'X-Matrix origin="{key.server_name}",destination="{destination}",'
         f'key="{key.key_id}",sig="{signature}"'
@@ -96,43 +100,60 @@ def parse_authorization(values: Sequence[str], our_name: str) -> list[XMatrix]:
 
 
 def check_request(
-    headers: Sequence[XMatrix], method: str, uri: str, content: object | None, keys: Mapping[str, VerifyKey]
+    headers: Sequence[XMatrix], method: str, uri: str, body: bytes | None, keys: Mapping[str, VerifyKey]
 ) -> str:
     """The origin, if every header's signature verifies with the origin's `keys` by key ID.
 
-    `uri` is the bytes on the wire, origin-form. `content` is the strictly parsed body, None without
-    one. D04 signs `{}` for a request without body, Matrix and both peers omit it: either will do.
-    Raises RequestAuthError.
+    `uri` is the bytes on the wire, origin-form; `body` the bytes of the body, None without one. The
+    signature covers the canonical form, which nearly every peer sends: the bytes are tried as they
+    came, so that a stranger's body is not parsed. D04 signs `{}` for a request without body, Matrix
+    and both peers omit it: either will do. Raises RequestAuthError, or InvalidJson or TooLarge for a
+    body in no form that can be checked.
     """
     if not headers:
         raise RequestAuthError("authorization is missing")
     # "//host/path" is a network-path reference: what it names depends on who reads it.
     if not uri.startswith("/") or uri.startswith("//"):
         raise RequestAuthError("request target is not in origin form")
-    for header in headers:
-        _check_header(header, method, uri, content, keys)
+    signed = [(_key_of(header, keys), _signature_of(header)) for header in headers]
+    request = request_to_sign(method, uri, headers[0].origin, headers[0].destination)
+    if not any(_all_verify(signed, _with_content(request, form)) for form in _forms(body)):
+        raise RequestAuthError("request signature is not valid")
     return headers[0].origin
 
 
-def _check_header(
-    header: XMatrix, method: str, uri: str, content: object | None, keys: Mapping[str, VerifyKey]
-) -> None:
+def _forms(body: bytes | None) -> Iterator[bytes | None]:
+    """The forms of a body that its origin may have signed, the cheapest to try first."""
+    yield body
+    if body is None:
+        yield b"{}"
+    elif len(body) > MAX_NOT_CANONICAL:
+        raise TooLarge("a body this large is checked only in canonical form")
+    else:
+        yield canonical_json.encode_valid(canonical_json.parse(body))
+
+
+def _all_verify(signed: Sequence[tuple[VerifyKey, bytes]], message: bytes) -> bool:
+    try:
+        for key, signature in signed:
+            key.verify(message, signature)
+    except SignatureError:
+        return False
+    return True
+
+
+def _key_of(header: XMatrix, keys: Mapping[str, VerifyKey]) -> VerifyKey:
     key = keys.get(header.key_id)
     if key is None:
         raise RequestAuthError("signing key is not known")
+    return key
+
+
+def _signature_of(header: XMatrix) -> bytes:
     try:
-        signature = unpadded_base64.decode(header.signature)
+        return unpadded_base64.decode(header.signature)
     except InvalidBase64 as error:
         raise RequestAuthError("signature is not base64") from error
-    contents: tuple[Any, ...] = (content,) if content is not None else (None, {})
-    for candidate in contents:
-        request = request_to_sign(method, uri, header.origin, header.destination, candidate)
-        try:
-            key.verify(canonical_json.encode_valid(request), signature)
-        except (SignatureError, InvalidJson):
-            continue
-        return
-    raise RequestAuthError("request signature is not valid")
 
 
 def _parse_header(value: str, our_name: str) -> XMatrix:

@@ -1,24 +1,29 @@
-"""A hostile hub, or one who says so, against a participant: joins, templates, invites (T, I, S3, B9)."""
+"""A hostile hub, or one who says so, against a participant: joins, templates, invites (T, I, S3, B9).
+
+What is attacked is a whole server over HTTP; the hub owns its key and serves it.
+"""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from lmserver.federation_client.room_api import JoinResponse
-from lmserver.protocol import hub
-from lmserver.protocol.errors import ProtocolError
-from lmserver.protocol.events import EventDraft, Lpdu, Pdu, parse_lpdu, parse_pdu
+from lmserver.protocol import canonical_json, hub
+from lmserver.protocol.events import EventDraft, Pdu, parse_pdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
 from lmserver.protocol.signatures import check_event_signatures
-from lmserver.rooms.invites import InviteRefused, Invites
-from lmserver.rooms.joining import Joining
+from lmserver.rooms.membership import MembershipError
 from lmserver.storage import invites as stored_invites
 from lmserver.storage import room_log
 from lmserver.storage.database import Database
-from tests.kit.engines import StaticVerifier, engine_kit
+from tests.evilpeer.hub import EvilHub, JoinAnswer
+from tests.evilpeer.network import Network
+from tests.evilpeer.peer import EvilPeer, Received
+from tests.evilpeer.victim import Victim
 from tests.kit.rooms import (
     ALICE,
     BOB,
@@ -38,71 +43,81 @@ from tests.kit.rooms import (
 )  # fmt: skip
 
 
-class HostileHub:
-    """Answers make_join and send_join as a test wants; remembers what it was sent."""
+class Prey:
+    """A participant with its user BOB, and the hub it trusts with order."""
 
-    def __init__(self) -> None:
-        self.room = RoomBuilder()
-        self.version: str = LM_02_ID
-        self.sent: list[Lpdu] = []
-        self.change: Any = lambda answer: answer
+    def __init__(self, db: Database, folder: Path) -> None:
+        self.network = Network()
+        self.db = db
+        self.victim = Victim(db, self.network, PARTICIPANT, folder)
+        self.hub = EvilHub(self.network)
+        self.evil = EvilHub(self.network, EVIL)
 
-    async def make_membership(
-        self, server: str, change: str, room_id: str, user_id: str, versions: Any
-    ) -> str:
-        return self.version
+    async def join(self, via: str = HUB) -> None:
+        await self.victim.server.membership.join(BOB, ROOM, [via])
 
-    async def send_join(
-        self, server: str, version: str, lpdu_id: str, fields: dict[str, Any]
-    ) -> JoinResponse:
-        sent = parse_lpdu(fields, LM_02)
-        self.sent.append(sent)
-        state = list(self.room.pdus)
-        event = self.room.add(sent)
-        answer = JoinResponse(event.fields, [p.fields for p in state], [state[0].fields])
-        changed: JoinResponse = self.change(copy.deepcopy(answer))
-        return changed
+    async def nothing_stored(self) -> None:
+        assert await room_log.room(self.db, ROOM) is None
+        assert await self.db.fetchval("SELECT count(*) FROM events") == 0
 
 
-JOIN = {"membership": "join", "displayname": "Bob"}
+@pytest.fixture
+async def prey(db: Database, tmp_path: Path) -> AsyncIterator[Prey]:
+    made = Prey(db, tmp_path)
+    accounts = made.victim.server.accounts
+    await accounts.register("bob", "a password of bob")
+    await accounts.set_profile(BOB, "displayname", "Bob")
+    for part in (made.victim, made.hub, made.evil):
+        await part.start()
+    yield made
+    for part in (made.hub, made.evil, made.victim):
+        await part.stop()
 
 
-def joining(db: Database, evil: HostileHub) -> Joining:
-    kit = engine_kit(db, PARTICIPANT)
-    api: Any = evil
-    return Joining(db, kit.key, api, StaticVerifier(), kit.turns, lambda keys: None, now)
-
-
-def join() -> EventDraft:
-    return draft("m.room.member", JOIN, sender=BOB, state_key=BOB)
-
-
-async def test_an_honest_answer_is_taken(db: Database) -> None:
-    evil = HostileHub()
-    event_id = await joining(db, evil).join(HUB, join())
-    row = await room_log.room(db, ROOM)
+async def test_an_honest_answer_is_taken(prey: Prey) -> None:
+    await prey.join()
+    row = await room_log.room(prey.db, ROOM)
     assert row is not None
-    assert row.head_event_id == event_id
-    assert await engine_kit(db, PARTICIPANT).problems(ROOM) == []
+    assert row.head_event_id == prey.hub.room.view.head_event_id
+    assert await prey.victim.problems(ROOM) == []
 
 
-async def test_t1_t2_t3_we_sign_our_own_join_whatever_the_template_says(db: Database) -> None:
-    """The client of make_join hands on one string, the room version: type, sender, room, content
-    and hub are ours."""
-    evil = HostileHub()
-    await joining(db, evil).join(HUB, join())
-    [sent] = evil.sent
+TEMPLATES: dict[str, Any] = {
+    "t1_type": {"type": "m.room.power_levels", "state_key": "", "content": {"users": {MALLORY: 100}}},
+    "t1_sender_and_room": {"sender": f"@victim:{PARTICIPANT}", "room_id": f"!other:{HUB}"},
+    "t2_content": {"content": {"membership": "join", "join_authorised_via_users_server": ALICE}, "x": 1},
+    "t3_hub_and_hashes": {"hub_server": EVIL, "hashes": {"lpdu": {"sha256": "A"}}, "signatures": {},
+                          "origin_server_ts": 1, "prev_events": ["$x"], "auth_events": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+async def test_t1_t2_t3_we_sign_our_own_join_whatever_the_template_says(prey: Prey, name: str) -> None:
+    """Of a template only the room version is taken: everything we sign is ours."""
+    prey.hub.template["event"] = TEMPLATES[name]
+    await prey.join()
+    [sent] = prey.hub.joins
     assert (sent.type, sent.sender, sent.state_key, sent.room_id) == ("m.room.member", BOB, BOB, ROOM)
-    assert (sent.content, sent.hub_server) == (JOIN, HUB)
+    assert (sent.content, sent.hub_server) == ({"membership": "join", "displayname": "Bob"}, HUB)
+    assert set(sent.fields) == {"content", "hashes", "hub_server", "origin_server_ts", "room_id", "sender",
+                                "signatures", "state_key", "type"}  # fmt: skip
     check_event_signatures(sent, KEYS)
 
 
-async def test_t9_an_unknown_room_version_is_neither_signed_nor_sent(db: Database) -> None:
-    evil = HostileHub()
-    for evil.version in ("11", "I.2", ""):
-        with pytest.raises(ProtocolError):
-            await joining(db, evil).join(HUB, join())
-    assert evil.sent == []
+@pytest.mark.parametrize("version", ["11", "I.2", "", 5, None, ["I.1"]])
+async def test_t9_an_unknown_room_version_is_neither_signed_nor_sent(prey: Prey, version: Any) -> None:
+    prey.hub.template["room_version"] = version
+    with pytest.raises(MembershipError):
+        await prey.join()
+    assert prey.hub.requests("send_join") == []
+
+
+@pytest.mark.parametrize("template", [[], "x", None, {}, {"event": {}}])
+async def test_t9_a_template_that_is_none_is_refused(prey: Prey, template: Any) -> None:
+    prey.hub.template = template
+    with pytest.raises(MembershipError):
+        await prey.join()
+    assert prey.hub.requests("send_join") == []
 
 
 def forge(fields: dict[str, Any]) -> dict[str, Any]:
@@ -111,109 +126,93 @@ def forge(fields: dict[str, Any]) -> dict[str, Any]:
             "signatures": {EVIL: fields["signatures"].get(HUB, {})}}  # fmt: skip
 
 
-def other_event(answer: JoinResponse) -> JoinResponse:
-    room = RoomBuilder()
-    return JoinResponse(room.add(message()).fields, answer.state, answer.auth_chain)
-
-
-def altered_content(answer: JoinResponse) -> JoinResponse:
-    event = {**answer.event, "content": {"membership": "join", "displayname": "not what Bob said"}}
-    return JoinResponse(event, answer.state, answer.auth_chain)
-
-
-def of_another_hub(answer: JoinResponse) -> JoinResponse:
+def of_another_hub(answer: JoinAnswer) -> JoinAnswer:
     room = f"!theirs:{EVIL}"
     events = [
         draft("m.room.create", {"room_version": LM_02_ID}, sender=MALLORY, state_key="", room_id=room),
         member("join", sender=MALLORY, room_id=room),
     ]
-    return JoinResponse(answer.event, [p.fields for p in RoomBuilder(events).pdus], [])
+    return JoinAnswer(answer.event, [p.fields for p in RoomBuilder(events).pdus], [])
+
+
+def altered(answer: JoinAnswer) -> JoinAnswer:
+    event = {**answer.event, "content": {"membership": "join", "displayname": "not what Bob said"}}
+    return JoinAnswer(event, answer.state, answer.auth_chain)
+
+
+def banned(answer: JoinAnswer) -> JoinAnswer:
+    ban = RoomBuilder().add(member("ban", target=BOB)).fields
+    return JoinAnswer(answer.event, [*answer.state[:3], ban, *answer.state[3:]], [])
 
 
 ANSWERS: dict[str, Any] = {
-    "s3_forged_state": lambda a: JoinResponse(a.event, [*a.state[:2], forge(a.state[2]), *a.state[3:]], []),
-    "s3_forged_auth_chain": lambda a: JoinResponse(a.event, a.state, [forge(a.state[2])]),
-    "s3_unsigned": lambda a: JoinResponse(a.event, [{**e, "signatures": {}} for e in a.state], []),
-    "no_create": lambda a: JoinResponse(a.event, a.state[1:], []),
-    "no_state": lambda a: JoinResponse(a.event, [], []),
-    "state_of_junk": lambda a: JoinResponse(a.event, [None, 5, "x", [], {}], []),
+    "s3_forged_state": lambda a: JoinAnswer(a.event, [*a.state[:2], forge(a.state[2]), *a.state[3:]], []),
+    "s3_forged_auth_chain": lambda a: JoinAnswer(a.event, a.state, [forge(a.state[2])]),
+    "s3_unsigned": lambda a: JoinAnswer(a.event, [{**e, "signatures": {}} for e in a.state], []),
+    "no_create": lambda a: JoinAnswer(a.event, a.state[1:], []),
+    "no_state": lambda a: JoinAnswer(a.event, [], []),
+    "state_of_junk": lambda a: JoinAnswer(a.event, [None, 5, "x", [], {}], []),
+    "state_no_list": lambda a: JoinAnswer(a.event, {"x": 1}, []),
+    "chain_no_list": lambda a: JoinAnswer(a.event, a.state, 5),
+    "event_no_object": lambda a: JoinAnswer([], a.state, []),
     "state_of_another_room": of_another_hub,
-    "b9_another_event": other_event,
-    "b9_altered_content": altered_content,
-    "b9_an_lpdu": lambda a: JoinResponse(
+    "b9_another_event": lambda a: JoinAnswer(RoomBuilder().add(message()).fields, a.state, a.auth_chain),
+    "b9_altered_content": altered,
+    "b9_an_lpdu": lambda a: JoinAnswer(
         {k: v for k, v in a.event.items() if k != "auth_events"}, a.state, []
     ),
-    "banned_by_its_own_state": lambda a: JoinResponse(
-        a.event, [*a.state[:3], RoomBuilder().add(member("ban", target=BOB)).fields, *a.state[3:]], []
-    ),
-}
+    "banned_by_its_own_state": banned,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(ANSWERS))
-async def test_a_dishonest_answer_refuses_the_whole_join(db: Database, name: str) -> None:
-    evil = HostileHub()
-    evil.change = ANSWERS[name]
-    with pytest.raises(ProtocolError):
-        await joining(db, evil).join(HUB, join())
-    assert await room_log.room(db, ROOM) is None
-    assert await db.fetchval("SELECT count(*) FROM events") == 0
+async def test_a_dishonest_answer_refuses_the_whole_join(prey: Prey, name: str) -> None:
+    prey.hub.change = ANSWERS[name]
+    with pytest.raises(MembershipError):
+        await prey.join()
+    await prey.nothing_stored()
 
 
-async def test_a_server_that_is_not_the_hub_cannot_pass_for_it(db: Database) -> None:
-    """Evil relays the real room: the create event says who the hub is."""
-    evil = HostileHub()
+async def test_s9_a_server_that_is_not_the_hub_cannot_pass_for_it(prey: Prey) -> None:
+    """Evil has a room of the same ID with a create event of Alice's: it cannot sign for her server."""
+    await prey.hub.stop()
+    relayed = RoomBuilder()
+    prey.evil.room = relayed
 
-    def relay(answer: JoinResponse) -> JoinResponse:
-        return answer
+    async def relay(request: Received) -> web.StreamResponse:
+        state = [p.fields for p in relayed.pdus]
+        event = {**request.json, "auth_events": [], "prev_events": [relayed.view.head_event_id]}
+        body = {"event": event, "state": state, "auth_chain": []}
+        return web.Response(body=canonical_json.encode(body), content_type="application/json")
 
-    evil.change = relay
-    with pytest.raises((ProtocolError, AssertionError)):
-        await joining(db, evil).join(EVIL, join())
-    assert await room_log.room(db, ROOM) is None
+    prey.evil.answers["send_join"] = relay
+    with pytest.raises(MembershipError):
+        await prey.join(EVIL)
+    assert prey.evil.requests("send_join")
+    await prey.nothing_stored()
 
 
 # -- invites --------------------------------------------------------------------------------------
 
 
-class Everybody:
-    async def is_active(self, user_id: str) -> bool:
-        return not user_id.startswith("@nobody:")
+def invite_pdu() -> Pdu:
+    return hub.complete_draft(member("invite", target=BOB), RoomBuilder().view, key_of(HUB))
 
 
-class AltersInvites:
-    """A target server that answers with something else than it was asked to sign."""
-
-    def __init__(self, change: Any) -> None:
-        self.change = change
-
-    async def invite(self, server: str, version: str, event_id: str, event: Any, stripped: Any) -> Any:
-        return self.change(copy.deepcopy(event))
-
-
-def target(db: Database) -> Invites:
-    kit = engine_kit(db, PARTICIPANT)
-    api: Any = None
-    return Invites(db, kit.key, api, StaticVerifier(), kit.turns, Everybody(), lambda keys: None)
-
-
-def invite_pdu(change: Any = lambda d: d) -> Pdu:
-    room = RoomBuilder()
-    return hub.complete_draft(change(member("invite", target=BOB)), room.view, key_of(HUB))
-
-
-async def test_an_honest_invite_is_kept_and_signed(db: Database) -> None:
-    signed = await target(db).receive(HUB, invite_pdu().fields, LM_02_ID, [{"type": "m.room.name"}, None])
-    assert set(signed.fields["signatures"]) == {HUB, PARTICIPANT}
-    kept = await stored_invites.get(db, BOB, ROOM)
+async def test_an_honest_invite_is_kept_and_signed(prey: Prey) -> None:
+    junk = [{"type": "m.room.name"}, None]
+    status, answer = await prey.hub.invite(PARTICIPANT, "t", invite_pdu().fields, stripped=junk)
+    assert status == 200
+    assert set(answer["pdu"]["signatures"]) == {HUB, PARTICIPANT}
+    kept = await stored_invites.get(prey.db, BOB, ROOM)
     assert kept is not None
     assert (kept.hub_server, stored_invites.decode_state(kept.stripped_state)) == (HUB, [])
 
 
 def puppet(sender: str, **more: Any) -> Pdu:
-    room = RoomBuilder()
     event = EventDraft(ROOM, more.get("type", "m.room.member"), sender, more.get("content", {"membership": "invite"}),
                        now(), more.get("state_key", BOB))  # fmt: skip
-    return hub.complete_draft(event, room.view, key_of(HUB))
+    return hub.complete_draft(event, RoomBuilder().view, key_of(HUB))
 
 
 @pytest.mark.parametrize(
@@ -231,25 +230,47 @@ def puppet(sender: str, **more: Any) -> Pdu:
     ],
 )
 async def test_i1_we_sign_no_invite_that_is_not_one(
-    db: Database, name: str, origin: str, pdu: Pdu, version: Any
+    prey: Prey, name: str, origin: str, pdu: Pdu, version: Any
 ) -> None:
-    with pytest.raises(InviteRefused) as refused:
-        await target(db).receive(origin, pdu.fields, version, [])
-    assert refused.value.status in (400, 403, 404)
-    assert await db.fetchval("SELECT count(*) FROM pending_invites") == 0
+    sender: EvilHub = prey.hub if origin == HUB else prey.evil
+    status, answer = await sender.invite(PARTICIPANT, "t", pdu.fields, version)
+    assert status in (400, 403, 404), answer
+    assert "pdu" not in answer
+    assert await prey.db.fetchval("SELECT count(*) FROM pending_invites") == 0
 
 
 @pytest.mark.parametrize(
     "change", [{"signatures": {}}, {"content": {"membership": "invite", "x": 1}}, {"hashes": {}}]
 )
-async def test_i1_an_invite_with_a_wrong_hash_or_signature_is_not_signed(db: Database, change: Any) -> None:
-    with pytest.raises(InviteRefused):
-        await target(db).receive(HUB, {**invite_pdu().fields, **change}, LM_02_ID, [])
-    assert await db.fetchval("SELECT count(*) FROM pending_invites") == 0
+async def test_i1_an_invite_with_a_wrong_hash_or_signature_is_not_signed(prey: Prey, change: Any) -> None:
+    status, _ = await prey.hub.invite(PARTICIPANT, "t", {**invite_pdu().fields, **change})
+    assert status in (400, 403)
+    assert await prey.db.fetchval("SELECT count(*) FROM pending_invites") == 0
 
 
-def stripped_of_the_hub(event: dict[str, Any]) -> dict[str, Any]:
-    return {**event, "signatures": {PARTICIPANT: {"ed25519:t1": "AAAA"}}}
+class Host:
+    """A victim that is the hub of ROOM, and a target server that answers invites as a test wants."""
+
+    def __init__(self, db: Database, folder: Path, change: Any) -> None:
+        network = Network()
+        self.victim = Victim(db, network, HUB, folder)
+        self.target = EvilPeer(network, PARTICIPANT)
+
+        async def answer(request: Received) -> web.StreamResponse:
+            body = canonical_json.encode({"pdu": change(request.json["event"])})
+            return web.Response(body=body, content_type="application/json")
+
+        self.target.answers["invite"] = answer
+
+    async def __aenter__(self) -> Host:
+        await self.victim.start()
+        await self.target.start()
+        await self.victim.engine.create(LM_02, opening())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.target.stop()
+        await self.victim.stop()
 
 
 @pytest.mark.parametrize(
@@ -259,27 +280,36 @@ def stripped_of_the_hub(event: dict[str, Any]) -> dict[str, Any]:
         lambda e: invite_pdu().fields,
         lambda e: {},
         lambda e: {"auth_events": 5},
+        lambda e: [],
+        lambda e: None,
     ],
 )
-async def test_i2_an_altered_answer_is_not_appended(db: Database, change: Any) -> None:
-    kit = engine_kit(db, HUB)
-    await kit.engine.create(LM_02, opening())
-    api: Any = AltersInvites(change)
-    invites = Invites(db, kit.key, api, StaticVerifier(), kit.turns, Everybody(), lambda keys: None)
-    with pytest.raises(InviteRefused):
-        await invites.invite(member("invite", target=BOB))
-    view = await kit.engine.view(ROOM)
-    assert view is not None
-    assert view.membership(BOB) == "leave"
+async def test_i2_an_altered_answer_is_not_appended(db: Database, tmp_path: Path, change: Any) -> None:
+    async with Host(db, tmp_path, change) as host:
+        with pytest.raises(MembershipError):
+            await host.victim.server.membership.invite(ALICE, ROOM, BOB)
+        assert host.target.requests("invite")
+        view = await host.victim.engine.view(ROOM)
+        assert view is not None
+        assert view.membership(BOB) == "leave"
 
 
-async def test_i2_only_the_targets_signature_is_taken_from_its_answer(db: Database) -> None:
-    kit = engine_kit(db, HUB)
-    await kit.engine.create(LM_02, opening())
-    api: Any = AltersInvites(stripped_of_the_hub)
-    invites = Invites(db, kit.key, api, StaticVerifier(), kit.turns, Everybody(), lambda keys: None)
-    outcome, pdu = await invites.invite(member("invite", target=BOB))
-    assert pdu is not None, outcome
-    assert set(pdu.fields["signatures"]) == {HUB, PARTICIPANT}
-    assert parse_pdu(pdu.fields, LM_02).event_id == pdu.event_id
-    assert await kit.problems(ROOM) == []
+async def test_i2_only_the_targets_signature_is_taken_from_its_answer(db: Database, tmp_path: Path) -> None:
+    def stripped(event: dict[str, Any]) -> dict[str, Any]:
+        signed = Pdu(event, LM_02).reference_bytes
+        key = key_of(PARTICIPANT)
+        return {
+            **event,
+            "signatures": {PARTICIPANT: {key.key_id: key.sign_base64(signed)}, EVIL: {"ed25519:x": "AA"}},
+        }
+
+    async with Host(db, tmp_path, stripped) as host:
+        await host.victim.server.membership.invite(ALICE, ROOM, BOB)
+        view = await host.victim.engine.view(ROOM)
+        assert view is not None
+        assert view.membership(BOB) == "invite"
+        stored = await room_log.event(db, view.head_event_id, ROOM)
+        assert stored is not None
+        pdu = parse_pdu(canonical_json.parse_object(stored.pdu), LM_02)
+        assert set(pdu.fields["signatures"]) == {HUB, PARTICIPANT}
+        assert await host.victim.problems(ROOM) == []

@@ -7,21 +7,22 @@ stored bytes verify, and nothing was answered with 5xx.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import AsyncIterator, Callable
-from hashlib import sha256
-from itertools import count
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from yarl import URL
 
-from lmserver.protocol import canonical_json, hub, transport, unpadded_base64
+from lmserver.protocol import hub
 from lmserver.protocol.events import Lpdu
+from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.signatures import SigningKey
 from lmserver.storage.database import Database
-from tests.federation.world import UNSTABLE, World
+from tests.evilpeer.arena import Arena
+from tests.evilpeer.forging import Fields, evil, resigned
+from tests.evilpeer.peer import UNSTABLE
 from tests.kit.rooms import (
     ALICE,
     BOB,
@@ -35,54 +36,15 @@ from tests.kit.rooms import (
     lpdu,
     member,
     message,
+    now,
     opening,
 )  # fmt: skip
 
-Fields = dict[str, Any]
-_txn = count()
-
 
 @pytest.fixture
-async def world(db: Database) -> AsyncIterator[World]:
-    async with World(db) as made:
-        await made.engine.create(LM_02, opening())
-        await made.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=u)) for u in (BOB, MALLORY)])
+async def arena(db: Database, tmp_path: Path) -> AsyncIterator[Arena]:
+    async with Arena(db, tmp_path) as made:
         yield made
-
-
-def resigned(fields: Fields, **changes: Any) -> Fields:
-    """The LPDU with fields changed and everything a sender can make made anew: hash and signature."""
-    changed = {**copy.deepcopy(fields), **changes}
-    key = key_of(EVIL)
-    bare = {k: v for k, v in changed.items() if k not in ("signatures", "hashes")}
-    digest = unpadded_base64.encode(sha256(canonical_json.encode(bare)).digest())
-    changed["hashes"] = changes.get("hashes", {"lpdu": {"sha256": digest}})
-    try:
-        reference = Lpdu(changed, LM_02).reference_bytes
-    except (TypeError, KeyError, AttributeError):
-        reference = b""  # no reference bytes can be made of this; it must not come that far either
-    changed["signatures"] = changes.get("signatures", {EVIL: {key.key_id: key.sign_base64(reference)}})
-    return changed
-
-
-def evil(text: str = "evil") -> Fields:
-    return copy.deepcopy(lpdu(message(text, sender=MALLORY)).fields)
-
-
-async def unharmed(world: World, attack: list[Any]) -> dict[str, Any]:
-    """Send the attack around an honest event; the honest one stands, the attacks do not."""
-    before = await world.engine.view(ROOM)
-    assert before is not None
-    honest = lpdu(message("honest", sender=MALLORY))
-    status, answer = await world.send(f"attack{next(_txn)}", [*attack, honest.fields], origin=EVIL)
-    assert status == 200, answer
-    assert list(answer["org.lmserver.accepted"]) == [honest.event_id]
-    after = await world.engine.view(ROOM)
-    assert after is not None
-    assert after.head_position == before.head_position + 1
-    assert await world.kit.problems(ROOM) == []
-    failed: dict[str, Any] = answer["failed_pdus"]
-    return failed
 
 
 MALFORMED: dict[str, Callable[[Fields], Any]] = {
@@ -120,8 +82,8 @@ MALFORMED: dict[str, Callable[[Fields], Any]] = {
 
 
 @pytest.mark.parametrize("name", list(MALFORMED))
-async def test_malformed_events_are_dropped(world: World, name: str) -> None:
-    assert await unharmed(world, [MALFORMED[name](evil())]) == {}
+async def test_malformed_events_are_dropped(arena: Arena, name: str) -> None:
+    assert await arena.unharmed([MALFORMED[name](evil())]) == {}
 
 
 @pytest.mark.parametrize(
@@ -145,71 +107,72 @@ async def test_malformed_events_are_dropped(world: World, name: str) -> None:
         ("j15_surrogate", b'{"pdus":["\\ud800"]}'),
     ],
 )
-async def test_bodies_that_are_not_our_json(world: World, name: str, body: bytes) -> None:
+async def test_bodies_that_are_not_our_json(arena: Arena, name: str, body: bytes) -> None:
+    """Refused whether the very bytes are signed or what another parser makes of them."""
     path = f"{UNSTABLE}/send/{name}"
-    header = transport.authorization_header("PUT", path, HUB, {"pdus": []}, key_of(EVIL))
-    url = URL(path, encoded=True)
-    async with world.http.put(url, data=body, headers={"Authorization": header}) as response:
-        assert (response.status, (await response.json())["errcode"]) == (400, "M_NOT_JSON")
-    assert await unharmed(world, []) == {}
+    for signed in (body, b'{"pdus":[]}'):
+        header = arena.evil.authorization("PUT", path, HUB, signed)
+        status, answer = await arena.evil.ask_raw(HUB, "PUT", path, body, header)
+        assert (status, answer["errcode"]) == (400, "M_NOT_JSON")
+    assert await arena.unharmed([]) == {}
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1"])
-async def test_j12_bodies_that_are_no_object(world: World, body: bytes) -> None:
+async def test_j12_bodies_that_are_no_object(arena: Arena, body: bytes) -> None:
     path = f"{UNSTABLE}/send/x"
-    header = transport.authorization_header("PUT", path, HUB, {}, key_of(EVIL))
-    async with world.http.put(path, data=body, headers={"Authorization": header}) as response:
-        assert (response.status, (await response.json())["errcode"]) == (400, "M_BAD_JSON")
+    header = arena.evil.authorization("PUT", path, HUB, body)
+    status, answer = await arena.evil.ask_raw(HUB, "PUT", path, body, header)
+    assert (status, answer["errcode"]) == (400, "M_BAD_JSON")
 
 
-async def test_j7_nul_in_content_is_stored_and_comes_back_byte_for_byte(world: World) -> None:
+async def test_j7_nul_in_content_is_stored_and_comes_back_byte_for_byte(arena: Arena) -> None:
     odd = lpdu(draft("m.room.message", {"body": "a\0b", "\0": 1}, sender=MALLORY))
-    status, answer = await world.send("nul", [odd.fields], origin=EVIL)
+    status, answer = await arena.send("nul", [odd.fields])
     assert status == 200
     event_id = answer["org.lmserver.accepted"][odd.event_id]
-    status, event = await world.ask("GET", f"{UNSTABLE}/event/{event_id}", origin=EVIL)
+    status, event = await arena.ask("GET", f"{UNSTABLE}/event/{event_id}")
     assert (status, event["content"]) == (200, {"body": "a\0b", "\0": 1})
-    assert await world.kit.problems(ROOM) == []
+    assert await arena.problems() == []
 
 
-async def test_h1_altered_content_is_kept_redacted(world: World) -> None:
+async def test_h1_altered_content_is_kept_redacted(arena: Arena) -> None:
     """The signature holds over the redacted event, so the copy without content is all there is."""
     altered = {**evil("signed"), "content": {"body": "changed on the way"}}
-    status, answer = await world.send("h1", [altered], origin=EVIL)
+    status, answer = await arena.send("h1", [altered])
     [event_id] = answer["org.lmserver.accepted"].values()
-    status, event = await world.ask("GET", f"{UNSTABLE}/event/{event_id}", origin=EVIL)
+    status, event = await arena.ask("GET", f"{UNSTABLE}/event/{event_id}")
     assert (status, event["content"]) == (200, {})
-    assert await world.kit.problems(ROOM) == []
+    assert await arena.problems() == []
 
 
-async def test_s2_b4_another_servers_event_is_refused_whoever_signed_it(world: World) -> None:
+async def test_s2_b4_another_servers_event_is_refused_whoever_signed_it(arena: Arena) -> None:
     victim = lpdu(message(sender=BOB))
     forged = {**victim.fields, "signatures": {EVIL: {"ed25519:t1": key_of(EVIL).sign_base64(b"")}}}
     for stolen in (victim.fields, forged):
-        failed = await unharmed(world, [stolen])
+        failed = await arena.unharmed([stolen])
         assert set(failed) == {victim.event_id}
 
 
-async def test_s4_a_signature_over_the_full_pdu_is_none_over_the_lpdu(world: World) -> None:
+async def test_s4_a_signature_over_the_full_pdu_is_none_over_the_lpdu(arena: Arena) -> None:
     fields = evil()
-    view = await world.engine.view(ROOM)
+    view = await arena.engine.view(ROOM)
     assert view is not None
     pdu = hub.complete_lpdu(Lpdu(fields, LM_02), view, key_of(HUB))
     wrong = {EVIL: {"ed25519:t1": key_of(EVIL).sign_base64(pdu.reference_bytes)}}
-    assert await unharmed(world, [{**fields, "signatures": wrong}]) == {}
+    assert await arena.unharmed([{**fields, "signatures": wrong}]) == {}
 
 
-async def test_b1_b2_full_pdus_of_a_participant_are_dropped(world: World) -> None:
-    view = await world.engine.view(ROOM)
+async def test_b1_b2_full_pdus_of_a_participant_are_dropped(arena: Arena) -> None:
+    view = await arena.engine.view(ROOM)
     assert view is not None
     own = hub.complete_draft(message(sender=MALLORY), view, key_of(EVIL))
     through = hub.complete_lpdu(lpdu(message(sender=MALLORY), hub_server=EVIL), view, key_of(EVIL))
-    assert await unharmed(world, [own.fields, through.fields]) == {}
+    assert await arena.unharmed([own.fields, through.fields]) == {}
 
 
-async def test_b3_s9_another_hub_is_refused(world: World) -> None:
+async def test_b3_s9_another_hub_is_refused(arena: Arena) -> None:
     foreign = lpdu(message(sender=MALLORY), hub_server="other.test")
-    assert set(await unharmed(world, [foreign.fields])) == {foreign.event_id}
+    assert set(await arena.unharmed([foreign.fields])) == {foreign.event_id}
 
 
 @pytest.mark.parametrize(
@@ -237,42 +200,43 @@ async def test_b3_s9_another_hub_is_refused(world: World) -> None:
         "a2_user",
     ],
 )
-async def test_what_the_rules_forbid_is_refused_by_the_lpdus_id(world: World, event: Any) -> None:
+async def test_what_the_rules_forbid_is_refused_by_the_lpdus_id(arena: Arena, event: Any) -> None:
     sent = lpdu(event)
-    failed = await unharmed(world, [sent.fields])
+    failed = await arena.unharmed([sent.fields])
     assert set(failed) == {sent.event_id}
     assert failed[sent.event_id]["error"]
 
 
-async def test_k5_new_lpdus_are_checked_with_current_keys_only(world: World) -> None:
-    """What the keyring makes of it is tested with the keyring: an expired key does not count."""
-    world.verifier.current_keys_only.clear()
-    await world.send("k5", [evil()], origin=EVIL)
-    assert world.verifier.current_keys_only[0] is True
+async def test_k5_an_expired_key_signs_nothing_new_however_old_it_says_it_is(arena: Arena) -> None:
+    leaked = SigningKey.from_seed(EVIL, "ed25519:old", bytes([7] * 32))
+    arena.evil.old_keys["ed25519:old"] = (leaked, now())
+    backdated = draft("m.room.message", {"body": "of long ago"}, sender=MALLORY)
+    backdated = replace(backdated, origin_server_ts=backdated.origin_server_ts - 86_400_000)
+    assert await arena.unharmed([build_lpdu(backdated, LM_02, HUB, leaked).fields]) == {}
 
 
-async def test_b6_the_same_lpdu_in_many_transactions_is_one_event(world: World) -> None:
+async def test_b6_the_same_lpdu_in_many_transactions_is_one_event(arena: Arena) -> None:
     sent = lpdu(message("once", sender=MALLORY))
-    answers = [await world.send(f"b6-{n}", [sent.fields, sent.fields], origin=EVIL) for n in range(3)]
+    answers = [await arena.send(f"b6-{n}", [sent.fields, sent.fields]) for n in range(3)]
     assert len({a["org.lmserver.accepted"][sent.event_id] for _, a in answers}) == 1
-    view = await world.engine.view(ROOM)
+    view = await arena.engine.view(ROOM)
     assert view is not None
     assert view.head_position == 6
 
 
-async def test_b20_limits_refuse_the_whole_transaction(world: World) -> None:
-    before = await world.engine.view(ROOM)
+async def test_b20_limits_refuse_the_whole_transaction(arena: Arena) -> None:
+    before = await arena.engine.view(ROOM)
     many = [lpdu(message(str(n), sender=MALLORY)).fields for n in range(51)]
     for pdus, more in ((many, {}), ([], {"edus": [{}] * 101}), ({}, {}), ("x", {}), (None, {})):
-        status, answer = await world.send("b20", pdus, origin=EVIL, **more)
+        status, answer = await arena.send("b20", pdus, **more)
         assert (status, answer["errcode"]) == (400, "M_BAD_JSON")
-    assert await world.engine.view(ROOM) == before
+    assert await arena.engine.view(ROOM) == before
 
 
-async def test_b15_ids_of_other_rooms_do_not_exist(world: World) -> None:
+async def test_b15_ids_of_other_rooms_do_not_exist(arena: Arena) -> None:
     other = f"!other:{HUB}"
-    await world.engine.create(LM_02, opening(room_id=other))
-    there = await world.engine.view(other)
+    await arena.engine.create(LM_02, opening(room_id=other))
+    there = await arena.engine.view(other)
     assert there is not None
     quoted = there.head_event_id
     for uri in (
@@ -282,53 +246,54 @@ async def test_b15_ids_of_other_rooms_do_not_exist(world: World) -> None:
         f"{UNSTABLE}/event/{quoted}",
         f"{UNSTABLE}/backfill/{other}?v={quoted}&limit=5",
     ):
-        status, answer = await world.ask("GET", uri, origin=EVIL)
+        status, answer = await arena.ask("GET", uri)
         assert (status, answer["errcode"]) == (404, "M_NOT_FOUND"), uri
 
 
-async def test_x1_x4_a_signature_is_for_one_request(world: World) -> None:
-    path, content = f"{UNSTABLE}/send/x1", {"pdus": []}
-    key: SigningKey = key_of(EVIL)
-    good = transport.authorization_header("PUT", path, HUB, content, key)
+async def test_x1_x4_a_signature_is_for_one_request(arena: Arena) -> None:
+    path, body = f"{UNSTABLE}/send/x1", b'{"pdus":[]}'
+    header = arena.evil.authorization
+    good = header("PUT", path, HUB, body)
     cases = {
-        "x1_other_destination": transport.authorization_header("PUT", path, "other.test", content, key),
+        "x1_other_destination": header("PUT", path, "other.test", body),
         "x2_no_destination": good.replace(f'destination="{HUB}",', ""),
-        "x4_other_path": transport.authorization_header("PUT", path + "2", HUB, content, key),
-        "x4_other_method": transport.authorization_header("POST", path, HUB, content, key),
-        "x8_other_body": transport.authorization_header("PUT", path, HUB, {"pdus": [1]}, key),
+        "x4_other_path": header("PUT", path + "2", HUB, body),
+        "x4_other_method": header("POST", path, HUB, body),
+        "x4_other_query": header("PUT", path + "?a=1", HUB, body),
+        "x8_other_body": header("PUT", path, HUB, b'{"pdus":[1]}'),
         "x6_two_origins": good,
         "x7_duplicate": good + ',origin="evil.test"',
+        "x11_case": good.replace('origin="evil.test"', 'origin="EVIL.test"'),
         "x12_ip_origin": good.replace('origin="evil.test"', 'origin="127.0.0.1"'),
-        "x_own_name": transport.authorization_header("PUT", path, HUB, content, key_of(HUB)),
+        "x_own_name": header("PUT", path, HUB, body, key_of(HUB)),
         "x_other_key": good.replace("ed25519:t1", "ed25519:t2"),
         "x_junk": "X-Matrix",
         "x_other_scheme": "Bearer abc",
     }
-    other = transport.authorization_header("PUT", path, HUB, content, key_of(PARTICIPANT))
     for name, header in cases.items():
-        headers = [("Authorization", header)]
-        if name == "x6_two_origins":
-            headers.append(("Authorization", other))
-        async with world.http.put(path, json=content, headers=headers) as response:
-            assert (response.status, (await response.json())["errcode"]) == (401, "M_FORBIDDEN"), name
-    async with world.http.put(path, json=content) as response:
-        assert response.status == 401
-    async with world.http.put(path, json=content, headers={"Authorization": good}) as response:
-        assert response.status == 200
+        more = (
+            [arena.peers[PARTICIPANT].authorization("PUT", path, HUB, body)]
+            if name == "x6_two_origins"
+            else []
+        )
+        status, answer = await arena.evil.ask_raw(HUB, "PUT", path, body, header, *more)
+        assert (status, answer["errcode"]) == (401, "M_FORBIDDEN"), name
+    assert (await arena.evil.ask_raw(HUB, "PUT", path, body))[0] == 401
+    assert (await arena.evil.ask_raw(HUB, "PUT", path, body, good))[0] == 200
 
 
-async def test_x3_a_replayed_request_gets_the_stored_answer(world: World) -> None:
+async def test_x3_a_replayed_request_gets_the_stored_answer(arena: Arena) -> None:
     sent = lpdu(message(sender=MALLORY))
-    first = await world.send("x3", [sent.fields], origin=EVIL)
+    first = await arena.send("x3", [sent.fields])
     assert first[0] == 200
-    assert await world.send("x3", [sent.fields], origin=EVIL) == first
-    assert await world.send("x3", [], origin=EVIL) == first
+    assert await arena.send("x3", [sent.fields]) == first
+    assert await arena.send("x3", []) == first
 
 
 @pytest.mark.parametrize("target", ["//_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key//v2/server",
                                     "/_matrix/key/v2/%2e%2e/v2/server", "/_matrix%2Fkey/v2/server"])  # fmt: skip
-async def test_x9_only_declared_paths_exist(world: World, target: str) -> None:
-    port = world.http.server.port
+async def test_x9_only_declared_paths_exist(arena: Arena, target: str) -> None:
+    port = arena.victim.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     answer = await reader.read()
@@ -336,8 +301,8 @@ async def test_x9_only_declared_paths_exist(world: World, target: str) -> None:
     assert answer.split(b" ")[1] in (b"404", b"400"), answer[:200]
 
 
-async def test_x9_absolute_form_is_refused(world: World) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", world.http.server.port)
+async def test_x9_absolute_form_is_refused(arena: Arena) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", arena.victim.port)
     writer.write(
         b"GET http://evil.test/_matrix/key/v2/server HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )

@@ -11,8 +11,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from lmserver.composition import Server, assemble
 from lmserver.config import parse_config
-from lmserver.server import Server, assemble
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import Auth, Endpoint, endpoints_of
 from tests.kit.rooms import key_of

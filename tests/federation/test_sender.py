@@ -38,16 +38,16 @@ class Peer:
         destination: str,
         path: str,
         *,
-        content: dict[str, Any] | None = None,
+        content: bytes,
         timeout: float = 1.0,
     ) -> Response:
-        self.seen.append((destination, path.rsplit("/", 1)[1], canonical_json.encode(content)))
+        self.seen.append((destination, path.rsplit("/", 1)[1], content))
         self.in_flight[destination] = self.in_flight.get(destination, 0) + 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight[destination])
         try:
             if self.gate is not None:
                 await self.gate.wait()
-            return self.handler(content or {})
+            return self.handler(canonical_json.parse_object(content))
         finally:
             self.in_flight[destination] -= 1
 

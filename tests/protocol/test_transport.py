@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmserver.protocol import canonical_json, unpadded_base64
-from lmserver.protocol.errors import RequestAuthError
+from lmserver.protocol.errors import InvalidJson, RequestAuthError, TooLarge
 from lmserver.protocol.signatures import SigningKey
 from lmserver.protocol.transport import (
     XMatrix,
@@ -34,6 +34,11 @@ def signed(content: object | None, *, uri: str = "/x?a=%2F", method: str = "PUT"
     return parse_authorization([authorization_header(method, uri, HUB, content, KEY)], HUB)
 
 
+def body(content: object | None) -> bytes | None:
+    """A body as a peer sends it that does not care for canonical form."""
+    return None if content is None else json.dumps(content, indent=1).encode()
+
+
 @pytest.mark.parametrize("name", ["put", "get"])
 def test_eigen_server_vectors(name: str) -> None:
     vector = EIGEN["request_auth"][name]
@@ -41,11 +46,12 @@ def test_eigen_server_vectors(name: str) -> None:
     keys = EIGEN["keys"][request["origin"]]
     key = SigningKey.from_seed(request["origin"], keys["key_id"], unpadded_base64.decode(keys["seed_b64"]))
     method, uri, content = request["method"], request["uri"], request.get("content")
-    assert request_to_sign(method, uri, key.server_name, HUB, content) == request
+    without = {name: value for name, value in request.items() if name != "content"}
+    assert request_to_sign(method, uri, key.server_name, HUB) == canonical_json.encode(without)
     assert canonical_json.encode(request) == vector["canonical"].encode()
     assert authorization_header(method, uri, HUB, content, key) == vector["header"]
     headers = parse_authorization([vector["header"]], HUB)
-    assert check_request(headers, method, uri, content, {key.key_id: key.verify_key}) == key.server_name
+    assert check_request(headers, method, uri, body(content), {key.key_id: key.verify_key}) == key.server_name
 
 
 @pytest.mark.parametrize(
@@ -118,9 +124,9 @@ def test_a_request_without_body_may_be_signed_with_an_empty_object() -> None:
     both: tuple[object, ...] = (None, {})
     for content in both:
         assert check_request(signed(content), "PUT", "/x?a=%2F", None, KEYS) == "a.example"
-    assert check_request(signed({}), "PUT", "/x?a=%2F", {}, KEYS) == "a.example"
+    assert check_request(signed({}), "PUT", "/x?a=%2F", b"{}", KEYS) == "a.example"
     with pytest.raises(RequestAuthError):
-        check_request(signed(None), "PUT", "/x?a=%2F", {}, KEYS)
+        check_request(signed(None), "PUT", "/x?a=%2F", b"{}", KEYS)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +144,25 @@ def test_a_request_without_body_may_be_signed_with_an_empty_object() -> None:
 )
 def test_a_signature_covers_the_whole_request(method: str, uri: str, content: object) -> None:
     headers = signed({"a": 1})
-    assert check_request(headers, "PUT", "/x?a=%2F", {"a": 1}, KEYS) == "a.example"
-    with pytest.raises(RequestAuthError):
-        check_request(headers, method, uri, content, KEYS)
+    assert check_request(headers, "PUT", "/x?a=%2F", body({"a": 1}), KEYS) == "a.example"
+    with pytest.raises((RequestAuthError, InvalidJson)):
+        check_request(headers, method, uri, body(content), KEYS)
+
+
+@pytest.mark.parametrize("tail", [b',"destination":"hub.example.org"', b',"uri":"/y"', b"}"])
+def test_bytes_around_the_signed_body_are_not_taken_for_it(tail: bytes) -> None:
+    headers = signed({"a": 1})
+    assert check_request(headers, "PUT", "/x?a=%2F", b'{"a":1}', KEYS) == "a.example"
+    with pytest.raises((RequestAuthError, InvalidJson)):
+        check_request(headers, "PUT", "/x?a=%2F", b'{"a":1}' + tail, KEYS)
+
+
+def test_a_stranger_cannot_have_a_large_body_parsed() -> None:
+    content = {"a": [{}] * 400_000}
+    headers = signed(content)
+    assert check_request(headers, "PUT", "/x?a=%2F", canonical_json.encode(content), KEYS) == "a.example"
+    with pytest.raises(TooLarge):
+        check_request(headers, "PUT", "/x?a=%2F", body(content), KEYS)
 
 
 def test_every_header_must_verify_with_a_known_key() -> None:

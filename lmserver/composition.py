@@ -1,0 +1,297 @@
+"""The composition: every part built once and handed what it needs; the only place that knows them all."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.client_data import ClientData
+from lmserver.accounts.device_data import DeviceStore
+from lmserver.accounts.federated_devices import FederatedDevices
+from lmserver.accounts.passwords import Passwords
+from lmserver.accounts.push_rules import PushRules
+from lmserver.accounts.remote import RemoteUsers
+from lmserver.client_api.account_data import AccountDataEndpoints
+from lmserver.client_api.devices import DeviceEndpoints
+from lmserver.client_api.directory import DirectoryEndpoints
+from lmserver.client_api.discovery import DiscoveryEndpoints
+from lmserver.client_api.ephemeral import EphemeralEndpoints
+from lmserver.client_api.history import HistoryEndpoints
+from lmserver.client_api.keys import KeyEndpoints
+from lmserver.client_api.login import LoginEndpoints, Sessions, UserAuthenticator
+from lmserver.client_api.profile import ProfileEndpoints
+from lmserver.client_api.push_rules import PushRuleEndpoints
+from lmserver.client_api.rooms import RoomEndpoints
+from lmserver.client_api.send import SendEndpoints
+from lmserver.client_api.sync import SyncEndpoints
+from lmserver.config import Config
+from lmserver.federation_client.addresses import AddressGuard
+from lmserver.federation_client.client import FederationClient
+from lmserver.federation_client.connector import PinnedHttp, tls_context
+from lmserver.federation_client.dns_lookup import Dns, SystemDns
+from lmserver.federation_client.keyring import Keyring
+from lmserver.federation_client.resolver import Resolver
+from lmserver.federation_client.room_api import RoomApi
+from lmserver.federation_client.sender import Sender
+from lmserver.federation_server.authenticator import ServerAuthenticator
+from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
+from lmserver.federation_server.discovery import DiscoveryEndpoints as FederationDiscoveryEndpoints
+from lmserver.federation_server.edus import EduDispatcher, ToDevice
+from lmserver.federation_server.events import EventEndpoints
+from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
+from lmserver.federation_server.membership import MembershipEndpoints
+from lmserver.federation_server.transactions import TransactionEndpoints
+from lmserver.metrics import Metrics
+from lmserver.protocol.events import EventDraft
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms.directory import Directory
+from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.gaps import GapFiller
+from lmserver.rooms.history import HubHistory
+from lmserver.rooms.invites import Invites
+from lmserver.rooms.joining import Joining
+from lmserver.rooms.lpdu_answers import LpduAnswers
+from lmserver.rooms.membership import Membership
+from lmserver.rooms.notifier import Notifier
+from lmserver.rooms.outcomes import RoomBusy
+from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.reading import Reading
+from lmserver.rooms.receipts import Receipts
+from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.sync import SyncService
+from lmserver.rooms.turns import Turns
+from lmserver.rooms.typing import Typing
+from lmserver.storage import room_reads, room_state
+from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.web.app import build_app
+from lmserver.web.endpoint import Auth
+from lmserver.web.errors import ApiError
+from lmserver.web.limits import Rate, RateLimiter
+
+FAILURES: dict[type[Exception], ApiError] = {
+    DatabaseUnavailable: ApiError(503, "M_UNKNOWN", "Try again in a moment", {"retry_after_ms": 2000}),
+    RoomBusy: ApiError(
+        429, "M_LIMIT_EXCEEDED", "Too many events wait for the room", {"retry_after_ms": 1000}
+    ),
+    HubSilent: ApiError(504, "M_UNKNOWN", "The room's hub has not answered yet"),
+}
+
+
+def clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class _Audience:
+    """Who is told after COMMIT: local readers, and the senders to other servers."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self.sender: Sender | None = None
+
+    def publish(self, keys: Iterable[str], xid: int | None = None) -> None:
+        self._notifier.publish(keys, xid)
+
+    def wake(self, destinations: Iterable[str]) -> None:
+        if self.sender is not None:
+            self.sender.wake(destinations)
+
+
+@dataclass(slots=True)
+class Server:
+    """A server's parts, wired, and its two applications."""
+
+    config: Config
+    db: Database
+    engine: RoomEngine
+    accounts: Accounts
+    membership: Membership
+    sender: Sender
+    notifier: Notifier
+    keyring: Keyring
+    client: FederationClient
+    passwords: Passwords
+    transactions: TransactionEndpoints
+    client_app: web.Application
+    federation_app: web.Application
+    metrics: Metrics
+
+    async def close(self) -> None:
+        """Stop in the order in which parts depend on each other."""
+        await self.notifier.close()
+        await self.sender.stop()
+        await self.engine.close()
+        await self.keyring.close()
+        await self.client.close()
+        self.passwords.close()
+
+
+def assemble(
+    config: Config,
+    db: Database,
+    key: SigningKey,
+    clock: Callable[[], int] = clock_ms,
+    dns: Dns | None = None,
+) -> Server:
+    """Build every part and hand each what it needs; `dns` is the system's unless given."""
+    name = config.server_name
+    metrics = Metrics()
+    notifier = Notifier(lambda: room_reads.stream_positions(db))
+    audience = _Audience(notifier)
+    client = _federation_client(config, key, dns or SystemDns())
+    keyring = Keyring(db, client, key, clock)
+    api = RoomApi(client)
+    answers = LpduAnswers()
+    turns = Turns(db, key, audience, answers, clock)
+    own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
+    engine = RoomEngine(turns, own_lpdus, GapFiller(db, turns, HubHistory(db, api, keyring)))
+    sender = Sender(db, client, own_lpdus.answered, clock)
+    audience.sender = sender
+    passwords = Passwords()
+    accounts = Accounts(db, name, passwords, clock)
+    joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
+    invites = Invites(db, key, api, keyring, turns, accounts, notifier.publish)
+    membership = Membership(db, key, engine, joining, invites, api, accounts.profile, notifier.publish, clock)
+    remote = RemoteUsers(db, client, audience.wake, clock)
+    directory = Directory(db, engine, remote.alias)
+    devices = DeviceStore(db, notifier.publish, clock)
+    transactions = TransactionEndpoints(db, engine, keyring, joining.settled, _edus(name, devices), clock)
+    federated = FederatedDevices(accounts, devices, name)
+    federation: Sequence[object] = (
+        transactions,
+        MembershipEndpoints(db, engine, keyring, invites, clock),
+        EventEndpoints(db, engine),
+        ServerKeyEndpoints(key, {}, keyring, clock, linearized=config.federation.mode == "linearized"),
+        FederationDiscoveryEndpoints(None),
+        FederationDeviceEndpoints(name, federated, federated, directory),
+    )
+    limiter = _limiter(config)
+    return Server(
+        config,
+        db,
+        engine,
+        accounts,
+        membership,
+        sender,
+        notifier,
+        keyring,
+        client,
+        passwords,
+        transactions,
+        _client_app(
+            config,
+            db,
+            engine,
+            accounts,
+            membership,
+            directory,
+            devices,
+            remote,
+            notifier,
+            limiter,
+            metrics,
+            clock,
+        ),
+        build_app(
+            federation,
+            {Auth.SERVER: ServerAuthenticator(name, keyring.keys_for_request, sender.peer_alive)},
+            failures=FAILURES,
+            observe=partial(metrics.observe_request, "federation"),
+        ),
+        metrics,
+    )
+
+
+def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationClient:
+    guard = AddressGuard(config.federation.allowed_networks)
+    http = PinnedHttp(guard, tls_context(config.federation.ca_file))
+    resolver = Resolver(dns, guard, http)
+    return FederationClient(
+        config.server_name, key, resolver, http, plain_http_servers=config.federation.plain_http_servers
+    )
+
+
+def _limiter(config: Config) -> RateLimiter:
+    limits = config.limits
+    rates = {"login": limits.login, "registration": limits.registration, "send": limits.send}
+    return RateLimiter({name: Rate(r.per_second, r.burst) for name, r in rates.items()})
+
+
+def _edus(name: str, devices: DeviceStore) -> EduDispatcher:
+    async def to_device(origin: str, messages: Sequence[ToDevice]) -> None:
+        for m in messages:
+            await devices.receive(m.sender, m.user_id, m.device_id, m.type, m.content)
+
+    return EduDispatcher(name, to_device, {})
+
+
+def _client_app(
+    config: Config,
+    db: Database,
+    engine: RoomEngine,
+    accounts: Accounts,
+    membership: Membership,
+    directory: Directory,
+    devices: DeviceStore,
+    remote: RemoteUsers,
+    notifier: Notifier,
+    limiter: RateLimiter,
+    metrics: Metrics,
+    clock: Callable[[], int],
+) -> web.Application:
+    data = ClientData(db, notifier.publish)
+    reading = Reading(db, clock)
+    typing = Typing(notifier.nudge)
+    receipts = Receipts(db, reading, data, notifier.publish, clock)
+    sync = SyncService(db, notifier, reading, typing, Feeds(db, devices, data))
+    sessions = Sessions()
+    registration = config.registration
+    endpoints: Sequence[object] = (
+        DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
+        LoginEndpoints(accounts, sessions, limiter, registration.mode, registration.tokens),
+        DeviceEndpoints(accounts, sessions, limiter),
+        ProfileEndpoints(
+            accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
+        ),
+        AccountDataEndpoints(data),
+        PushRuleEndpoints(PushRules(data)),
+        KeyEndpoints(devices, config.server_name, remote),
+        RoomEndpoints(
+            db, engine, membership, directory, accounts.profile, clock, config.rooms.default_version
+        ),
+        SendEndpoints(engine, reading, typing, clock),
+        HistoryEndpoints(db, reading),
+        SyncEndpoints(sync, data.get_filter),
+        EphemeralEndpoints(reading, typing, receipts),
+        DirectoryEndpoints(db, directory, reading),
+    )
+    authenticators = {
+        Auth.USER: UserAuthenticator(accounts),
+        Auth.OPTIONAL_USER: UserAuthenticator(accounts, required=False),
+    }
+    return build_app(
+        endpoints,
+        authenticators,
+        cors=True,
+        failures=FAILURES,
+        limiter=limiter,
+        observe=partial(metrics.observe_request, "client"),
+    )
+
+
+async def _tell_rooms(
+    db: Database, engine: RoomEngine, accounts: Accounts, clock: Callable[[], int], user_id: str
+) -> None:
+    """A changed profile becomes a member event in each room the user is in."""
+    content = {"membership": "join", **await accounts.profile(user_id)}
+    for entry in await room_state.user_memberships(db, user_id):
+        if entry.membership == "join":
+            draft = EventDraft(entry.room_id, "m.room.member", user_id, content, clock(), user_id)
+            with contextlib.suppress(HubSilent, RoomBusy):
+                await engine.send([draft])

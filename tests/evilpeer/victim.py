@@ -1,0 +1,61 @@
+"""A whole lmserver under attack: every part as `lmserver run` wires it, on loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from lmserver.composition import assemble
+from lmserver.config import parse_config
+from lmserver.rooms.verifying import Verification
+from lmserver.storage.database import Database
+from tests.evilpeer.network import Network
+from tests.kit.rooms import EVIL, HUB, KEYS, PARTICIPANT, key_of, now
+
+FAST = {"per_second": 1000, "burst": 1000}
+
+
+class Victim:
+    """An lmserver named `name`; `port` is its federation listener's."""
+
+    def __init__(self, db: Database, network: Network, name: str, folder: Path, **config: Any) -> None:
+        self.name = name
+        self.db = db
+        self._network = network
+        raw = {
+            "server_name": name,
+            "registration": {"mode": "open"},
+            "limits": {"login": FAST, "registration": FAST, "send": FAST},
+            "federation": {
+                "plain_http_servers": sorted({HUB, PARTICIPANT, EVIL} - {name}),
+                "allowed_networks": ["127.0.0.0/8"],
+            },
+            **config,
+        }
+        self.server = assemble(parse_config(raw, folder), db, key_of(name), now, network)
+        self.engine = self.server.engine
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        return self._network.ports[self.name]
+
+    async def start(self) -> None:
+        self._runner = web.AppRunner(self.server.federation_app, access_log=None, auto_decompress=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self._network.ports[self.name] = int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.server.close()
+
+    async def problems(self, room_id: str) -> list[str]:
+        """What `lmserver verify` says of a room."""
+        verification = Verification(self.db, self.name, KEYS[self.name])
+        for server, keys in KEYS.items():
+            verification.trust(server, keys)
+        return [str(problem) for problem in (await verification.room(room_id)).problems]
