@@ -72,7 +72,7 @@ from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
 from lmserver.web.errors import ApiError
-from lmserver.web.limits import Rate, RateLimiter
+from lmserver.web.limits import RateLimiter
 
 FAILURES: dict[type[Exception], ApiError] = {
     DatabaseUnavailable: ApiError(503, "M_UNKNOWN", "Try again in a moment", {"retry_after_ms": 2000}),
@@ -171,7 +171,7 @@ def assemble(
         FederationDiscoveryEndpoints(None),
         FederationDeviceEndpoints(name, federated, federated, directory),
     )
-    limiter = _limiter(config)
+    limiter = RateLimiter(config.limits)
     return Server(
         config,
         db,
@@ -202,6 +202,7 @@ def assemble(
             federation,
             {Auth.SERVER: ServerAuthenticator(name, keyring.keys_for_request, sender.peer_alive)},
             failures=FAILURES,
+            limiter=limiter,
             observe=partial(metrics.observe_request, "federation"),
         ),
         metrics,
@@ -215,12 +216,6 @@ def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationC
     return FederationClient(
         config.server_name, key, resolver, http, plain_http_servers=config.federation.plain_http_servers
     )
-
-
-def _limiter(config: Config) -> RateLimiter:
-    limits = config.limits
-    rates = {"login": limits.login, "registration": limits.registration, "send": limits.send}
-    return RateLimiter({name: Rate(r.per_second, r.burst) for name, r in rates.items()})
 
 
 def _edus(name: str, devices: DeviceStore) -> EduDispatcher:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -19,6 +20,7 @@ from lmserver.protocol import ids, unpadded_base64
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
 from lmserver.protocol.signatures import SigningKey
+from lmserver.web.limits import Rate
 
 Network = IPv4Network | IPv6Network
 
@@ -82,23 +84,6 @@ class MetricsListener:
 
 
 @dataclass(frozen=True, slots=True)
-class RateSetting:
-    """A token bucket: `per_second` tokens come back, up to `burst`."""
-
-    per_second: float
-    burst: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Rate limits by what they protect."""
-
-    login: RateSetting
-    registration: RateSetting
-    send: RateSetting
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Everything the server is told from outside."""
 
@@ -114,7 +99,7 @@ class Config:
     rooms: Rooms
     logging: Logging
     metrics: MetricsListener | None
-    limits: Limits
+    limits: Mapping[str, Rate]
 
     def warnings(self) -> list[str]:
         """What an operator should know before anything goes wrong."""
@@ -128,7 +113,19 @@ class Config:
         return found
 
 
-DEFAULT_LIMITS = {"login": (0.2, 10), "registration": (0.2, 5), "send": (20.0, 100)}
+DEFAULT_LIMITS = {
+    "login": Rate(0.2, 10),
+    "registration": Rate(0.2, 5),
+    "send": Rate(20.0, 100),
+    "create_room": Rate(0.2, 20),
+    "join": Rate(0.5, 30),
+    "invite": Rate(0.5, 50),
+    "federation_membership": Rate(5.0, 100),
+    "federation_events": Rate(20.0, 500),
+    "federation_devices": Rate(20.0, 200),
+    "key_query": Rate(2.0, 50),
+}
+"""What each rate protects is said in the configuration; every endpoint's `rate` is one of these."""
 
 
 class _Reader:
@@ -346,21 +343,18 @@ def _metrics(reader: _Reader, raw: dict[str, Any]) -> MetricsListener | None:
     )
 
 
-def _limits(reader: _Reader, raw: dict[str, Any]) -> Limits:
+def _limits(reader: _Reader, raw: dict[str, Any]) -> dict[str, Rate]:
     section = reader.section(raw, "limits", set(DEFAULT_LIMITS))
-    rates = {}
-    for name, (per_second, burst) in DEFAULT_LIMITS.items():
-        entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
-        rate = entry.get("per_second", per_second)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-            reader.problems.append(
-                f"limits.{name}.per_second: expected a number above 0, found {_shown(rate)}"
-            )
-            rate = per_second
-        rates[name] = RateSetting(
-            float(rate), max(1, reader.value(entry, "burst", int, burst, f"limits.{name}."))
-        )
-    return Limits(**rates)
+    return {name: _rate(reader, section, name, default) for name, default in DEFAULT_LIMITS.items()}
+
+
+def _rate(reader: _Reader, section: dict[str, Any], name: str, default: Rate) -> Rate:
+    entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
+    rate = entry.get("per_second", default.per_second)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+        reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {_shown(rate)}")
+        rate = default.per_second
+    return Rate(float(rate), max(1, reader.value(entry, "burst", int, default.burst, f"limits.{name}.")))
 
 
 # -- the signing key ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmserver.config import DEFAULT_LIMITS
 from lmserver.protocol.room_versions import I_1_ID, LM_02_ID
 
 
@@ -102,9 +103,14 @@ logging:
 metrics: null
 
 # Token buckets: per_second come back, up to burst. login and registration count by address and
-# account, send by user.
+# account; send, create_room, join and invite by user; the others by the server that asks.
 limits:
-  login: {{per_second: 0.2, burst: 10}}
-  registration: {{per_second: 0.2, burst: 5}}
-  send: {{per_second: 20, burst: 100}}
+{_limits()}
 """
+
+
+def _limits() -> str:
+    return "\n".join(
+        f"  {name}: {{per_second: {rate.per_second:g}, burst: {rate.burst}}}"
+        for name, rate in DEFAULT_LIMITS.items()
+    )

@@ -7,9 +7,8 @@ stored bytes verify, and nothing was answered with 5xx.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from lmserver.protocol.events import Lpdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.signatures import SigningKey
-from lmserver.storage.database import Database
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.forging import Fields, evil, resigned
 from tests.evilpeer.peer import UNSTABLE
@@ -39,13 +37,6 @@ from tests.kit.rooms import (
     now,
     opening,
 )  # fmt: skip
-
-
-@pytest.fixture
-async def arena(db: Database, tmp_path: Path) -> AsyncIterator[Arena]:
-    async with Arena(db, tmp_path) as made:
-        yield made
-
 
 MALFORMED: dict[str, Callable[[Fields], Any]] = {
     "j7_nul_in_type": lambda f: resigned(f, type="a\0b"),

@@ -20,10 +20,10 @@ _txn = count()
 class Arena:
     """ROOM on the victim, with BOB of PARTICIPANT and MALLORY of EVIL in it."""
 
-    def __init__(self, db: Database, folder: Path) -> None:
+    def __init__(self, db: Database, folder: Path, **config: Any) -> None:
         self.db = db
         self.network = Network()
-        self.victim = Victim(db, self.network, HUB, folder)
+        self.victim = Victim(db, self.network, HUB, folder, **config)
         self.engine = self.victim.engine
         self.evil = EvilPeer(self.network, EVIL)
         self.peers = {EVIL: self.evil, PARTICIPANT: EvilPeer(self.network, PARTICIPANT)}

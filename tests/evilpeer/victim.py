@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 
 from lmserver.composition import assemble
-from lmserver.config import parse_config
+from lmserver.config import DEFAULT_LIMITS, parse_config
 from lmserver.rooms.verifying import Verification
 from lmserver.storage.database import Database
 from tests.evilpeer.network import Network
 from tests.kit.rooms import EVIL, HUB, KEYS, PARTICIPANT, key_of, now
 
-FAST = {"per_second": 1000, "burst": 1000}
+FAST = {name: {"per_second": 1000, "burst": 1000} for name in DEFAULT_LIMITS}
 
 
 class Victim:
@@ -27,7 +27,7 @@ class Victim:
         raw = {
             "server_name": name,
             "registration": {"mode": "open"},
-            "limits": {"login": FAST, "registration": FAST, "send": FAST},
+            "limits": FAST,
             "federation": {
                 "plain_http_servers": sorted({HUB, PARTICIPANT, EVIL} - {name}),
                 "allowed_networks": ["127.0.0.0/8"],
