@@ -77,7 +77,7 @@ async def test_a_stranger(server: RoomServer, visibility: str) -> None:
 
 @pytest.mark.parametrize("ending", ["leave", "kick", "ban", "ban after leave"])
 @pytest.mark.parametrize("visibility", VISIBILITIES[:3])
-async def test_after_the_end(server: RoomServer, visibility: str, ending: str) -> None:
+async def test_c6_after_the_end(server: RoomServer, visibility: str, ending: str) -> None:
     alice, room_id = await make(server, visibility)
     bob = server.user("bob")
     await bob.change(room_id, "join")
@@ -126,7 +126,7 @@ async def test_while_invited(server: RoomServer, visibility: str, sees: bool) ->
     assert SECRET not in answers["sync"][1] and answers["state"][0] == 403
 
 
-async def test_redacted_content_is_gone_everywhere(server: RoomServer) -> None:
+async def test_c7_redacted_content_is_gone_everywhere(server: RoomServer) -> None:
     """Attack C7."""
     alice, room_id = await make(server, "shared")
     bob = server.user("bob")

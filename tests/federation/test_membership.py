@@ -37,7 +37,7 @@ async def world(db: Database) -> AsyncIterator[World]:
         yield made
 
 
-async def test_a_template_is_bare_and_wrapped_and_not_signed(world: World) -> None:
+async def test_t5_a_template_is_bare_and_wrapped_and_not_signed(world: World) -> None:
     status, body = await world.ask("GET", V1 + path("make_join", ROOM, BOB) + VER)
     assert status == 200 and body["room_version"] == LM_02.id
     for template in (body, body["event"]):
@@ -46,7 +46,7 @@ async def test_a_template_is_bare_and_wrapped_and_not_signed(world: World) -> No
         assert "signatures" not in template and "hashes" not in template
 
 
-async def test_templates_are_refused(world: World) -> None:
+async def test_t4_templates_for_others_are_refused(world: World) -> None:
     async def refusal(url: str) -> tuple[int, str]:
         status, body = await world.ask("GET", url)
         return status, body["errcode"]
@@ -83,7 +83,7 @@ async def test_a_join_brings_the_state_before_it_and_its_auth_chain(world: World
     assert (await world.ask("POST", f"{V3}send_join/t2", join.fields))[1] == body
 
 
-async def test_only_a_join_of_the_senders_own_is_taken(world: World) -> None:
+async def test_t6_only_a_join_of_the_senders_own_is_taken(world: World) -> None:
     """Attack T6."""
 
     async def refusal(event: object, origin: str = PARTICIPANT, name: str = "send_join") -> int:
@@ -99,7 +99,7 @@ async def test_only_a_join_of_the_senders_own_is_taken(world: World) -> None:
     assert await refusal({}) == 404
 
 
-async def test_the_rules_are_asked_again_at_the_end(world: World) -> None:
+async def test_t8_the_rules_are_asked_again_at_the_end(world: World) -> None:
     """Attack T8."""
     assert (await world.ask("GET", V1 + path("make_join", ROOM, BOB) + VER))[0] == 200
     await world.engine.send([member("ban", target=BOB)])

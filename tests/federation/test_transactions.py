@@ -123,7 +123,7 @@ async def test_what_the_rules_refuse_is_told_by_the_lpdus_id(world: World) -> No
     assert list(body["failed_pdus"]) == [item.event_id] and body["failed_pdus"][item.event_id]["error"]
 
 
-async def test_a_poison_event_fails_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_b21_a_poison_event_fails_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack B21."""
     bad, good = lpdu(message("poison", sender=BOB)), lpdu(message(sender=BOB))
     accept = world.engine.accept_lpdus
@@ -139,14 +139,14 @@ async def test_a_poison_event_fails_alone(world: World, monkeypatch: pytest.Monk
     assert list(body["org.lmserver.accepted"]) == [good.event_id]
 
 
-async def test_another_transaction_in_flight_is_bad_state(world: World) -> None:
+async def test_b19_another_transaction_in_flight_is_bad_state(world: World) -> None:
     at = now()
     assert (await inbound.claim(world.db, PARTICIPANT, "send", "other", at, at + 30_000)).fence
     status, body = await world.send("t1", [])
     assert (status, body["errcode"]) == (400, "M_BAD_STATE")
 
 
-async def test_a_lease_left_by_a_crash_runs_out_and_lets_its_own_transaction_in(world: World) -> None:
+async def test_b19_a_lease_left_by_a_crash_runs_out_and_lets_its_own_transaction_in(world: World) -> None:
     at = now()
     await inbound.claim(world.db, PARTICIPANT, "send", "t1", at, at + 30_000)
     assert (await world.send("t1", []))[0] == 200

@@ -71,7 +71,7 @@ PUBLIC = ["1.1.1.1", "172.32.0.1", "2a00:1450::1", "2606:4700::1111", "64:ff9b::
 
 
 @pytest.mark.parametrize("address", PRIVATE + WRAPPED + ODD)
-def test_refused(address: str) -> None:
+def test_f1_f2_special_addresses_are_refused(address: str) -> None:
     assert not AddressGuard().is_allowed(address)
 
 
@@ -90,7 +90,7 @@ def test_allowed_networks_reach_exactly_themselves() -> None:
     assert not guard.is_allowed("127.0.0.1")
 
 
-def test_an_allowed_wrapper_does_not_allow_what_it_carries() -> None:
+def test_f2_an_allowed_wrapper_does_not_allow_what_it_carries() -> None:
     guard = AddressGuard([ip_network("2002::/16"), ip_network("::/0")])
     assert not guard.is_allowed("2002:7f00:1::")
     assert not guard.is_allowed("64:ff9b::7f00:1")

@@ -174,7 +174,7 @@ async def test_answers_that_are_not_strict_objects(
         await client.send_json("GET", f"hub.test:{port}", "/x")
 
 
-async def test_answers_are_bounded(client: FederationClient, peer: Peer, port: int) -> None:
+async def test_f10_answers_are_bounded(client: FederationClient, peer: Peer, port: int) -> None:
     peer.body = json.dumps({"a": "x" * 1000}).encode()
     size = len(peer.body)
     await client.request("GET", f"hub.test:{port}", "/x", max_response=size)
@@ -182,7 +182,9 @@ async def test_answers_are_bounded(client: FederationClient, peer: Peer, port: i
         await client.request("GET", f"hub.test:{port}", "/x", max_response=size - 1)
 
 
-async def test_gzip_is_bounded_after_decompression(client: FederationClient, peer: Peer, port: int) -> None:
+async def test_f10_gzip_is_bounded_after_decompression(
+    client: FederationClient, peer: Peer, port: int
+) -> None:
     plain = json.dumps({"a": "x" * 1_000_000}).encode()
     peer.headers = {"Content-Encoding": "gzip"}
     peer.body = gzip.compress(plain)
@@ -246,7 +248,7 @@ async def raw_server(loopback: Loopback, answer: bytes, *, drip: bool = False) -
         (b"", False),
     ],
 )
-async def test_hostile_http(
+async def test_f10_hostile_http(
     loopback: Loopback, dns: FakeDns, clock: Clock, answer: bytes, drip: bool
 ) -> None:
     port = await raw_server(loopback, answer, drip=drip)
@@ -269,7 +271,7 @@ async def test_plain_http_only_where_configured(
         await configured.request("GET", f"other.test:{port}", "/x")
 
 
-async def test_deadline(loopback: Loopback, dns: FakeDns, clock: Clock) -> None:
+async def test_f10_deadline(loopback: Loopback, dns: FakeDns, clock: Clock) -> None:
     async def never(_request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.sleep(3)
         return web.Response()
@@ -287,20 +289,20 @@ async def refused(loopback: Loopback, dns: FakeDns, clock: Clock, port: int, pee
     assert not peer.requests
 
 
-async def test_wrong_certificate_name(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
+async def test_f9_wrong_certificate_name(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
     await refused(loopback, dns, clock, await loopback.serve(peer, "127.0.0.1", "other.test"), peer)
 
 
-async def test_unknown_authority(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
+async def test_f9_unknown_authority(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
     await refused(loopback, dns, clock, await loopback.serve(peer, "hub.test", authority=trustme.CA()), peer)
 
 
-async def test_tls_1_2(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
+async def test_f9_tls_1_2(loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer) -> None:
     port = await loopback.serve(peer, "hub.test", newest=ssl.TLSVersion.TLSv1_2)
     await refused(loopback, dns, clock, port, peer)
 
 
-async def test_the_address_that_is_connected_to_is_checked(
+async def test_f3_the_address_that_is_connected_to_is_checked(
     loopback: Loopback, dns: FakeDns, clock: Clock, peer: Peer, port: int
 ) -> None:
     """A resolver that lets everything through does not help: the connector checks its own sockets (F3)."""
@@ -311,7 +313,7 @@ async def test_the_address_that_is_connected_to_is_checked(
     assert not peer.requests
 
 
-async def test_dns_is_asked_once_for_check_and_connection(
+async def test_f3_dns_is_asked_once_for_check_and_connection(
     client: FederationClient, dns: FakeDns, peer: Peer, port: int
 ) -> None:
     await client.request("GET", f"hub.test:{port}", "/x")

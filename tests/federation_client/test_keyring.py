@@ -225,18 +225,18 @@ def test_unusable_keys_are_skipped() -> None:
     assert set(read.keys) == {"ed25519:1"}
 
 
-def test_expiry_in_the_future_is_now() -> None:
+def test_k5_expiry_in_the_future_is_now() -> None:
     read = read_document(document(PEER, old={SECOND: NOW + HOUR}), "peer.test", NOW)
     assert read.old_keys == {"ed25519:2": (SECOND.verify_key, NOW)}
 
 
-async def test_a_document_for_another_name_gives_no_keys(keyring: Keyring, peers: Peers) -> None:
+async def test_k2_a_document_for_another_name_gives_no_keys(keyring: Keyring, peers: Peers) -> None:
     peers.documents["peer.test"] = document(key("evil.test"))  # K2
     with pytest.raises(KeysUnavailable):
         await keyring.keys_for_request("peer.test", ["ed25519:1"])
 
 
-async def test_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, millis: Millis) -> None:
+async def test_k3_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, millis: Millis) -> None:
     peers.documents["peer.test"] = document(PEER, valid_until=253_402_300_799_000)  # K3: year 9999
     await keyring.keys_for_request("peer.test", ["ed25519:1"])
     millis.now += MAX_TRUST
@@ -249,7 +249,7 @@ async def test_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, milli
     assert len(peers.asked) == 2
 
 
-async def test_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -> None:
+async def test_k4_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -> None:
     peers.documents["peer.test"] = document(SECOND, old={PEER: NOW - HOUR})  # K4
     assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == {}
     assert await keyring.keys_for_event("peer.test", ["ed25519:1"], NOW - HOUR) == {
@@ -277,7 +277,7 @@ async def test_an_unlisted_key_ends_with_the_document_that_drops_it(
     assert type(refused[0]) is SignatureError
 
 
-async def test_a_key_id_keeps_its_first_bytes(
+async def test_k6_a_key_id_keeps_its_first_bytes(
     keyring: Keyring, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
 ) -> None:
     await keyring.keys_for_request("peer.test", ["ed25519:1"])
@@ -305,7 +305,7 @@ async def test_unknown_keys_cause_one_fetch_a_minute(keyring: Keyring, peers: Pe
     assert len(peers.asked) == 2
 
 
-async def test_a_hundred_unknown_keys_cause_one_fetch(keyring: Keyring, peers: Peers) -> None:
+async def test_s7_a_hundred_unknown_keys_cause_one_fetch(keyring: Keyring, peers: Peers) -> None:
     peers.pause = 0.02
     events = [event(key("peer.test", f"ed25519:k{n}", n + 1), body=str(n)) for n in range(100)]
     batches = await asyncio.gather(*(keyring.verify_events([e]) for e in events))
@@ -359,7 +359,7 @@ async def test_odd_key_ids_are_ignored(keyring: Keyring, peers: Peers) -> None:
     assert len(peers.asked) == 1
 
 
-async def test_one_good_signature_is_enough(keyring: Keyring, peers: Peers) -> None:
+async def test_s7_one_good_signature_is_enough(keyring: Keyring, peers: Peers) -> None:
     peers.documents["peer.test"] = document(PEER, SECOND)  # S7
     mixed = [event(PEER, signatures={"ed25519:2": BAD}), event(PEER, signatures={"ed25519:unknown": BAD})]
     assert await keyring.verify_events(mixed) == [None, None]
@@ -432,7 +432,7 @@ async def test_m_linearized(keyring: Keyring, peers: Peers, said: object, expect
     assert len(peers.asked) == 1
 
 
-async def test_the_word_of_a_notary(
+async def test_k1_the_word_of_a_notary(
     db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
 ) -> None:
     """K1: only a configured notary is asked, only if the server is away, and never about a known key."""

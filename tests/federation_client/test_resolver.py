@@ -118,12 +118,12 @@ async def test_srv_that_refuses_service(found: Resolver, host: WellKnownHost, dn
         b'{"m.server": "real.test", "x": "' + b"x" * 70_000 + b'"}',
     ],
 )
-async def test_bad_delegation_is_no_delegation(found: Resolver, host: WellKnownHost, body: bytes) -> None:
+async def test_f7_bad_delegation_is_no_delegation(found: Resolver, host: WellKnownHost, body: bytes) -> None:
     host.body = body
     assert await found.resolve("a.test") == Target("a.test", "a.test", (Address("127.0.0.1", 8448),))
 
 
-async def test_delegation_to_a_port_of_another_protocol(found: Resolver, host: WellKnownHost) -> None:
+async def test_f8_delegation_to_a_port_of_another_protocol(found: Resolver, host: WellKnownHost) -> None:
     host.body = b'{"m.server": "real.test:22"}'
     with pytest.raises(Unreachable):
         await found.resolve("a.test")
@@ -141,7 +141,7 @@ async def test_redirects_are_followed_hop_by_hop(
     assert (await found.resolve("a.test")).host_header == "real.test:5"
 
 
-async def test_redirect_loop_ends(found: Resolver, host: WellKnownHost) -> None:
+async def test_f5_redirect_loop_ends(found: Resolver, host: WellKnownHost) -> None:
     host.status, host.headers = 307, {"Location": "?again"}
     assert (await found.resolve("a.test")).host_header == "a.test"
     assert len(host.hits) == 6
@@ -163,7 +163,7 @@ async def test_redirect_loop_ends(found: Resolver, host: WellKnownHost) -> None:
         "https://" + "b" * 3000 + ".test/",
     ],
 )
-async def test_redirects_that_are_not_followed(
+async def test_f5_redirects_that_are_not_followed(
     found: Resolver, host: WellKnownHost, dns: FakeDns, location: str
 ) -> None:
     dns.hosts["b.test"] = ["127.0.0.1"]
@@ -172,7 +172,7 @@ async def test_redirects_that_are_not_followed(
     assert "b.test" not in dns.asked
 
 
-async def test_redirect_to_a_private_address_does_not_connect(
+async def test_f5_redirect_to_a_private_address_does_not_connect(
     loopback: Loopback, dns: FakeDns, clock: Clock
 ) -> None:
     hits: list[str] = []
@@ -191,7 +191,7 @@ async def test_redirect_to_a_private_address_does_not_connect(
 @pytest.mark.parametrize(
     "name", ["127.1", "0x7f.1", "2130706433", "①②⑦.⓪.⓪.①", "[::1]:80", "127.0.0.1:80", "a b", ""]
 )
-async def test_odd_names_are_not_looked_up(found: Resolver, dns: FakeDns, name: str) -> None:
+async def test_f4_odd_names_are_not_looked_up(found: Resolver, dns: FakeDns, name: str) -> None:
     with pytest.raises(Unreachable):
         await found.resolve(name)
     assert not dns.asked
@@ -200,7 +200,7 @@ async def test_odd_names_are_not_looked_up(found: Resolver, dns: FakeDns, name: 
 @pytest.mark.parametrize(
     "address", ["10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "2002:7f00:1::"]
 )
-async def test_private_addresses_are_refused(
+async def test_f1_private_addresses_are_refused(
     loopback: Loopback, dns: FakeDns, clock: Clock, address: str
 ) -> None:
     dns.hosts["evil.test"] = [address]
@@ -211,7 +211,7 @@ async def test_private_addresses_are_refused(
             await guarded.resolve(name)
 
 
-async def test_private_addresses_are_dropped_from_a_mixed_answer(
+async def test_f1_private_addresses_are_dropped_from_a_mixed_answer(
     loopback: Loopback, dns: FakeDns, clock: Clock
 ) -> None:
     dns.hosts["mixed.test"] = ["10.0.0.1", PUBLIC]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmserver.protocol import canonical_json, hashes, hub
-from lmserver.protocol.errors import SignatureError
-from lmserver.protocol.events import EventDraft, parse_lpdu, parse_pdu
+from lmserver.protocol import canonical_json, hashes, hub, participant
+from lmserver.protocol.errors import ProtocolError, SignatureError
+from lmserver.protocol.events import EventDraft, Lpdu, parse_lpdu, parse_pdu
 from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import SUPPORTED, RoomVersion
 from lmserver.protocol.room_view import RoomView
@@ -99,3 +100,33 @@ def test_unsigned_and_event_id_never_count(event: EventDraft, version: RoomVersi
     with_extras = parse_pdu({**pdu.fields, "unsigned": {"age": 5}, "event_id": "$x"}, version)
     assert with_extras.event_id == pdu.event_id
     assert with_extras.canonical == pdu.canonical
+
+
+EVENT_FIELDS = ["auth_events", "content", "hashes", "hub_server", "origin_server_ts", "prev_events", "room_id",
+                "sender", "signatures", "state_key", "type", "unsigned", "event_id", "depth", "redacts"]  # fmt: skip
+nearly = st.sampled_from([{"lpdu": {"sha256": "A"}}, {"sha256": None}, {HUB: None}, {HUB: {"ed25519:t1": 1}},
+                          ["$x"], [None], "", "@", "!", "$", True, 0, -1, {}, [], None])  # fmt: skip
+
+
+@given(drafts(ALICE), st.dictionaries(st.sampled_from(EVENT_FIELDS), nearly | value, min_size=1, max_size=3),
+       st.sets(st.sampled_from(EVENT_FIELDS), max_size=2), versions)  # fmt: skip
+def test_j14_any_json_in_any_field_is_refused_or_an_event(
+    event: EventDraft, changed: dict[str, Any], missing: set[str], version: RoomVersion
+) -> None:
+    """What a peer sends ends in a ProtocolError or in an event that everything can be asked of."""
+    good = [lpdu(event, version=version).fields, hub.complete_draft(event, view(version), key_of(HUB)).fields]
+    for fields_of, parse in zip(good, (parse_lpdu, parse_pdu), strict=True):
+        raw = {k: v for k, v in {**fields_of, **changed}.items() if k not in missing}
+        try:
+            parsed = parse(canonical_json.parse_object(canonical_json.encode(raw)), version)
+        except ProtocolError:
+            continue
+        assert parsed.event_id == hashes.event_id(redact(parsed.fields, version), version)
+        hashes.check_hashes(parsed)
+        assert parsed.membership is None or isinstance(parsed.membership, str)
+        with suppress(ProtocolError):
+            check_event_signatures(parsed, KEYS)
+        if isinstance(parsed, Lpdu):
+            hub.decide(parsed, view(version), key_of(HUB))
+        else:
+            participant.decide(parsed, view(version), seen_lpdu_hashes=set())
