@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,9 @@ def assemble(
     turns = Turns(db, key, audience, answers, clock)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
     engine = RoomEngine(turns, own_lpdus, GapFiller(db, turns, HubHistory(db, api, keyring)))
-    sender = Sender(db, client, own_lpdus.answered, clock)
+    # A host and a port it listens on name one process: whoever starts there follows a dead one.
+    owner = f"{socket.gethostname()} {config.client.host}:{config.client.port}"
+    sender = Sender(db, client, own_lpdus.answered, clock, owner=owner)
     audience.sender = sender
     passwords = Passwords()
     accounts = Accounts(db, name, passwords, clock)

@@ -98,8 +98,8 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
         runners: list[web.AppRunner] = []
         housekeeping = asyncio.create_task(_housekeeping(server), name="housekeeping")
         try:
-            await server.sender.start()
             await _listen(server, runners)
+            await server.sender.start()
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()

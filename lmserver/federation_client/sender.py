@@ -43,6 +43,7 @@ class Sender:
         on_lpdu_answers: Answers,
         clock: Callable[[], int],
         *,
+        owner: str = "",
         max_active: int = MAX_ACTIVE,
         poll_seconds: float = POLL_SECONDS,
         linger_seconds: float = LINGER_SECONDS,
@@ -54,7 +55,7 @@ class Sender:
         self._max_active = max_active
         self._poll_seconds = poll_seconds
         self._linger_seconds = linger_seconds
-        self._owner = secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._active: dict[str, DestinationSender] = {}
         self._waiting: dict[str, None] = {}
         self._retry_at: dict[str, int] = {}
@@ -63,7 +64,8 @@ class Sender:
         self._running = False
 
     async def start(self) -> None:
-        """Raises DatabaseUnavailable."""
+        """Raises DatabaseUnavailable. Leases that a killed run of the same owner left are void."""
+        await destinations.release_leases(self._db, self._owner)
         self._retry_at = await destinations.backing_off(self._db, self._clock(), MAX_BACKING_OFF)
         self._running = True
         self._poller = asyncio.create_task(self._poll(), name="sender poll")

@@ -67,6 +67,13 @@ async def release_lease(db: Executor, destination: str, fence: int) -> None:
     )
 
 
+async def release_leases(db: Executor, owner: str) -> None:
+    """All of an owner that is known not to run."""
+    await db.execute(
+        "UPDATE destinations SET lease_owner = NULL, lease_until = 0 WHERE lease_owner = $1", owner
+    )
+
+
 async def failed(db: Executor, destination: str, fence: int, failures: int, retry_at: int) -> None:
     """Remember when to try again, and end the lease."""
     await db.execute(

@@ -6,14 +6,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import pytest
-from yarl import URL
 
 from tests.kit.processes import ServerProcess, configure, lmserver
+from tests.kit.users import User, eventually, register
 
 Servers = tuple[ServerProcess, ServerProcess]
 
@@ -33,41 +32,6 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-class User:
-    def __init__(self, http: aiohttp.ClientSession, server: ServerProcess, user_id: str, token: str) -> None:
-        self.http, self.server, self.user_id, self.token = http, server, user_id, token
-
-    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        url = URL(f"{self.server.client_url}/_matrix/client/v3{path}", encoded=True)
-        headers = {"Authorization": f"Bearer {self.token}"}
-        async with self.http.request(method, url, json=body, headers=headers) as response:
-            return response.status, await response.json()
-
-    async def ok(self, method: str, path: str, body: Any = None) -> Any:
-        status, answer = await self.call(method, path, body)
-        assert status == 200, (method, path, status, answer)
-        return answer
-
-    async def history(self, room: str) -> list[str]:
-        answer = await self.ok("GET", f"{room}/messages?dir=b&limit=500")
-        return [event["event_id"] for event in answer["chunk"]][::-1]
-
-
-async def register(http: aiohttp.ClientSession, server: ServerProcess, name: str) -> User:
-    body = {"username": name, "password": "a long password", "auth": {"type": "m.login.dummy"}}
-    async with http.post(server.client_url + "/_matrix/client/v3/register", json=body) as response:
-        answer = await response.json()
-        assert response.status == 200, answer
-        return User(http, server, answer["user_id"], answer["access_token"])
-
-
-async def eventually(check: Any, seconds: float = 20.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await check():
-        assert asyncio.get_running_loop().time() < deadline, "did not happen in time"
-        await asyncio.sleep(0.1)
 
 
 async def shared_room(alice: User, bob: User) -> str:
