@@ -102,8 +102,9 @@ class Database:
         """Open the pool; raises DatabaseUnavailable."""
         try:
             pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=max_size, server_settings=_SESSION, timeout=10, command_timeout=60
-            )
+                dsn, min_size=1, max_size=max_size, server_settings=_SESSION, timeout=10, command_timeout=60,
+                reset=_nothing_to_reset,
+            )  # fmt: skip
         except (asyncpg.PostgresError, *_UNAVAILABLE) as error:
             raise DatabaseUnavailable(f"cannot connect: {error}") from error
         return cls(pool, faults)
@@ -197,6 +198,11 @@ class Database:
             raise UnsafeDatabase("the database is a replica in recovery: connect to the primary")
         if int(await self.fetchval("SELECT current_setting('server_version_num')")) < 130000:
             raise UnsafeDatabase("PostgreSQL 13 or newer is needed")
+
+
+async def _nothing_to_reset(_: object) -> None:
+    """We set nothing on a session that outlasts a transaction, and an open one is rolled back before
+    this is called: no round trip at each release."""
 
 
 async def _rollback(connection: Any, transaction: Any) -> None:
