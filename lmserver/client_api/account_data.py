@@ -74,8 +74,12 @@ class AccountDataEndpoints:
     async def put_tag(self, request: Request) -> dict[str, Any]:
         """Set a tag."""
         user_id, room_id = _own(request), _room(request)
+        tag, content = _text(request.params["tag"], "tag"), await request.json_or_empty()
+        order = content.get("order", 0)
+        if isinstance(order, bool) or not isinstance(order, int | float):
+            raise bad_json("order is a number")
         tags = await self._tags(user_id, room_id)
-        tags[_text(request.params["tag"], "tag")] = await request.json_or_empty()
+        tags[tag] = content
         if len(tags) > 100:
             raise ApiError(400, "M_LIMIT_EXCEEDED", "Too many tags")
         await self._store(user_id, room_id, TAGS, {"tags": tags})
