@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from yarl import URL
 
 from bench.servers import Measured, free_port
 from lmserver.protocol import canonical_json, transport, unpadded_base64
-from lmserver.protocol.events import EventDraft
+from lmserver.protocol.events import EventDraft, Lpdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
 from lmserver.protocol.signatures import SigningKey, sign_json
@@ -79,36 +80,49 @@ class Participant:
         self, http: aiohttp.ClientSession, hub: Measured, method: str, uri: str, content: Any = None
     ) -> dict[str, Any]:
         headers, body = self.signed(method, uri, hub.name, content)
-        url = URL(f"http://127.0.0.1:{hub.federation_port}{uri}", encoded=True)
-        async with http.request(method, url, data=body or None, headers=headers) as response:
+        url = URL(hub.federation_url + uri, encoded=True)
+        async with http.request(method, url, data=body or None, headers=headers, ssl=False) as response:
             answer: dict[str, Any] = await response.json()
             if response.status != 200:
                 raise RuntimeError(f"{uri}: {response.status} {answer}")
             return answer
 
     def draft(
-        self, room_id: str, type_: str, content: dict[str, Any], state_key: str | None = None
+        self,
+        room_id: str,
+        type_: str,
+        content: dict[str, Any],
+        state_key: str | None = None,
+        sender: str = "",
     ) -> EventDraft:
-        return EventDraft(room_id, type_, self.user, content, int(time.time() * 1000), state_key)
+        return EventDraft(room_id, type_, sender or self.user, content, int(time.time() * 1000), state_key)
+
+    async def join(self, http: aiohttp.ClientSession, hub: Measured, room_id: str) -> None:
+        """Bring the server's own user into a room."""
+        lpdu = self.lpdu(hub, self.draft(room_id, "m.room.member", {"membership": "join"}, self.user))
+        await self.request(http, hub, "POST", f"{UNSTABLE}/send_join/{quote(lpdu.event_id)}", lpdu.fields)
+
+    def lpdu(self, hub: Measured, draft: EventDraft) -> Lpdu:
+        return build_lpdu(draft, LM_02, hub.name, self.key)
+
+    async def send(self, http: aiohttp.ClientSession, hub: Measured, pdus: Sequence[Lpdu]) -> dict[str, str]:
+        """One transaction; LPDU IDs to the IDs of the accepted events."""
+        content = {"pdus": [pdu.fields for pdu in pdus], "edus": []}
+        answer = await self.request(http, hub, "PUT", f"{UNSTABLE}/send/{secrets.token_hex(8)}", content)
+        return dict(answer["org.lmserver.accepted"])
 
 
 async def measure(hub: Measured, participant: Participant, room_id: str, transactions: int) -> Intake:
     """Join, prepare signed transactions beforehand, send one after the other, count."""
     async with aiohttp.ClientSession() as http:
-        join = build_lpdu(
-            participant.draft(room_id, "m.room.member", {"membership": "join"}, participant.user),
-            LM_02, hub.name, participant.key,
-        )  # fmt: skip
-        await participant.request(
-            http, hub, "POST", f"{UNSTABLE}/send_join/{quote(join.event_id)}", join.fields
-        )
+        await participant.join(http, hub, room_id)
         prepared = []
         for number in range(transactions):
             pdus = [
-                build_lpdu(
+                participant.lpdu(
+                    hub,
                     participant.draft(room_id, "m.room.message",
                                       {"msgtype": "m.text", "body": f"event {number}/{i}: " + "x" * 300}),
-                    LM_02, hub.name, participant.key,
                 ).fields
                 for i in range(BATCH)
             ]  # fmt: skip
@@ -116,8 +130,8 @@ async def measure(hub: Measured, participant: Participant, room_id: str, transac
             prepared.append((uri, *participant.signed("PUT", uri, hub.name, {"pdus": pdus, "edus": []})))
         cpu, started, accepted = hub.cpu_seconds(), time.monotonic(), 0
         for uri, headers, body in prepared:
-            url = URL(f"http://127.0.0.1:{hub.federation_port}{uri}", encoded=True)
-            async with http.put(url, data=body, headers=headers) as response:
+            url = URL(hub.federation_url + uri, encoded=True)
+            async with http.put(url, data=body, headers=headers, ssl=False) as response:
                 answer = json.loads(await response.read())
                 accepted += len(answer["org.lmserver.accepted"])
         elapsed, used = time.monotonic() - started, hub.cpu_seconds() - cpu

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from bench import servers
+from bench import federation, servers, verifying
 from bench.local_send import Room, Sends
 from bench.lpdu_intake import Participant, measure
 from bench.servers import Measured, fresh_database
@@ -36,6 +36,7 @@ class Bench:
 
     def __init__(self, folder: Path, repetitions: int, seconds: float) -> None:
         self.folder, self.repetitions, self.seconds = folder, repetitions, seconds
+        self.away, self.history = (50_000, 5_000) if seconds >= 5 else (2_000, 500)
         self.rows: list[tuple[str, str, str, str]] = []
         self.postgres = EmbeddedPostgres(folder / "pg", print)
         self.dsn = ""
@@ -45,9 +46,11 @@ class Bench:
         try:
             ours = await self._lmserver()
             theirs = await self._synapse() if with_synapse else None
+            self._compare(ours, theirs)
+            self._verifying()
+            await self._federation()
         finally:
             await self.postgres.stop()
-        self._compare(ours, theirs)
 
     def _database(self, name: str) -> str:
         return self.dsn.replace("/lmserver?", f"/{name}?")
@@ -117,6 +120,70 @@ class Bench:
         intake = await measure(server, participant, room_id, int(60 * self.seconds))
         print(f"lmserver: {intake.per_second:,.0f} LPDUs/s", flush=True)
         return intake
+
+    # -- between servers ------------------------------------------------------------------------
+
+    def _verifying(self) -> None:
+        found = verifying.measure()
+        ratio = f"{median(found.threads) / median(found.one_thread):.2f} of one thread"
+        self.rows += [
+            ("this machine: one Ed25519 verification, us", spread(found.verify_us, 1), "", ""),
+            ("verify events on one thread, events/s", spread(found.one_thread), "", ""),
+            ("verify events on the keyring's threads, events/s", spread(found.threads), "", ratio),
+        ]
+
+    async def _federation(self) -> None:
+        farm = federation.Farm(self.folder, self.dsn)
+        try:
+            fan_outs = []
+            for _ in range(self.repetitions):
+                fan_outs.append(await federation.fan_out(farm))
+                farm.stop()
+                print(fan_outs[-1], flush=True)
+            self._fan_out(fan_outs)
+            sizes = ((1_000, 0), (5_000, 0), (1_000, self.history))
+            joins = [await federation.joins(farm, sizes) for _ in range(self.repetitions)]
+            farm.stop()
+            print(joins, flush=True)
+            for index, (members, history) in enumerate(sizes):
+                if any(found[index].members_stored != members + 1 for found in joins):
+                    raise RuntimeError("a join did not store every member")
+                what = f"remote join, {members:,} members, {history:,} messages before, s"
+                self.rows.append((what, spread([found[index].seconds for found in joins], 2), "", ""))
+            away = await federation.outage(farm, self.away)
+            print(away, flush=True)
+            self._outage(away)
+        finally:
+            farm.stop()
+
+    def _fan_out(self, found: list[federation.FanOut]) -> None:
+        what = f"1,000 messages through the hub to {federation.PARTICIPANTS} servers"
+        self.rows += [
+            (f"{what}, messages/s", spread([f.messages_per_second for f in found]), "", ""),
+            (f"{what}, deliveries/s", spread([f.deliveries_per_second for f in found]), "", ""),
+            ("100 messages/s: stored by the last server, p50 ms", spread([f.p50 for f in found]), "", ""),
+            ("100 messages/s: stored by the last server, p99 ms", spread([f.p99 for f in found]), "", ""),
+            ("deliveries lost", str(sum(f.lost for f in found)), "", ""),
+        ]
+
+    def _outage(self, away: federation.Outage) -> None:
+        what = f"a destination away for {away.events:,} events"
+        self.rows += [
+            (
+                f"{what}: hub resident, MB",
+                f"{away.rss_before:.1f} before, {away.rss_after:.1f} after",
+                "",
+                "",
+            ),
+            (
+                f"{what}: send of another, p50 ms",
+                f"{away.p50_before:.1f} before, {away.p50_during:.1f} during",
+                "",
+                "",
+            ),
+            (f"{what}: catch-up, events/s", f"{away.catch_up_per_second:,.0f}", "", ""),
+            (f"{what}: events lost", str(away.lost), "", ""),
+        ]
 
     # -- the table ------------------------------------------------------------------------------
 

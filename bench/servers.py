@@ -18,6 +18,8 @@ import aiohttp
 import asyncpg
 import yaml
 
+from lmserver.config import DEFAULT_LIMITS
+
 SYNAPSE_VENV = Path(__file__).resolve().parent / ".synapse-venv"
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -38,7 +40,7 @@ class Measured:
     command: list[str]
     folder: Path
     federation_port: int = 0
-    room_version: str | None = None
+    tls: bool = False
     process: subprocess.Popen[bytes] | None = None
     ready_seconds: float = 0.0
 
@@ -57,6 +59,10 @@ class Measured:
                             break
                 await asyncio.sleep(0.01)
         self.ready_seconds = time.monotonic() - started
+
+    @property
+    def federation_url(self) -> str:
+        return f"http{'s' * self.tls}://127.0.0.1:{self.federation_port}"
 
     def stop(self) -> None:
         if self.process is not None:
@@ -90,28 +96,37 @@ async def fresh_database(admin_dsn: str, name: str) -> None:
     await connection.close()
 
 
-def lmserver(folder: Path, dsn: str, plain_peers: list[str]) -> Measured:
-    """An lmserver with its limits out of the way."""
+def lmserver(
+    folder: Path,
+    dsn: str,
+    plain_peers: list[str],
+    label: str = "lmserver",
+    *,
+    pool: int = 10,
+    tls: bool = False,
+) -> Measured:
+    """An lmserver with its limits out of the way; `tls` for federation as operators run it, with
+    the certificate authority that all of `folder` share."""
     client_port, federation_port = free_port(), free_port()
     name = f"localhost:{federation_port}"
     done = subprocess.run(
         [sys.executable, "-m", "lmserver", "generate-config", "--server-name", name, "--data-dir",
-         str(folder / "data"), "--client-port", str(client_port), "--database-url", dsn,
+         str(folder / f"{label}-data"), "--client-port", str(client_port), "--database-url", dsn,
          "--dev", str(folder / "ca")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     config = yaml.safe_load(done.stdout)
-    config["limits"] = {k: {"per_second": 1e6, "burst": 10**6} for k in ("login", "registration", "send")}
-    config["federation"] |= {
-        "plain_http_servers": plain_peers,
-        "tls_certificate": None,
-        "tls_private_key": None,
-    }
+    config["limits"] = {name: {"per_second": 1e6, "burst": 10**6} for name in DEFAULT_LIMITS}
+    config["federation"] |= {"plain_http_servers": plain_peers}
+    if not tls:
+        config["federation"] |= {"tls_certificate": None, "tls_private_key": None}
+    config["database"] = {**(config["database"] or {}), "pool_size": pool}
     config["logging"] = {"level": "warning", "format": "json"}
-    path = folder / "lmserver.yaml"
+    path = folder / f"{label}.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "lmserver", "run", "--config", str(path)]
-    return Measured("lmserver", name, f"http://127.0.0.1:{client_port}", command, folder, federation_port)
+    url = f"http://127.0.0.1:{client_port}"
+    return Measured(label, name, url, command, folder, federation_port, tls)
 
 
 def install_synapse() -> Path:
