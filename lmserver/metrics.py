@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters and histograms of one server."""
+    """Counters, gauges and histograms of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -21,6 +21,17 @@ class Metrics:
         )
         self.key_conflicts = Counter(
             "lmserver_key_conflicts", "Key IDs of other servers seen with other bytes", registry=self.registry
+        )
+
+        self.certificate_expires = Gauge(
+            "lmserver_certificate_expires_timestamp_seconds",
+            "When the federation listener's certificate expires, in seconds since the epoch",
+            registry=self.registry,
+        )
+        self.certificate_failures = Counter(
+            "lmserver_certificate_failures",
+            "Renewed certificates that could not be loaded",
+            registry=self.registry,
         )
 
     def observe_request(self, listener: str, endpoint: str, status: int, seconds: float) -> None:

@@ -16,11 +16,12 @@ from lmserver import logs
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.passwords import Passwords
 from lmserver.composition import Server, assemble, clock_ms
-from lmserver.config import Config, generate_signing_key, load_signing_key
+from lmserver.config import Config, ConfigError, generate_signing_key, load_signing_key
 from lmserver.metrics import Metrics
 from lmserver.storage import client_transactions, inbound, migrations
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
+from lmserver.tls import CertificateError, ServerCertificate
 
 log = structlog.get_logger(__name__)
 
@@ -96,16 +97,21 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
     async with open_database(config, progress, migrate=True) as db:
         server = assemble(config, db, key)
         runners: list[web.AppRunner] = []
-        housekeeping = asyncio.create_task(_housekeeping(server), name="housekeeping")
+        background = [asyncio.create_task(_housekeeping(server), name="housekeeping")]
         try:
-            await _listen(server, runners)
+            certificate = _certificate(config, server.metrics)
+            if certificate is not None:
+                background.append(asyncio.create_task(certificate.watch(), name="certificate"))
+            _on_hangup(certificate)
+            await _listen(server, runners, certificate)
             await server.sender.start()
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()
             progress("Stopping ...")
         finally:
-            housekeeping.cancel()
+            for task in background:
+                task.cancel()
             await server.notifier.close()
             await asyncio.gather(*(runner.cleanup() for runner in runners))
             await server.close()
@@ -126,9 +132,17 @@ def _stop_signal() -> asyncio.Event:
     return stopping
 
 
-async def _listen(server: Server, runners: list[web.AppRunner]) -> None:
+def _on_hangup(certificate: ServerCertificate | None) -> None:
+    """SIGHUP loads the certificate at once; it never ends the process."""
+    reload = certificate.reload if certificate is not None else lambda: False
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _listen(
+    server: Server, runners: list[web.AppRunner], certificate: ServerCertificate | None
+) -> None:
     config = server.config
-    tls = _server_tls(config)
+    tls = certificate.context if certificate is not None else None
     sites: list[tuple[web.Application, str, int, ssl.SSLContext | None]] = [
         (server.client_app, config.client.host, config.client.port, None),
         (server.federation_app, config.federation_listener.host, config.federation_listener.port, tls),
@@ -144,14 +158,14 @@ async def _listen(server: Server, runners: list[web.AppRunner]) -> None:
         await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024, reuse_address=True).start()
 
 
-def _server_tls(config: Config) -> ssl.SSLContext | None:
+def _certificate(config: Config, metrics: Metrics) -> ServerCertificate | None:
     listener = config.federation_listener
     if listener.tls_certificate is None or listener.tls_private_key is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(listener.tls_certificate, listener.tls_private_key)
-    return context
+    try:
+        return ServerCertificate(listener.tls_certificate, listener.tls_private_key, metrics)
+    except CertificateError as error:
+        raise ConfigError([f"federation.tls_certificate: {listener.tls_certificate}: {error}"]) from error
 
 
 def _metrics_app(metrics: Metrics) -> web.Application:
