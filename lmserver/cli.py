@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
                   " stored bytes. Exits 1 and names room and position if anything is wrong.")  # fmt: skip
     _add_config(verify)
 
+    held = _add(commands, "evidence", _evidence, "list what rooms' hubs did that the protocol forbids",
+                "List what this server, as a participant, holds against its rooms' hubs: forks, replays,"
+                " altered events, broken rules. It only reads and may run beside the server.")  # fmt: skip
+    _add_config(held)
+    held.add_argument("--room", metavar="ROOM", help="only this room's hub")
+    held.add_argument("--json", action="store_true",
+                      help="one JSON object a line, with the signed events that prove each case")  # fmt: skip
+
     inspect = _add(commands, "inspect-event", _inspect_event, "show what an event's hashes and ID are",
                    "Read an event (LPDU or PDU) as JSON from standard input and print one JSON object: its"
                    " form, hashes, event ID, redacted form, the bytes hashed for the ID, and whether its"
@@ -305,6 +313,13 @@ def _verify(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     return _with_database_errors(lambda: verify.run(config))
+
+
+def _evidence(options: argparse.Namespace) -> int:
+    from lmserver import evidence
+
+    config = load_config(options.config)
+    return _with_database_errors(lambda: evidence.run(config, options.room, as_json=options.json))
 
 
 def _inspect_event(options: argparse.Namespace) -> int:

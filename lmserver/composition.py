@@ -149,7 +149,7 @@ def assemble(
     keyring = Keyring(db, client, key, clock)
     api = RoomApi(client)
     answers = LpduAnswers()
-    turns = Turns(db, key, audience, answers, clock)
+    turns = Turns(db, key, audience, answers, clock, metrics.count_evidence)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
     engine = RoomEngine(turns, own_lpdus, GapFiller(db, turns, HubHistory(db, api, keyring)))
     # A host and a port it listens on name one process: whoever starts there follows a dead one.

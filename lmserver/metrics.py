@@ -34,6 +34,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.evidence = Counter(
+            "lmserver_hub_evidence",
+            "Things a room's hub did that the protocol forbids, by kind",
+            ("kind",),
+            registry=self.registry,
+        )
+
+    def count_evidence(self, kind: str) -> None:
+        """`kind` is one of the fixed words of lmserver.rooms.evidence."""
+        self.evidence.labels(kind).inc()
+
     def observe_request(self, listener: str, endpoint: str, status: int, seconds: float) -> None:
         self.requests.labels(listener, endpoint, f"{status // 100}xx").observe(seconds)
 

@@ -148,13 +148,20 @@ class Lpdu(_Event):
 
 
 class Pdu(_Event):
-    """A full event with its place in the list (`prev_events`) and the hub's signature."""
+    """A full event with its place in the list (`prev_events`) and the hub's signature.
 
-    __slots__ = ("auth_events", "prev_events")
+    `altered_from` is set on a redacted copy that stands for an event with wrong hashes: the
+    canonical bytes as they came.
+    """
+
+    __slots__ = ("altered_from", "auth_events", "prev_events")
     has_place = True
 
-    def __init__(self, fields: dict[str, Any], version: RoomVersion) -> None:
+    def __init__(
+        self, fields: dict[str, Any], version: RoomVersion, *, altered_from: bytes | None = None
+    ) -> None:
         super().__init__(fields, version)
+        self.altered_from = altered_from
         self.auth_events: list[str] = fields["auth_events"]
         self.prev_events: list[str] = fields["prev_events"]
 
@@ -167,9 +174,9 @@ class Pdu(_Event):
         redacted["hashes"] = {"lpdu": self.fields["hashes"]["lpdu"]}
         return canonical_json.encode_valid(redacted)
 
-    def redacted(self) -> Pdu:
+    def redacted(self, *, altered_from: bytes | None = None) -> Pdu:
         """The redacted copy: the same event ID, the same signatures."""
-        return Pdu(redact(self.fields, self.version), self.version)
+        return Pdu(redact(self.fields, self.version), self.version, altered_from=altered_from)
 
     def with_signature(self, server: str, key_id: str, signature: str) -> Pdu:
         """A copy with one more signature; event ID and hashes stay the same."""

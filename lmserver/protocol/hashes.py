@@ -66,5 +66,12 @@ def check_hashes(event: Lpdu | Pdu) -> bool:
 
 
 def with_hashes_enforced(pdu: Pdu) -> Pdu:
-    """The event itself, or its redacted copy when a content hash is wrong: same event ID."""
-    return pdu if check_hashes(pdu) else pdu.redacted()
+    """The event itself, or its redacted copy when a content hash is wrong: same event ID.
+
+    A copy that came redacted is as honest as the event; one with other content was altered.
+    """
+    if check_hashes(pdu):
+        return pdu
+    if pdu.fields == redact(pdu.fields, pdu.version):
+        return pdu
+    return pdu.redacted(altered_from=pdu.canonical)

@@ -23,14 +23,16 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import snapshot as snapshots
 from lmserver.rooms.outcomes import Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.snapshot import Snapshot
-from lmserver.storage import client_transactions, fanout, lpdus, room_log, room_state
+from lmserver.storage import client_transactions, evidence, fanout, lpdus, room_log, room_state
 from lmserver.storage.client_transactions import KnownTransaction
 from lmserver.storage.database import Executor
+from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
 NOT_FOUND = Rejected("M_NOT_FOUND", "room not known")
+EARLIER_STAY = Rejected("M_FORBIDDEN", "the event belongs to an earlier stay in the room")
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class Batch:
     ranges: list[RangeChange] = field(default_factory=list)
     redactions: list[tuple[Pdu, bool]] = field(default_factory=list)
     txns: list[tuple[ClientTxn, str | None, str | None]] = field(default_factory=list)
-    evidence: list[tuple[Pdu, str, str]] = field(default_factory=list)
+    evidence: list[NewEvidence] = field(default_factory=list)
     lpdu_hashes: dict[str, Accepted] = field(default_factory=dict)
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
@@ -70,6 +72,14 @@ class Batch:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
 
+    def hold(self, pdu: Pdu, kind: str, detail: str, against: str | None = None) -> None:
+        """Keep what the hub sent as evidence, with the event `against` that contradicts it."""
+        self.evidence.append(
+            NewEvidence(
+                pdu.event_id, kind, detail, pdu.altered_from or pdu.canonical, related_event_id=against
+            )
+        )
+
     def _set_state(self, pdu: Pdu, state_key: str, position: int) -> None:
         for index in range(len(self.states) - 1, -1, -1):
             entry = self.states[index]
@@ -89,6 +99,15 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Evidence of a committed turn; `stored` is false for a case known before or one too many."""
+
+    kind: str
+    event_id: str
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
     """What a committed turn did, for whoever has to be told."""
 
@@ -98,6 +117,7 @@ class Appended:
     destinations: frozenset[str] = frozenset()
     members: tuple[str, ...] = ()
     settled_lpdus: tuple[tuple[str, str], ...] = ()
+    evidence: tuple[Held, ...] = ()
     xid: int = 0
 
 
@@ -188,58 +208,85 @@ async def _participant_decides(
     outcomes: list[Outcome | GapFound] = [Rejected("M_FORBIDDEN", "not the hub of the room")] * len(proposals)
     waiting: dict[str, list[tuple[int, Pdu]]] = {}
     pdus = [(i, p.event) for i, p in enumerate(proposals) if isinstance(p.event, Pdu)]
-    known = await room_log.known_events(
-        db, batch.room_id, [p.event_id for _, p in pdus] + [e for _, p in pdus for e in p.prev_events]
-    )
+    links = await _links(db, batch, [pdu for _, pdu in pdus])
     for index, pdu in pdus:
-        if known.get(pdu.event_id) is not None:
-            outcomes[index] = Accepted(pdu.event_id, known[pdu.event_id])
+        if links.placed(pdu.event_id):
+            outcomes[index] = Accepted(pdu.event_id, links.known[pdu.event_id])
         else:
             waiting.setdefault(pdu.prev_events[0] if pdu.prev_events else "", []).append((index, pdu))
     while candidates := waiting.pop(batch.snapshot.view.head_event_id, None):
         for index, pdu in candidates:
-            outcomes[index] = _place_of_hub(batch, pdu, known)
+            outcomes[index] = _place_of_hub(batch, pdu, links)
     for candidates in waiting.values():
         for index, pdu in candidates:
-            outcomes[index] = _place_of_hub(batch, pdu, known)
+            outcomes[index] = _place_of_hub(batch, pdu, links)
     return outcomes
 
 
-def _place_of_hub(batch: Batch, pdu: Pdu, known: dict[str, int | None]) -> Outcome | GapFound:
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """What the list knows of some events: their positions, and what follows them in it."""
+
+    known: dict[str, int | None]
+    followers: dict[str, str]
+
+    def placed(self, event_id: str) -> bool:
+        return self.known.get(event_id) is not None
+
+
+async def _links(db: Executor, batch: Batch, pdus: Sequence[Pdu]) -> _Links:
+    previous = [event_id for pdu in pdus for event_id in pdu.prev_events]
+    known = await room_log.known_events(db, batch.room_id, [pdu.event_id for pdu in pdus] + previous)
+    head = batch.snapshot.view.head_event_id
+    behind = [e for e in previous if known.get(e) is not None and e != head]
+    return _Links(known, await room_log.successors(db, batch.room_id, behind) if behind else {})
+
+
+def _place_of_hub(batch: Batch, pdu: Pdu, links: _Links) -> Outcome | GapFound:
     view = batch.snapshot.view
     if view.head_event_id == pdu.event_id:
         return Accepted(pdu.event_id, view.head_position)
+    if pdu.event_id in links.known and view.head_event_id in pdu.prev_events:
+        batch.hold(pdu, "future_state", "it was given as part of the state before our join")
+        return Rejected("M_FORBIDDEN", "the event was given as state before")
     decision = participant.decide(pdu, view, seen_lpdu_hashes=batch.lpdu_hashes)
     match decision:
         case participant.Apply():
             if pdu.type == "m.room.redaction":
                 batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
+            if pdu.altered_from is not None:
+                batch.hold(pdu, "altered", "the content is not what its hashes say")
             return batch.place(pdu)
         case participant.SoftFail(kind=kind, reason=reason):
-            batch.evidence.append((pdu, kind, reason))
+            first = batch.lpdu_hashes.get(pdu.lpdu_hash or "") if kind == "replay" else None
+            batch.hold(pdu, kind, reason, None if first is None else first.event_id)
             return batch.place(pdu, failed=f"{kind}: {reason}", keep_lpdu_hash=kind != "replay")
         case participant.Gap(prev_event_id=prev):
-            if _is_placed(batch, prev, known):
-                batch.evidence.append((pdu, "fork", "another event has the same predecessor"))
-                return Rejected("M_FORBIDDEN", "the event forks the room")
-            return GapFound(prev)
+            return _place_elsewhere(batch, pdu, prev, links)
         case participant.Refuse(kind=kind, reason=reason):
-            batch.evidence.append((pdu, kind, reason))
+            batch.hold(pdu, kind, reason)
             return Rejected("M_FORBIDDEN", reason)
 
 
-def _is_placed(batch: Batch, event_id: str, known: dict[str, int | None]) -> bool:
-    return known.get(event_id) is not None or any(e.event_id == event_id for e in batch.events)
+def _place_elsewhere(batch: Batch, pdu: Pdu, prev: str, links: _Links) -> Outcome | GapFound:
+    """An event that does not follow the head: its predecessor has another follower (a fork, attack
+    B8), ended an earlier stay of ours, or is missing."""
+    follower = links.followers.get(prev) or next(
+        (e.event_id for e in batch.events if e.prev_event_id == prev), None
+    )
+    if follower is not None:
+        batch.hold(pdu, "fork", "another event has the same predecessor", follower)
+        return Rejected("M_FORBIDDEN", "the event forks the room")
+    return EARLIER_STAY if links.placed(prev) else GapFound(prev)
 
 
 async def write(
     db: Executor, batch: Batch, row: RoomRow, outcomes: list[Outcome | GapFound], now_ms: int
 ) -> Appended:
     """Everything of the batch in the caller's transaction, then the head."""
-    for pdu, kind, detail in batch.evidence:
-        await room_log.add_evidence(db, batch.room_id, pdu.event_id, kind, detail, pdu.canonical, now_ms)
     if not batch.events:
-        return Appended(outcomes, batch.snapshot, row.head_position)
+        held = await _hold(db, batch, now_ms)
+        return Appended(outcomes, batch.snapshot, row.head_position, evidence=held)
     view = batch.snapshot.view
     await room_log.append(db, batch.room_id, batch.events, now_ms)
     if batch.states:
@@ -259,7 +306,14 @@ async def write(
         _destinations(batch) if row.hub_server == batch.our_name else frozenset(),
         tuple(batch.members),
         settled,
+        await _hold(db, batch, now_ms),
         xid,
+    )
+
+
+async def _hold(db: Executor, batch: Batch, now_ms: int) -> tuple[Held, ...]:
+    return tuple(
+        [Held(e.kind, e.event_id, await evidence.add(db, batch.room_id, e, now_ms)) for e in batch.evidence]
     )
 
 

@@ -76,9 +76,11 @@ class Turns:
         audience: Audience,
         answers: LpduAnswers,
         clock: Callable[[], int],
+        count_evidence: Callable[[str], None] = lambda kind: None,
     ) -> None:
         self._db = db
         self._key = key
+        self._count_evidence = count_evidence
         self._audience = audience
         self._answers = answers
         self._clock = clock
@@ -220,6 +222,10 @@ class Turns:
         if appended.snapshot is None:
             return
         self._remember(room_id, appended.snapshot)
+        for held in appended.evidence:
+            self._count_evidence(held.kind)
+            if held.stored:
+                log.warning("hub_misbehaved", room_id=room_id, kind=held.kind, event_id=held.event_id)
         for lpdu_id, event_id in appended.settled_lpdus:
             self._answers.settle(lpdu_id, Accepted(event_id, None), placed=True)
         if appended.xid:

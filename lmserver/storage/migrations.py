@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -183,6 +183,16 @@ async def known_events(db: Executor, room_id: str, event_ids: Iterable[str]) -> 
     return {r["event_id"]: r["position"] for r in rows}
 
 
+async def successors(db: Executor, room_id: str, event_ids: Iterable[str]) -> dict[str, str]:
+    """Of these events the ones another event of the list follows: ID to the follower's."""
+    rows = await db.fetch(
+        "SELECT prev_event_id, event_id FROM events WHERE room_id = $1 AND prev_event_id = ANY($2::text[])",
+        room_id,
+        list(event_ids),
+    )
+    return {r["prev_event_id"]: r["event_id"] for r in rows}
+
+
 async def event(db: Executor, event_id: str, room_id: str | None = None) -> StoredEvent | None:
     """One event by its ID, in the room given or wherever it is."""
     row = await db.fetchrow(
@@ -278,30 +288,6 @@ async def event_senders(db: Executor, room_id: str, event_ids: Iterable[str]) ->
         list(event_ids),
     )
     return {r["event_id"]: (r["sender"], r["type"]) for r in rows}
-
-
-async def add_evidence(
-    db: Executor, room_id: str, event_id: str, kind: str, detail: str, pdu: bytes, now_ms: int
-) -> None:
-    """Keep what a dishonest hub sent."""
-    await db.execute(
-        "INSERT INTO evidence (room_id, event_id, kind, detail, pdu, created_ts)"
-        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-        room_id,
-        event_id,
-        kind,
-        detail,
-        pdu,
-        now_ms,
-    )
-
-
-async def evidence_of(db: Executor, room_id: str) -> list[tuple[str, str, str]]:
-    """(event ID, kind, detail) of everything held against the room's hub."""
-    rows = await db.fetch(
-        "SELECT event_id, kind, detail FROM evidence WHERE room_id = $1 ORDER BY created_ts", room_id
-    )
-    return [(r["event_id"], r["kind"], r["detail"]) for r in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The arena of the attacks; `config` overrides keys of the victim's configuration."""
+"""The arena of the attacks on a hub, the prey of a hostile one; `config` overrides keys of the victim's configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from lmserver.storage.database import Database
 from tests.evilpeer.arena import Arena
+from tests.evilpeer.prey import Prey
 
 
 @pytest.fixture
@@ -20,4 +21,10 @@ def config() -> dict[str, Any]:
 @pytest.fixture
 async def arena(db: Database, tmp_path: Path, config: dict[str, Any]) -> AsyncIterator[Arena]:
     async with Arena(db, tmp_path, **config) as made:
+        yield made
+
+
+@pytest.fixture
+async def prey(db: Database, tmp_path: Path) -> AsyncIterator[Prey]:
+    async with Prey(db, tmp_path) as made:
         yield made

@@ -5,7 +5,6 @@ What is attacked is a whole server over HTTP; the hub owns its key and serves it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lmserver.storage.database import Database
 from tests.evilpeer.hub import EvilHub, JoinAnswer
 from tests.evilpeer.network import Network
 from tests.evilpeer.peer import EvilPeer, Received
+from tests.evilpeer.prey import Prey
 from tests.evilpeer.victim import Victim
 from tests.kit.rooms import (
     ALICE,
@@ -41,37 +41,6 @@ from tests.kit.rooms import (
     now,
     opening,
 )  # fmt: skip
-
-
-class Prey:
-    """A participant with its user BOB, and the hub it trusts with order."""
-
-    def __init__(self, db: Database, folder: Path) -> None:
-        self.network = Network()
-        self.db = db
-        self.victim = Victim(db, self.network, PARTICIPANT, folder)
-        self.hub = EvilHub(self.network)
-        self.evil = EvilHub(self.network, EVIL)
-
-    async def join(self, via: str = HUB) -> None:
-        await self.victim.server.membership.join(BOB, ROOM, [via])
-
-    async def nothing_stored(self) -> None:
-        assert await room_log.room(self.db, ROOM) is None
-        assert await self.db.fetchval("SELECT count(*) FROM events") == 0
-
-
-@pytest.fixture
-async def prey(db: Database, tmp_path: Path) -> AsyncIterator[Prey]:
-    made = Prey(db, tmp_path)
-    accounts = made.victim.server.accounts
-    await accounts.register("bob", "a password of bob")
-    await accounts.set_profile(BOB, "displayname", "Bob")
-    for part in (made.victim, made.hub, made.evil):
-        await part.start()
-    yield made
-    for part in (made.hub, made.evil, made.victim):
-        await part.stop()
 
 
 async def test_an_honest_answer_is_taken(prey: Prey) -> None:

@@ -18,7 +18,7 @@ from tests.kit.processes import lmserver
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
 COMMANDS = [
     "run", "generate-config", "check-config", "migrate", "generate-key", "register-user", "verify",
-    "inspect-event", "demo",
+    "evidence", "inspect-event", "demo",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from lmserver.protocol import hub
 from lmserver.protocol.events import Pdu
 from lmserver.rooms.outcomes import Accepted, Rejected
-from lmserver.storage import room_log
+from lmserver.storage import evidence, room_log
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, ListHistory, NoHistory, adopt_join, engine_kit
 from tests.kit.rooms import (
@@ -105,7 +105,7 @@ async def test_b8_two_events_after_one_are_a_fork_and_kept_as_evidence(
     other = hub.complete_draft(message("for you alone"), before, key_of(HUB))
     assert isinstance((await kit.engine.accept_pdus(ROOM, [good]))[0], Accepted)
     assert isinstance((await kit.engine.accept_pdus(ROOM, [other]))[0], Rejected)
-    assert [(e, k) for e, k, _ in await room_log.evidence_of(db, ROOM)] == [(other.event_id, "fork")]
+    assert [(e.event_id, e.kind) for e in await evidence.of_room(db, ROOM)] == [(other.event_id, "fork")]
 
 
 async def test_b5_an_old_lpdu_again_keeps_the_link_and_changes_no_state(
@@ -124,7 +124,7 @@ async def test_b5_an_old_lpdu_again_keeps_the_link_and_changes_no_state(
     assert view is not None
     assert view.head_event_id == replayed.event_id
     assert view.membership(BOB) == "leave"
-    assert [k for _, k, _ in await room_log.evidence_of(db, ROOM)] == ["replay"]
+    assert [e.kind for e in await evidence.of_room(db, ROOM)] == ["replay"]
     assert await kit.problems(ROOM) == []
 
 

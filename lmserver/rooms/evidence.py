@@ -1,0 +1,25 @@
+"""What a room's hub can be caught at, as a participant words it.
+
+An event that breaks a rule never makes us leave the list, which must hash: it is kept as proof
+(D04 §Conventions, "Soft Failure"; protocol decision "Auth rules", 9).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KINDS: Final = {
+    "altered": "sent an event whose content is not what its hashes say; kept redacted",
+    "auth": "appended an event that the auth rules forbid; kept in the list, shown to nobody",
+    "bypassed_hub": "sent an event of another server's user that its own signature does not place",
+    "fork": "signed two events with the same predecessor",
+    "forged_echo": "answered one of our events with another one or with other content",
+    "future_state": "gave us, as the state before our join, an event that comes after it",
+    "gap": "sent an event whose predecessors it never gave",
+    "prev_events": "sent an event that does not have exactly one predecessor",
+    "replay": "appended an event again that stands in the list already; shown to nobody",
+    "second_create": "sent a second m.room.create",
+    "withheld_echo": "named one of our events as accepted and never delivered it",
+    "wrong_hub": "sent an event that names another hub",
+}
+"""Kind to what the hub did, as the end of a sentence that begins with its name."""
