@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmserver import __version__
-from lmserver.config import Config, ConfigError, generate_signing_key, load_config, load_signing_key
+from lmserver.config import Config, ConfigError, load_config
 from lmserver.config_template import Template, render
 
 DEV_NAME = "localhost:8448"
@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
                "Make an Ed25519 signing key in a file only its owner can read. An existing file is"
                " never overwritten.")  # fmt: skip
     key.add_argument("file", type=Path, metavar="FILE", help="the key file to make")
+
+    rotate = _add(commands, "rotate-key", _rotate_key, "replace the signing key",
+                  "Make a new signing key and keep the public half of the old one, so that what it signed"
+                  " can be verified for ever. A running server follows within a second. Keep a copy of the"
+                  " file afterwards.")  # fmt: skip
+    _add_config(rotate)
 
     user = _add(commands, "register-user", _register_user, "make an account",
                 "Make an account, whether the server is running or not. The password is one line on standard"
@@ -255,9 +261,11 @@ def _template(
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from lmserver import own_keys
+
     config = load_config(options.config)
     if config.signing_key_path.exists():
-        load_signing_key(config.signing_key_path, config.server_name)
+        own_keys.load(config.signing_key_path, config.server_name)
     else:
         _tell(f"note: {config.signing_key_path} does not exist; the first start makes it")
     for path in (config.federation_listener.tls_certificate, config.federation_listener.tls_private_key):
@@ -282,8 +290,21 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _generate_key(options: argparse.Namespace) -> int:
-    key_id = generate_signing_key(options.file)
+    from lmserver import own_keys
+
+    key_id = own_keys.generate(options.file)
     print(f"{key_id} in {options.file}")
+    return 0
+
+
+def _rotate_key(options: argparse.Namespace) -> int:
+    from lmserver import own_keys
+    from lmserver.composition import clock_ms
+
+    path = load_config(options.config).signing_key_path
+    old, new = own_keys.rotate(path, clock_ms(), leaked=False)
+    print(f"{new} in {path}; {old} is listed as expired")
+    _tell("A running server signs with the new key within a second.")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,6 +49,7 @@ from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.metrics import Metrics
+from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.directory import Directory
@@ -139,14 +140,20 @@ def assemble(
     key: SigningKey,
     clock: Callable[[], int] = clock_ms,
     dns: Dns | None = None,
+    *,
+    old_keys: Mapping[str, OldKey] | None = None,
 ) -> Server:
-    """Build every part and hand each what it needs; `dns` is the system's unless given."""
+    """Build every part and hand each what it needs; `dns` is the system's unless given.
+
+    `key` and `old_keys` change under the parts that hold them when the key is rotated.
+    """
+    old_keys = {} if old_keys is None else old_keys
     name = config.server_name
     metrics = Metrics()
     notifier = Notifier(lambda: room_reads.stream_positions(db))
     audience = _Audience(notifier)
     client = _federation_client(config, key, dns or SystemDns())
-    keyring = Keyring(db, client, key, clock)
+    keyring = Keyring(db, client, key, clock, own_old_keys=old_keys)
     api = RoomApi(client)
     answers = LpduAnswers()
     turns = Turns(db, key, audience, answers, clock, metrics.count_evidence)
@@ -170,7 +177,7 @@ def assemble(
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, clock),
         EventEndpoints(db, engine),
-        ServerKeyEndpoints(key, {}, keyring, clock, linearized=config.federation.mode == "linearized"),
+        ServerKeyEndpoints(key, old_keys, keyring, clock, linearized=config.federation.mode == "linearized"),
         FederationDiscoveryEndpoints(None),
         FederationDeviceEndpoints(name, federated, federated, directory),
     )

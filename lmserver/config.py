@@ -5,8 +5,6 @@ Unknown keys are errors: a misspelt key that is silently ignored is how servers 
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -16,10 +14,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from lmserver.protocol import ids, unpadded_base64
-from lmserver.protocol.errors import ProtocolError
+from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
-from lmserver.protocol.signatures import SigningKey
 from lmserver.web.limits import Rate
 
 Network = IPv4Network | IPv6Network
@@ -355,46 +351,3 @@ def _rate(reader: _Reader, section: dict[str, Any], name: str, default: Rate) ->
         reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {_shown(rate)}")
         rate = default.per_second
     return Rate(float(rate), max(1, reader.value(entry, "burst", int, default.burst, f"limits.{name}.")))
-
-
-# -- the signing key ------------------------------------------------------------------------------
-
-
-def generate_signing_key(path: Path) -> str:
-    """Write a new key file of mode 0600 and return its key ID; raises ConfigError if it exists."""
-    version = "a_" + os.urandom(3).hex()
-    seed = unpadded_base64.encode(os.urandom(32))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError([f"{path}: exists; a server that loses its key cannot prove who it is"]) from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"ed25519 {version} {seed}\n")
-    return f"ed25519:{version}"
-
-
-def load_signing_key(path: Path, server_name: str) -> SigningKey:
-    """Read a key file: `ed25519 VERSION SEED` on one line; raises ConfigError."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            [f"signing_key_path: {path} cannot be read ({error.strerror}): try lmserver generate-key"]
-        ) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError([f"signing_key_path: {path} can be read by others; run chmod 600 {path}"])
-    words = text.split()
-    try:
-        if len(words) != 3 or words[0] != "ed25519":
-            raise ValueError
-        key_id = ids.check_key_id(f"ed25519:{words[1]}")
-        seed = unpadded_base64.decode(words[2])
-        if len(seed) != 32 or len(set(seed)) < 8:
-            raise ValueError
-    except (ValueError, ProtocolError) as error:
-        raise ConfigError(
-            [f"signing_key_path: {path} is not a key file, or its key is not random: lmserver generate-key"]
-        ) from error
-    return SigningKey.from_seed(server_name, key_id, seed)

@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from lmserver import logs
+from lmserver import logs, own_keys
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.passwords import Passwords
 from lmserver.composition import Server, assemble, clock_ms
-from lmserver.config import Config, ConfigError, generate_signing_key, load_signing_key
+from lmserver.config import Config, ConfigError
 from lmserver.metrics import Metrics
+from lmserver.own_keys import OwnKeys
 from lmserver.storage import client_transactions, inbound, migrations
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
@@ -29,6 +30,7 @@ Progress = Callable[[str], None]
 
 STOP_SECONDS = 20.0
 HOUSEKEEPING_SECONDS = 3600.0
+KEY_FILE_SECONDS = 1.0
 DAY_MS = 24 * 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
@@ -90,14 +92,17 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(config: Config, ready: Callable[[], None], progress: Progress) -> None:
     if not config.signing_key_path.exists():
-        key_id = generate_signing_key(config.signing_key_path)
+        key_id = own_keys.generate(config.signing_key_path)
         progress(f"Made a signing key, {key_id}, in {config.signing_key_path}. Keep a copy of it.")
-    key = load_signing_key(config.signing_key_path, config.server_name)
+    keys = own_keys.load(config.signing_key_path, config.server_name)
     stopping = _stop_signal()
     async with open_database(config, progress, migrate=True) as db:
-        server = assemble(config, db, key)
+        server = assemble(config, db, keys.signing, old_keys=keys.old)
         runners: list[web.AppRunner] = []
-        background = [asyncio.create_task(_housekeeping(server), name="housekeeping")]
+        background = [
+            asyncio.create_task(_housekeeping(server), name="housekeeping"),
+            asyncio.create_task(_follow_keys(keys), name="own keys"),
+        ]
         try:
             certificate = _certificate(config, server.metrics)
             if certificate is not None:
@@ -175,6 +180,17 @@ def _metrics_app(metrics: Metrics) -> web.Application:
     app = web.Application()
     app.router.add_get("/metrics", show)
     return app
+
+
+async def _follow_keys(keys: OwnKeys) -> None:
+    """Notice a rotation of the signing key within a second."""
+    while True:
+        await asyncio.sleep(KEY_FILE_SECONDS)
+        try:
+            if keys.follow(clock_ms()):
+                log.info("signing_key_rotated", key_id=keys.signing.key_id)
+        except (ConfigError, OSError) as error:
+            log.error("signing_key_not_followed", error=str(error))
 
 
 async def _housekeeping(server: Server) -> None:

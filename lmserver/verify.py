@@ -6,7 +6,8 @@ import asyncio
 import sys
 import time
 
-from lmserver.config import Config, load_signing_key
+from lmserver import own_keys
+from lmserver.config import Config
 from lmserver.rooms.verifying import Verification
 from lmserver.server import open_database
 
@@ -17,11 +18,13 @@ def run(config: Config) -> int:
 
 
 async def _verify(config: Config) -> int:
-    key = load_signing_key(config.signing_key_path, config.server_name)
+    keys = own_keys.load(config.signing_key_path, config.server_name)
+    ours = {key_id: old.key for key_id, old in keys.old.items()}
+    ours[keys.signing.key_id] = keys.signing.verify_key
     started = time.monotonic()
     rooms = events = entries = wrong = 0
     async with open_database(config, _progress, beside=True) as db:
-        verification = Verification(db, key.server_name, {key.key_id: key.verify_key})
+        verification = Verification(db, config.server_name, ours)
         async for report in verification.rooms(_progress):
             rooms += 1
             events += report.events

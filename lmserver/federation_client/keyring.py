@@ -35,6 +35,7 @@ from lmserver.federation_client.known_keys import (
     usable,
 )
 from lmserver.federation_client.single_flight import SingleFlight
+from lmserver.own_keys import OldKey
 from lmserver.protocol import canonical_json
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import Lpdu, Pdu
@@ -65,7 +66,7 @@ class Keyring:
     """The keys of every server; `clock` is milliseconds since the epoch.
 
     `notaries` are trusted wholly for keys of servers that do not answer; there are none by default.
-    `own_old_keys` are our retired keys and when each expired.
+    `own_old_keys` are those we signed with once; like the signing key they change when it is rotated.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Keyring:
         signing_key: SigningKey,
         clock: Callable[[], int],
         *,
-        own_old_keys: Mapping[str, tuple[VerifyKey, int]] | None = None,
+        own_old_keys: Mapping[str, OldKey] | None = None,
         notaries: Sequence[str] = (),
         alert: Callable[[str, str], None] = log_conflict,
     ) -> None:
@@ -84,10 +85,9 @@ class Keyring:
         self._clock = clock
         self._notaries = tuple(notaries)
         self._alert = alert
+        self._own_key = signing_key
         self._own_name = signing_key.server_name
-        own = {key_id: Key(key, expired, expired) for key_id, (key, expired) in (own_old_keys or {}).items()}
-        own[signing_key.key_id] = Key(signing_key.verify_key, FOREVER, None)
-        self._own = Known(own, True, FOREVER)
+        self._own_old_keys = {} if own_old_keys is None else own_old_keys
         self._cache: OrderedDict[str, Known] = OrderedDict()
         self._loads: SingleFlight[Known] = SingleFlight()
         self._fetches: SingleFlight[None] = SingleFlight()
@@ -200,7 +200,7 @@ class Keyring:
     async def _ensure(self, server: str, good: Callable[[Known], bool]) -> Known:
         """What is known of a server, refreshed at most once if it is not `good`. Raises KeysUnavailable."""
         if server == self._own_name:
-            return self._own
+            return self._own()
         known = self._cache.get(server)
         if known is None:
             if not is_server_name(server):
@@ -234,6 +234,11 @@ class Keyring:
         self._cache.move_to_end(server)
         if len(self._cache) > MAX_SERVERS:
             self._cache.popitem(last=False)
+
+    def _own(self) -> Known:
+        keys = {i: Key(old.key, old.expired_ts, old.expired_ts) for i, old in self._own_old_keys.items()}
+        keys[self._own_key.key_id] = Key(self._own_key.verify_key, FOREVER, None)
+        return Known(keys, True, FOREVER)
 
     async def _refresh(self, server: str) -> None:
         """Fetch and store; afterwards the cache says how it went."""

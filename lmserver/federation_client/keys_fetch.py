@@ -25,6 +25,7 @@ MAX_NOTARY_ANSWER = 512 * 1024
 MAX_KEYS = 32
 MAX_OLD_KEYS = 128
 MAX_TRUST = 7 * 24 * 3600 * 1000
+CLOCK_SKEW = 60_000
 TIMEOUT = 10.0
 
 
@@ -46,7 +47,7 @@ class Requests(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyDocument:
-    """A checked document: `valid_until_ts` is capped at seven days, expiry times are never in the future."""
+    """A checked document: `valid_until_ts` is at most seven days from now, expiry times a minute."""
 
     server: str
     linearized: bool
@@ -76,7 +77,7 @@ def read_document(document: object, server: str, now: int) -> KeyDocument:
     for key_id, key, entry in _keys(document.get("old_verify_keys", {}), MAX_OLD_KEYS):
         expired = entry.get("expired_ts")
         if key_id not in keys and type(expired) is int:
-            old[key_id] = (key, min(expired, now))
+            old[key_id] = (key, min(expired, now + CLOCK_SKEW))
     check_json_signature(document, server, keys)
     canonical = canonical_json.encode(document)
     linearized = document.get("m.linearized") is True

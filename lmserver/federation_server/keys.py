@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from lmserver.own_keys import OldKey
 from lmserver.protocol import ids, unpadded_base64
-from lmserver.protocol.signatures import SigningKey, VerifyKey, sign_json
+from lmserver.protocol.signatures import SigningKey, sign_json
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import bad_json, bad_param
 
 VALID_MS = 12 * 3600 * 1000
 MAX_NAMES = 10
+MAX_OLD_KEYS = 100
+"""Others read only so many; whoever came late to a room asks for those of its last years."""
 MAX_TS = 2**53 - 1
 MAX_BODY = 64 * 1024
 _RATE = "key_query"
@@ -29,7 +32,7 @@ class KeyEndpoints:
     def __init__(
         self,
         key: SigningKey,
-        old_keys: Mapping[str, tuple[VerifyKey, int]],
+        old_keys: Mapping[str, OldKey],
         documents: KeyDocuments,
         clock: Callable[[], int],
         *,
@@ -76,6 +79,7 @@ class KeyEndpoints:
         return [sign_json(document, self._key) for document in await self._documents.documents(name, at)]
 
     def _own(self) -> dict[str, Any]:
+        newest = sorted(self._old_keys.items(), key=lambda item: -item[1].expired_ts)[:MAX_OLD_KEYS]
         document: dict[str, Any] = {
             "server_name": self._key.server_name,
             "valid_until_ts": self._clock() + VALID_MS,
@@ -83,8 +87,8 @@ class KeyEndpoints:
                 self._key.key_id: {"key": unpadded_base64.encode(self._key.verify_key.key_bytes)}
             },
             "old_verify_keys": {
-                key_id: {"expired_ts": expired, "key": unpadded_base64.encode(key.key_bytes)}
-                for key_id, (key, expired) in self._old_keys.items()
+                key_id: {"expired_ts": old.expired_ts, "key": unpadded_base64.encode(old.key.key_bytes)}
+                for key_id, old in newest
             },
         }
         if self._linearized:

@@ -48,9 +48,12 @@ class VerifyKey:
             raise SignatureError("signature is not valid") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SigningKey:
-    """A server's Ed25519 signing key and the name it signs for."""
+    """A server's Ed25519 signing key and the name it signs for.
+
+    One object for as long as the server runs: whoever holds it follows a rotation.
+    """
 
     server_name: str
     key_id: str
@@ -63,6 +66,11 @@ class SigningKey:
         """`seed` is 32 bytes from the operating system's generator."""
         public, secret = crypto_sign_seed_keypair(seed)
         return cls(server_name, key_id, seed, VerifyKey(public), secret)
+
+    def become(self, other: SigningKey) -> None:
+        """Sign as `other` does from now on."""
+        self.key_id, self.seed = other.key_id, other.seed
+        self.verify_key, self._secret = other.verify_key, other._secret
 
     def sign(self, message: bytes) -> bytes:
         """A signature of 64 bytes."""

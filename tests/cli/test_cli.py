@@ -11,14 +11,15 @@ import pytest
 import yaml
 from cryptography import x509
 
+from lmserver import own_keys
 from lmserver.cli import main
-from lmserver.config import ConfigError, load_config, load_signing_key, parse_config
+from lmserver.config import ConfigError, load_config, parse_config
 from tests.kit.processes import lmserver
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
 COMMANDS = [
-    "run", "generate-config", "check-config", "migrate", "generate-key", "register-user", "verify",
-    "evidence", "inspect-event", "demo",
+    "run", "generate-config", "check-config", "migrate", "generate-key", "rotate-key", "register-user",
+    "verify", "evidence", "inspect-event", "demo",
 ]  # fmt: skip
 
 
@@ -108,10 +109,10 @@ def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert main(["generate-key", str(path)]) == 1
     assert path.read_bytes() == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_signing_key(path, "example.org").server_name == "example.org"
+    assert own_keys.load(path, "example.org").signing.server_name == "example.org"
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        load_signing_key(path, "example.org")
+        own_keys.load(path, "example.org")
 
 
 @pytest.mark.parametrize("seed", ["A" * 43, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE", "short", "a b"])
@@ -120,7 +121,7 @@ def test_k7_a_predictable_key_is_refused(seed: str, tmp_path: Path) -> None:
     path.write_text(f"ed25519 1 {seed}\n")
     path.chmod(0o600)
     with pytest.raises(ConfigError):
-        load_signing_key(path, "example.org")
+        own_keys.load(path, "example.org")
 
 
 @pytest.mark.parametrize(

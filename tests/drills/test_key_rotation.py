@@ -1,0 +1,158 @@
+"""D18 with real processes: the signing keys of hub and participant are replaced under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import asyncpg
+import pytest
+import yaml
+from yarl import URL
+
+from lmserver import own_keys
+from lmserver.protocol import transport
+from lmserver.protocol.signatures import SigningKey
+from lmserver.storage.embedded_postgres import EmbeddedPostgres
+from tests.evilpeer.peer import UNSTABLE
+from tests.kit.processes import ServerProcess, configure, free_port, lmserver
+from tests.kit.users import User, eventually, register
+
+
+@dataclass
+class Pair:
+    """A hub and a participant that speak plain HTTP, a user of each in one room."""
+
+    hub: ServerProcess
+    participant: ServerProcess
+    http: aiohttp.ClientSession
+    room: str = ""
+    users: list[User] = field(default_factory=list)
+
+    async def begin(self) -> None:
+        await asyncio.gather(self.hub.start(), self.participant.start())
+        alice = await register(self.http, self.hub, "alice")
+        bob = await register(self.http, self.participant, "bob")
+        room_id = (await alice.ok("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+        await bob.ok("POST", f"/join/{quote(room_id)}", {})
+        self.room, self.users = f"/rooms/{quote(room_id)}", [alice, bob]
+
+    async def talk(self, user: User, sent: list[str], enough: asyncio.Event) -> None:
+        """Send until it is enough, and a few more, as fast as the server lets us."""
+        rest = 5
+        while rest:
+            body = {"msgtype": "m.text", "body": f"{user.user_id} {len(sent)}"}
+            status, answer = await user.call("PUT", f"{self.room}/send/m.room.message/{len(sent)}", body)
+            if status in (429, 504):
+                await asyncio.sleep(answer.get("retry_after_ms", 0) / 1000)
+                continue
+            assert status == 200, answer
+            rest -= enough.is_set()
+            sent.append(answer["event_id"])
+
+    async def let_time_pass(self) -> None:
+        """Each knows the other's keys from a while ago: who has just asked does not ask again."""
+        for server in (self.hub, self.participant):
+            dsn = EmbeddedPostgres(_configured(server, "data_dir"), lambda _: None).running_dsn()
+            assert dsn is not None
+            server.kill()
+            db = await asyncpg.connect(dsn)
+            await db.execute("UPDATE key_servers SET fetched_ts = fetched_ts - 600000")
+            await db.close()
+            await server.start()
+
+    async def document(self, server: ServerProcess) -> dict[str, Any]:
+        async with self.http.get(f"http://{server.name}/_matrix/key/v2/server") as response:
+            document: dict[str, Any] = await response.json()
+            return document
+
+    async def rotate(self, server: ServerProcess, *options: str) -> tuple[SigningKey, float]:
+        """The key it had, and the seconds from its end until the server publishes another."""
+        before = own_keys.load(_configured(server, "signing_key_path"), server.name).signing
+        done = lmserver("rotate-key", "--config", str(server.config), *options)
+        assert done.returncode == 0, done.stderr
+        started = asyncio.get_running_loop().time()
+
+        async def published() -> bool:
+            return before.key_id in (await self.document(server))["old_verify_keys"]
+
+        await eventually(published, 10)
+        return before, asyncio.get_running_loop().time() - started
+
+    async def ask_as(self, key: SigningKey, of: ServerProcess) -> int:
+        """The status of a request that this key has signed."""
+        path = f"{UNSTABLE}/event/{quote('$' + 'a' * 43)}"
+        headers = {"Authorization": transport.authorization_header("GET", path, of.name, None, key)}
+        url = URL(f"http://{of.name}{path}", encoded=True)
+        async with self.http.get(url, headers=headers) as response:
+            return response.status
+
+    def verified(self) -> list[int]:
+        commands = [lmserver("verify", "--config", str(s.config)) for s in (self.hub, self.participant)]
+        return [done.returncode for done in commands]
+
+
+def _configured(server: ServerProcess, key: str) -> Path:
+    return Path(yaml.safe_load(server.config.read_text(encoding="utf-8"))[key])
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    names = [f"localhost:{free_port()}" for _ in range(2)]
+    servers = []
+    for name in names:
+        server = configure(tmp_path, name.rpartition(":")[2], federation={
+            "port": int(name.rpartition(":")[2]), "tls_certificate": None, "tls_private_key": None,
+            "ca_file": None, "plain_http_servers": [n for n in names if n != name]})  # fmt: skip
+        raw = yaml.safe_load(server.config.read_text(encoding="utf-8"))
+        server.config.write_text(yaml.safe_dump({**raw, "server_name": name}), encoding="utf-8")
+        server.name = name
+        servers.append(server)
+    async with aiohttp.ClientSession() as http:
+        made = Pair(*servers, http)
+        try:
+            await made.begin()
+            yield made
+        finally:
+            for server in servers:
+                server.stop()
+
+
+@pytest.mark.parametrize("rotates", [True, False], ids=["d18", "control"])
+async def test_d18_keys_are_rotated_under_load(pair: Pair, rotates: bool) -> None:
+    """Every event arrives and verifies, requests with an old key do not. The control rotates nothing."""
+    await pair.let_time_pass()
+    said: tuple[list[str], list[str]] = ([], [])
+    enough = asyncio.Event()
+    talking = asyncio.gather(*(pair.talk(u, s, enough) for u, s in zip(pair.users, said, strict=True)))
+    await eventually(lambda: _true(min(map(len, said)) >= 5))
+    olds = []
+    for server in (pair.hub, pair.participant):
+        if rotates:
+            old, seconds = await pair.rotate(server)
+            assert seconds < 5
+            olds.append(old)
+        else:
+            olds.append(own_keys.load(_configured(server, "signing_key_path"), server.name).signing)
+    enough.set()
+    await talking
+
+    async def everywhere() -> bool:
+        histories = [await user.history(pair.room) for user in pair.users]
+        return all({*said[0], *said[1]} <= set(history) for history in histories)
+
+    await eventually(everywhere)
+    statuses = [
+        await pair.ask_as(old, of) for old, of in zip(olds, (pair.participant, pair.hub), strict=True)
+    ]
+    assert statuses == ([401, 401] if rotates else [404, 404])
+    assert pair.verified() == [0, 0]
+
+
+async def _true(value: bool) -> bool:
+    return value
