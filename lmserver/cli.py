@@ -11,6 +11,7 @@ from pathlib import Path
 from lmserver import __version__
 from lmserver.config import Config, ConfigError, load_config
 from lmserver.config_template import Template, render
+from lmserver.conformance.options import add_arguments
 
 DEV_NAME = "localhost:8448"
 DEV_FOLDER = Path("lmserver-data")
@@ -133,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
                 "Start two servers with databases and certificates of their own, tell a story with two users,"
                 " and check every step.")  # fmt: skip
     demo.add_argument("--keep", type=Path, metavar="DIR", help="leave data and logs in DIR")
+
+    conformance = _add(commands, "conformance", _conformance, "test a server against the draft",
+                       "Run the draft's requirements against any Linearized Matrix server, as a black box,"
+                       " and print what it passes, fails and cannot be tested for.")  # fmt: skip
+    add_arguments(conformance)
     return parser
 
 
@@ -368,3 +374,9 @@ def _demo(options: argparse.Namespace) -> int:
     from lmserver import demo
 
     return demo.run(options.keep)
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from lmserver.conformance import command
+
+    return command.run(options)

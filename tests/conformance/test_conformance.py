@@ -1,0 +1,90 @@
+"""The suite in full against a real server, over TLS, as its operator would run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmserver.conformance import checks
+from tests.kit.processes import ServerProcess, configure, free_port, lmserver
+
+KNOWN_FAILURES = {"tls.http2"}
+"""What the draft asks of the listener and a proxy in front of it gives."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    made = configure(tmp_path_factory.mktemp("conformance"), "server")
+    asyncio.run(made.start())
+    yield made
+    made.stop()
+
+
+def arguments(server: ServerProcess, *more: str) -> list[str]:
+    names = [f"localhost:{free_port()}" for _ in range(3)]
+    return [
+        "conformance", server.name, "--as", names[0], "--also", names[1], "--also", names[2],
+        "--dev", str(server.config.parent / "ca"), "--client-url", server.client_url, "--register", *more,
+    ]  # fmt: skip
+
+
+def outcomes(report: dict[str, Any], outcome: str) -> set[str]:
+    return {check["id"] for check in report["checks"] if check["outcome"] == outcome}
+
+
+@pytest.mark.parametrize("form", ["stable", "unstable"])
+def test_lmserver_conforms_as_hub_and_as_participant(
+    server: ServerProcess, tmp_path: Path, form: str
+) -> None:
+    file = tmp_path / "report.json"
+    done = lmserver(
+        *arguments(server, "--verbose", "--json", str(file), *(["--stable"] if form == "stable" else []))
+    )
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert outcomes(report, "fail") == KNOWN_FAILURES, done.stdout
+    assert outcomes(report, "warn") == set(), done.stdout
+    assert outcomes(report, "skip") == set(), done.stdout
+    assert len(report["checks"]) == len(checks.ALL)
+    assert report["form"] == form
+    assert done.returncode == 1
+
+
+def test_a_run_without_failures_exits_0(server: ServerProcess) -> None:
+    done = lmserver(*arguments(server, "--only", "keys.*", "--strict"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout
+
+
+def test_what_cannot_run_exits_2(server: ServerProcess) -> None:
+    name = f"localhost:{free_port()}"
+    for wrong in (
+        ["conformance"],
+        ["conformance", server.name, "--as", name],
+        ["conformance", f"localhost:{free_port()}", "--as", name, "--plain-http"],
+        ["conformance", "no-such-server.invalid", "--as", name, "--plain-http"],
+        [*arguments(server), "--only", "no.such.check"],
+        [*arguments(server), "--client-token", "x"],
+        [*arguments(server), "--listen", server.name],
+    ):
+        done = lmserver(*wrong)
+        assert done.returncode == 2, (wrong, done.stdout, done.stderr)
+        assert done.stderr.startswith("conformance: "), done.stderr
+
+
+def test_the_list_names_every_check_with_its_section() -> None:
+    done = lmserver("conformance", "--list")
+    assert done.returncode == 0
+    for check in checks.ALL:
+        assert check.id in done.stdout and check.section in done.stdout
+
+
+def test_every_check_stands_under_a_section_of_the_draft() -> None:
+    from tests.test_docs import SECTIONS
+
+    known = {" ".join(name.split()) for name in SECTIONS.split(";")}
+    assert {check.section for check in checks.ALL} <= known
