@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from lmserver import dev_ca
-from lmserver.config import ConfigError, load_signing_key
+from lmserver import dev_ca, own_keys
+from lmserver.config import ConfigError
 from lmserver.conformance import checks
 from lmserver.conformance.client_api import ClientApi, ClientApiError, Login
 from lmserver.conformance.draft import Key
@@ -152,7 +152,7 @@ def _own_key(options: Options) -> Key:
     if options.signing_key is None:
         return Key.make(options.name, "ed25519:suite")
     try:
-        given = load_signing_key(options.signing_key, options.name)
+        given = own_keys.load(options.signing_key, options.name).signing
     except ConfigError as error:
         raise CannotRun("; ".join(error.problems)) from error
     return Key.make(options.name, given.key_id, given.seed)
