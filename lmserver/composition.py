@@ -53,7 +53,9 @@ from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.directory import Directory
+from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.gaps import GapFiller
 from lmserver.rooms.history import HubHistory
 from lmserver.rooms.invites import Invites
@@ -115,6 +117,7 @@ class Server:
     accounts: Accounts
     membership: Membership
     sender: Sender
+    echo_watch: EchoWatch
     notifier: Notifier
     keyring: Keyring
     client: FederationClient
@@ -156,7 +159,8 @@ def assemble(
     keyring = Keyring(db, client, key, clock, own_old_keys=old_keys)
     api = RoomApi(client)
     answers = LpduAnswers()
-    turns = Turns(db, key, audience, answers, clock, metrics.count_evidence)
+    evidence = EvidenceLog(db, clock, metrics.count_evidence)
+    turns = Turns(db, key, audience, answers, clock, evidence)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
     engine = RoomEngine(turns, own_lpdus, GapFiller(db, turns, HubHistory(db, api, keyring)))
     # A host and a port it listens on name one process: whoever starts there follows a dead one.
@@ -189,6 +193,7 @@ def assemble(
         accounts,
         membership,
         sender,
+        EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
         notifier,
         keyring,
         client,

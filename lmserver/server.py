@@ -19,7 +19,7 @@ from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OwnKeys
-from lmserver.storage import client_transactions, inbound, migrations
+from lmserver.storage import client_transactions, inbound, lpdus, migrations
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
@@ -34,6 +34,7 @@ KEY_FILE_SECONDS = 1.0
 DAY_MS = 24 * 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
+KEEP_OWN_LPDUS_MS = 8 * DAY_MS
 
 
 # -- the database -----------------------------------------------------------------------------------
@@ -110,6 +111,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             _on_hangup(certificate)
             await _listen(server, runners, certificate)
             await server.sender.start()
+            background.append(asyncio.create_task(server.echo_watch.run(), name="echo watch"))
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()
@@ -199,6 +201,7 @@ async def _housekeeping(server: Server) -> None:
         with contextlib.suppress(DatabaseUnavailable):
             now = clock_ms()
             await inbound.purge(server.db, now - KEEP_INBOUND_MS)
+            await lpdus.purge(server.db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 

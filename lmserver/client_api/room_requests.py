@@ -23,7 +23,13 @@ from lmserver.web.errors import ApiError, bad_json, bad_param
 
 MAX_TXN_ID = 255
 MAX_TEXT = 4096
-_STATUS = {"M_NOT_FOUND": 404, "M_LIMIT_EXCEEDED": 429, "M_BAD_JSON": 400, "M_TOO_LARGE": 413}
+_STATUS = {
+    "M_UNKNOWN": 502,
+    "M_NOT_FOUND": 404,
+    "M_LIMIT_EXCEEDED": 429,
+    "M_BAD_JSON": 400,
+    "M_TOO_LARGE": 413,
+}
 
 
 def not_in_room() -> ApiError:

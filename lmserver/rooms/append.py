@@ -28,6 +28,7 @@ from lmserver.storage.client_transactions import KnownTransaction
 from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
+from lmserver.storage.lpdus import OwnLpdu
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
@@ -48,12 +49,16 @@ class Batch:
     redactions: list[tuple[Pdu, bool]] = field(default_factory=list)
     txns: list[tuple[ClientTxn, str | None, str | None]] = field(default_factory=list)
     evidence: list[NewEvidence] = field(default_factory=list)
+    altered: dict[str, bytes] = field(default_factory=dict)
     lpdu_hashes: dict[str, Accepted] = field(default_factory=dict)
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
+        if pdu.altered_from is not None:
+            self.hold(pdu, "altered", "the content is not what its hashes say")
+            self.altered[pdu.event_id] = pdu.altered_from
         before = self.snapshot.view.head_event_id
         self.snapshot, changes = self.snapshot.after(pdu, self.our_name, applies=failed is None)
         position = self.snapshot.view.head_position
@@ -116,7 +121,7 @@ class Appended:
     position_before: int = 0
     destinations: frozenset[str] = frozenset()
     members: tuple[str, ...] = ()
-    settled_lpdus: tuple[tuple[str, str], ...] = ()
+    settled_lpdus: tuple[tuple[str, Outcome], ...] = ()
     evidence: tuple[Held, ...] = ()
     xid: int = 0
 
@@ -254,8 +259,6 @@ def _place_of_hub(batch: Batch, pdu: Pdu, links: _Links) -> Outcome | GapFound:
         case participant.Apply():
             if pdu.type == "m.room.redaction":
                 batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
-            if pdu.altered_from is not None:
-                batch.hold(pdu, "altered", "the content is not what its hashes say")
             return batch.place(pdu)
         case participant.SoftFail(kind=kind, reason=reason):
             first = batch.lpdu_hashes.get(pdu.lpdu_hash or "") if kind == "replay" else None
@@ -350,18 +353,34 @@ def _target(pdu: Pdu) -> str | None:
     return target if isinstance(target, str) and len(target) <= 255 and "\0" not in target else None
 
 
-async def _settle_own_lpdus(db: Executor, batch: Batch) -> tuple[tuple[str, str], ...]:
-    """The echo of our own LPDUs has come: (LPDU ID, event ID) pairs for those who wait."""
+async def _settle_own_lpdus(db: Executor, batch: Batch) -> tuple[tuple[str, Outcome], ...]:
+    """The echo of our own LPDUs has come: (LPDU ID, outcome) pairs for those who wait."""
     mine = {
-        e.lpdu_hash: e.event_id
+        e.lpdu_hash: e
         for e in batch.events
         if e.lpdu_hash is not None and e.sender.endswith(":" + batch.our_name)
     }
     if not mine:
         return ()
-    settled = []
-    for lpdu_hash, lpdu_id in (await lpdus.by_hash(db, batch.room_id, list(mine))).items():
-        await lpdus.accept(db, batch.room_id, lpdu_id, mine[lpdu_hash])
-        await client_transactions.settle(db, batch.room_id, lpdu_id, mine[lpdu_hash])
-        settled.append((lpdu_id, mine[lpdu_hash]))
-    return tuple(settled)
+    sent = await lpdus.by_hash(db, batch.room_id, list(mine))
+    return tuple([(own.lpdu_id, await _settle(db, batch, own, mine[h])) for h, own in sent.items()])
+
+
+async def _settle(db: Executor, batch: Batch, own: OwnLpdu, echo: NewEvent) -> Outcome:
+    """One echo: our event as we sent it, or the hub has forged it (attack B9)."""
+    altered = batch.altered.get(echo.event_id)
+    if altered is not None:
+        batch.evidence.append(
+            NewEvidence(echo.event_id, "forged_echo", "our event with other content", altered, own.lpdu)
+        )
+    elif own.pdu_event_id not in (None, echo.event_id):
+        detail = f"it had named {own.pdu_event_id} in its answer"
+        batch.evidence.append(NewEvidence(echo.event_id, "forged_echo", detail, echo.pdu, own.lpdu))
+    if altered is None and echo.soft_failed is None:
+        await lpdus.placed(db, batch.room_id, own.lpdu_id, echo.event_id)
+        await client_transactions.settle(db, batch.room_id, own.lpdu_id, echo.event_id)
+        return Accepted(echo.event_id, None)
+    reason = "the room's hub altered the event" if altered else "the room's rules forbid the event"
+    await lpdus.end(db, batch.room_id, own.lpdu_id, "rejected", reason)
+    await client_transactions.unsettle(db, batch.room_id, own.lpdu_id)
+    return Rejected("M_FORBIDDEN", reason)

@@ -6,7 +6,16 @@ An event that breaks a rule never makes us leave the list, which must hash: it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+import structlog
+
+from lmserver.storage import evidence
+from lmserver.storage.database import Executor
+from lmserver.storage.evidence import NewEvidence
+
+log = structlog.get_logger(__name__)
 
 KINDS: Final = {
     "altered": "sent an event whose content is not what its hashes say; kept redacted",
@@ -23,3 +32,25 @@ KINDS: Final = {
     "wrong_hub": "sent an event that names another hub",
 }
 """Kind to what the hub did, as the end of a sentence that begins with its name."""
+
+
+class EvidenceLog:
+    """Stores, counts and logs cases; the log has one line for each case that was stored."""
+
+    def __init__(
+        self, db: Executor, clock: Callable[[], int], count: Callable[[str], None] = lambda kind: None
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._count = count
+
+    async def hold(self, room_id: str, case: NewEvidence) -> None:
+        """Keep one case."""
+        stored = await evidence.add(self._db, room_id, case, self._clock())
+        self.tell(room_id, case.kind, case.event_id, stored=stored)
+
+    def tell(self, room_id: str, kind: str, event_id: str, *, stored: bool) -> None:
+        """A case was met with; `stored` is false for one known before or one too many."""
+        self._count(kind)
+        if stored:
+            log.warning("hub_misbehaved", room_id=room_id, kind=kind, event_id=event_id)

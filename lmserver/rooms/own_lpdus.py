@@ -28,6 +28,11 @@ PLACE_SECONDS = 3.0
 """A state event is answered when our own state has it, or after this: what a user does next is
 judged by our state, and a client that was told "invited" expects it to be so."""
 MAX_REMEMBERED_ROOMS = 10_000
+FIRST_ECHO_CHECK_MS = 30_000
+"""After the hub has named the event, its echo is looked for from then on."""
+SILENCE_CHECK_MS = 3_600_000
+GIVEN_UP = "M_UNKNOWN"
+"""The errcode of an event that was given up."""
 
 
 class HubSilent(Exception):
@@ -103,6 +108,7 @@ class OwnLpdus:
             device_id=None if txn is None else txn.device_id,
             txn_id=None if txn is None else txn.txn_id,
             now_ms=self._clock(),
+            check_at=self._clock() + SILENCE_CHECK_MS,
         )
 
     async def _known(self, room_id: str, txn: ClientTxn) -> client_transactions.KnownTransaction | None:
@@ -120,11 +126,13 @@ class OwnLpdus:
     async def _stored_answer(self, room_id: str, lpdu_id: str) -> Outcome | None:
         queued = await lpdus.get(self._db, room_id, lpdu_id)
         if queued is None:
-            return Rejected("M_NOT_FOUND", "the event was given up")
-        if queued.status == "accepted" and queued.pdu_event_id is not None:
+            return Rejected(GIVEN_UP, "the event was given up")
+        if queued.status in ("accepted", "placed") and queued.pdu_event_id is not None:
             return Accepted(queued.pdu_event_id, None)
         if queued.status == "rejected":
             return Rejected("M_FORBIDDEN", queued.reason or "refused by the hub")
+        if queued.status == "given_up":
+            return Rejected(GIVEN_UP, queued.reason or "the event was given up")
         return None
 
     async def _wait(self, room_id: str, lpdu_id: str, waiter: Waiter) -> Outcome:
@@ -142,23 +150,27 @@ class OwnLpdus:
 
         IDs that were never queued for this hub are ignored.
         """
-        await self._db.run(lambda db: self._store_answers(db, hub, accepted, failed))
-        for lpdu_id, event_id in accepted.items():
-            self._answers.settle(lpdu_id, Accepted(event_id, None), placed=False)
-        for lpdu_id, reason in failed.items():
-            self._answers.settle(lpdu_id, Rejected("M_FORBIDDEN", reason), placed=False)
+        settled = await self._db.run(lambda db: self._store_answers(db, hub, accepted, failed))
+        for lpdu_id, outcome in settled.items():
+            self._answers.settle(lpdu_id, outcome, placed=False)
 
     async def _store_answers(
         self, db: Connection, hub: str, accepted: Mapping[str, str], failed: Mapping[str, str]
-    ) -> None:
+    ) -> dict[str, Outcome]:
+        """What of it was news; an LPDU that was settled before stays as it is."""
         rooms = await lpdus.rooms_of(db, hub, [*accepted, *failed])
+        settled: dict[str, Outcome] = {}
+        check_at = self._clock() + FIRST_ECHO_CHECK_MS
         for lpdu_id, event_id in accepted.items():
-            if lpdu_id in rooms:
-                await lpdus.accept(db, rooms[lpdu_id], lpdu_id, event_id)
-                await client_transactions.settle(db, rooms[lpdu_id], lpdu_id, event_id)
+            room_id = rooms.get(lpdu_id)
+            if room_id is not None and await lpdus.named(db, room_id, lpdu_id, event_id, check_at):
+                await client_transactions.settle(db, room_id, lpdu_id, event_id)
+                settled[lpdu_id] = Accepted(event_id, None)
         for lpdu_id, reason in failed.items():
-            if lpdu_id in rooms:
-                await lpdus.reject(db, rooms[lpdu_id], lpdu_id, reason[:255])
+            room_id = rooms.get(lpdu_id)
+            if room_id is not None and await lpdus.refused(db, room_id, lpdu_id, reason[:255]):
+                settled[lpdu_id] = Rejected("M_FORBIDDEN", reason)
+        return settled
 
 
 async def _placed(waiter: Waiter) -> None:

@@ -24,8 +24,9 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import append as appending
 from lmserver.rooms import snapshot as snapshots
 from lmserver.rooms.append import Appended, Batch
+from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.lpdu_answers import LpduAnswers
-from lmserver.rooms.outcomes import Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected, RoomBusy
+from lmserver.rooms.outcomes import ClientTxn, GapFound, Outcome, Proposal, Rejected, RoomBusy
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage import room_log
 from lmserver.storage.database import Connection, Database, UniqueViolation
@@ -76,11 +77,11 @@ class Turns:
         audience: Audience,
         answers: LpduAnswers,
         clock: Callable[[], int],
-        count_evidence: Callable[[str], None] = lambda kind: None,
+        evidence: EvidenceLog | None = None,
     ) -> None:
         self._db = db
         self._key = key
-        self._count_evidence = count_evidence
+        self._evidence = EvidenceLog(db, clock) if evidence is None else evidence
         self._audience = audience
         self._answers = answers
         self._clock = clock
@@ -223,11 +224,9 @@ class Turns:
             return
         self._remember(room_id, appended.snapshot)
         for held in appended.evidence:
-            self._count_evidence(held.kind)
-            if held.stored:
-                log.warning("hub_misbehaved", room_id=room_id, kind=held.kind, event_id=held.event_id)
-        for lpdu_id, event_id in appended.settled_lpdus:
-            self._answers.settle(lpdu_id, Accepted(event_id, None), placed=True)
+            self._evidence.tell(room_id, held.kind, held.event_id, stored=held.stored)
+        for lpdu_id, outcome in appended.settled_lpdus:
+            self._answers.settle(lpdu_id, outcome, placed=True)
         if appended.xid:
             local = ":" + self.our_name
             members = [user for user in appended.members if user.endswith(local)]

@@ -78,6 +78,15 @@ async def settle(db: Executor, room_id: str, lpdu_id: str, event_id: str) -> Non
     )
 
 
+async def unsettle(db: Executor, room_id: str, lpdu_id: str) -> None:
+    """The event its transaction was told of is none after all: a retry learns what became of it."""
+    await db.execute(
+        "UPDATE client_transactions SET event_id = NULL WHERE room_id = $1 AND lpdu_id = $2",
+        room_id,
+        lpdu_id,
+    )
+
+
 async def transaction_ids(
     db: Executor, user_id: str, device_id: str, event_ids: Sequence[str]
 ) -> dict[str, str]:
@@ -93,7 +102,10 @@ async def transaction_ids(
 
 
 async def purge(db: Executor, before_ms: int) -> None:
-    """Forget transactions older than a client would retry."""
+    """Forget transactions older than a client would retry, but not those still on their way."""
     await db.execute(
-        "DELETE FROM client_transactions WHERE created_ts < $1 AND event_id IS NOT NULL", before_ms
+        "DELETE FROM client_transactions AS t WHERE t.created_ts < $1"
+        " AND (t.event_id IS NOT NULL OR NOT EXISTS (SELECT 1 FROM outbound_lpdus AS o"
+        " WHERE o.room_id = t.room_id AND o.lpdu_id = t.lpdu_id))",
+        before_ms,
     )

@@ -6,8 +6,10 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import web
+from yarl import URL
 
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import Lpdu, Pdu, parse_lpdu
@@ -29,7 +31,11 @@ class JoinAnswer:
 
 
 class EvilHub(EvilPeer):
-    """`template` is the answer of make_*, `change` alters that of send_join, `joins` what came."""
+    """`template` is the answer of make_*, `change` alters that of send_join, `joins` what came.
+
+    An LPDU that is sent to it is appended once and kept in `taken`; `names` says whether the answer
+    names its event, `shows` whether GET event and backfill show the room.
+    """
 
     def __init__(self, network: Network, name: str = HUB, room: RoomBuilder | None = None) -> None:
         super().__init__(network, name)
@@ -37,6 +43,12 @@ class EvilHub(EvilPeer):
         self.template: Any = {"room_version": LM_02_ID, "event": {}}
         self.change: Callable[[JoinAnswer], JoinAnswer] = lambda answer: answer
         self.joins: list[Lpdu] = []
+        self.taken: list[Lpdu] = []
+        self.names = True
+        self.shows = True
+        self.answers["send"] = self._send
+        self.answers["event"] = self._event
+        self.answers["backfill"] = self._backfill
         self.answers["make_join"] = self._make
         self.answers["make_leave"] = self._make
         self.answers["send_join"] = self._send_join
@@ -54,6 +66,38 @@ class EvilHub(EvilPeer):
     ) -> tuple[int, Any]:
         content = {"event": event, "room_version": version, "invite_room_state": list(stripped)}
         return await self.ask(victim, "POST", f"{UNSTABLE}/invite/{txn_id}", content)
+
+    def echo_of(self, lpdu: Lpdu) -> Pdu:
+        """The event that stands in the room for an LPDU."""
+        return next(pdu for pdu in self.room.pdus if pdu.lpdu_hash == lpdu.lpdu_hash)
+
+    async def _send(self, request: Received) -> web.StreamResponse:
+        named: dict[str, str] = {}
+        for item in request.json.get("pdus", []):
+            sent = parse_lpdu(item, LM_02)
+            if all(pdu.lpdu_hash != sent.lpdu_hash for pdu in self.room.pdus):
+                self.room.add(sent)
+            self.taken.append(sent)
+            named[sent.event_id] = self.echo_of(sent).event_id
+        body = {"failed_pdus": {}, **({"org.lmserver.accepted": named} if self.names else {})}
+        return web.json_response(body)
+
+    async def _event(self, request: Received) -> web.StreamResponse:
+        event_id = unquote(request.path.rpartition("/")[2])
+        found = [pdu for pdu in self.room.pdus if pdu.event_id == event_id]
+        if not found or not self.shows:
+            return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
+        return web.Response(body=found[0].canonical, content_type="application/json")
+
+    async def _backfill(self, request: Received) -> web.StreamResponse:
+        query = URL(request.path, encoded=True).query
+        ids = [pdu.event_id for pdu in self.room.pdus]
+        if query["v"] not in ids or not self.shows:
+            return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
+        end = ids.index(query["v"]) + 1
+        page = self.room.pdus[max(0, end - int(query["limit"])) : end]
+        body = canonical_json.encode({"pdus": [pdu.fields for pdu in page]})
+        return web.Response(body=body, content_type="application/json")
 
     async def _make(self, request: Received) -> web.StreamResponse:
         return web.json_response(self.template)
