@@ -14,6 +14,7 @@ from aiohttp import web
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.client_data import ClientData
 from lmserver.accounts.device_data import DeviceStore
+from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
@@ -43,13 +44,14 @@ from lmserver.federation_client.sender import Sender
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import DiscoveryEndpoints as FederationDiscoveryEndpoints
-from lmserver.federation_server.edus import EduDispatcher, ToDevice
+from lmserver.federation_server.edus import Edu, EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
+from lmserver.protocol.edus import DEVICE_LIST, SIGNING_KEY
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.directory import Directory
@@ -168,14 +170,18 @@ def assemble(
     sender = Sender(db, client, own_lpdus.answered, clock, owner=owner)
     audience.sender = sender
     passwords = Passwords()
-    accounts = Accounts(db, name, passwords, clock)
+    device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
+    accounts = Accounts(db, name, passwords, device_lists, clock)
     joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
     invites = Invites(db, key, api, keyring, turns, accounts, notifier.publish)
     membership = Membership(db, key, engine, joining, invites, api, accounts.profile, notifier.publish, clock)
-    remote = RemoteUsers(db, client, audience.wake, clock)
+    remote = RemoteUsers(client)
     directory = Directory(db, engine, remote.alias)
-    devices = DeviceStore(db, notifier.publish, clock)
-    transactions = TransactionEndpoints(db, engine, keyring, joining.settled, _edus(name, devices), clock)
+    devices = DeviceStore(
+        db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
+    )
+    edus = _edus(name, db, devices, device_lists)
+    transactions = TransactionEndpoints(db, engine, keyring, joining.settled, edus, clock)
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
         transactions,
@@ -233,12 +239,12 @@ def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationC
     )
 
 
-def _edus(name: str, devices: DeviceStore) -> EduDispatcher:
-    async def to_device(origin: str, messages: Sequence[ToDevice]) -> None:
-        for m in messages:
-            await devices.receive(m.sender, m.user_id, m.device_id, m.type, m.content)
+def _edus(name: str, db: Database, devices: DeviceStore, device_lists: DeviceLists) -> EduDispatcher:
+    async def lists_changed(origin: str, found: Sequence[Edu]) -> None:
+        users = (edu.user(origin, edu.content.get("user_id")) for edu in found)
+        await device_lists.changed_elsewhere(db, [user for user in users if user is not None])
 
-    return EduDispatcher(name, to_device, {})
+    return EduDispatcher(name, devices.receive, {DEVICE_LIST: lists_changed, SIGNING_KEY: lists_changed})
 
 
 def _client_app(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+EDU_KINDS = ("to_device", "device_list", "receipt")
 
 
 class Metrics:
@@ -41,9 +45,31 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.outbox = Gauge(
+            "lmserver_outbox_edus",
+            "EDUs that wait for other servers, by kind",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.dropped = Counter(
+            "lmserver_edus_dropped",
+            "EDUs and to-device messages that gave way to newer ones in a full queue",
+            ("queue",),
+            registry=self.registry,
+        )
+
     def count_evidence(self, kind: str) -> None:
         """`kind` is one of the fixed words of lmserver.rooms.evidence."""
         self.evidence.labels(kind).inc()
+
+    def observe_outbox(self, waiting: Mapping[str, int]) -> None:
+        """Kind to EDUs that wait."""
+        for kind in EDU_KINDS:
+            self.outbox.labels(kind).set(waiting.get(kind, 0))
+
+    def observe_dropped(self, queue: str, number: int) -> None:
+        if number:
+            self.dropped.labels(queue).inc(number)
 
     def observe_request(self, listener: str, endpoint: str, status: int, seconds: float) -> None:
         self.requests.labels(listener, endpoint, f"{status // 100}xx").observe(seconds)

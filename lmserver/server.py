@@ -14,12 +14,13 @@ from aiohttp import web
 
 from lmserver import logs, own_keys
 from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.passwords import Passwords
 from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OwnKeys
-from lmserver.storage import client_transactions, inbound, lpdus, migrations
+from lmserver.storage import client_transactions, inbound, lpdus, migrations, outbound, to_device
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
@@ -35,6 +36,8 @@ DAY_MS = 24 * 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
 KEEP_OWN_LPDUS_MS = 8 * DAY_MS
+KEEP_EDUS_MS = 30 * DAY_MS
+MEASURE_SECONDS = 30.0
 
 
 # -- the database -----------------------------------------------------------------------------------
@@ -102,6 +105,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
         runners: list[web.AppRunner] = []
         background = [
             asyncio.create_task(_housekeeping(server), name="housekeeping"),
+            asyncio.create_task(_measure(server), name="measure"),
             asyncio.create_task(_follow_keys(keys), name="own keys"),
         ]
         try:
@@ -203,7 +207,21 @@ async def _housekeeping(server: Server) -> None:
             await inbound.purge(server.db, now - KEEP_INBOUND_MS)
             await lpdus.purge(server.db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS)
+            await to_device.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
+            await outbound.purge_edus(server.db, now - KEEP_EDUS_MS)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _measure(server: Server) -> None:
+    """Gauges that are read from the database."""
+    while True:
+        with contextlib.suppress(DatabaseUnavailable):
+            server.metrics.observe_outbox(await outbound.waiting_edus(server.db))
+        await asyncio.sleep(MEASURE_SECONDS)
+
+
+def _nobody(_: object) -> None:
+    """No server runs in this process that could be told."""
 
 
 def register_user(config: Config, localpart: str, password: str, *, admin: bool, progress: Progress) -> str:
@@ -216,7 +234,8 @@ def register_user(config: Config, localpart: str, password: str, *, admin: bool,
         async with open_database(config, progress, migrate=True, beside=True) as db:
             passwords = Passwords()
             try:
-                accounts = Accounts(db, config.server_name, passwords, clock_ms)
+                lists = DeviceLists(config.server_name, _nobody, _nobody, lambda _, __: None, clock_ms)
+                accounts = Accounts(db, config.server_name, passwords, lists, clock_ms)
                 return await accounts.register(localpart, password, is_admin=admin)
             finally:
                 passwords.close()

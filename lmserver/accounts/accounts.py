@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
 from lmserver.storage import accounts, e2e_keys
@@ -46,9 +47,15 @@ class Accounts:
     """Local users and their devices."""
 
     def __init__(
-        self, db: Database, server_name: str, passwords: Passwords, clock: Callable[[], int]
+        self,
+        db: Database,
+        server_name: str,
+        passwords: Passwords,
+        device_lists: DeviceLists,
+        clock: Callable[[], int],
     ) -> None:
         self._db = db
+        self._device_lists = device_lists
         self._server_name = server_name
         self._passwords = passwords
         self._clock = clock
@@ -106,13 +113,18 @@ class Accounts:
         """End every login; the user ID is never given to anybody else."""
         names = [d.device_id for d in await accounts.devices(self._db, user_id)]
 
-        async def work(db: Connection) -> None:
+        async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
-            await accounts.remove_devices(db, user_id, names)
-            await e2e_keys.device_list_changed(db, user_id)
+            return await self._remove_devices(db, user_id, names)
 
-        await self._db.run(work)
+        self._device_lists.tell(await self._db.run(work))
         self._forget_tokens(user_id)
+
+    async def _remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
+        """Devices with keys are missed by others: whoever encrypts for them has to be told."""
+        known = sorted(await e2e_keys.device_keys(db, user_id, device_ids)) if device_ids else []
+        await accounts.remove_devices(db, user_id, device_ids)
+        return await self._device_lists.record(db, user_id, removed=known) if known else None
 
     # -- logins ---------------------------------------------------------------------------------
 
@@ -164,11 +176,8 @@ class Accounts:
         existing = [d.device_id for d in await accounts.devices(self._db, user_id)]
         gone = existing if device_ids is None else [d for d in existing if d in device_ids]
 
-        async def work(db: Connection) -> None:
-            await accounts.remove_devices(db, user_id, gone)
-            await e2e_keys.device_list_changed(db, user_id)
-
-        await self._db.run(work)
+        reach = await self._db.run(lambda db: self._remove_devices(db, user_id, gone))
+        self._device_lists.tell(reach)
         self._forget_tokens(user_id)
         return gone
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from lmserver.storage import accounts, e2e_keys, to_device
+from lmserver.accounts.device_lists import DeviceLists, Dropped, Reach, Tell
+from lmserver.protocol import edus, ids
+from lmserver.storage import accounts, e2e_keys, outbound, to_device
 from lmserver.storage.database import Connection, Database
+from lmserver.storage.outbound import NewEdu
+from lmserver.storage.to_device import RemoteMessage
 
 MAX_MESSAGES = 100
 MAX_ONE_TIME_KEYS = 500
+KIND = "to_device"
 
 
 class KeyConflict(Exception):
@@ -19,13 +24,24 @@ class KeyConflict(Exception):
 
 
 class DeviceStore:
-    """Keys and to-device messages of local users."""
+    """Keys of local users, and to-device messages to and from them."""
 
     def __init__(
-        self, db: Database, publish: Callable[[Iterable[str]], None], clock: Callable[[], int]
+        self,
+        db: Database,
+        our_name: str,
+        device_lists: DeviceLists,
+        publish: Tell,
+        wake: Tell,
+        dropped: Dropped,
+        clock: Callable[[], int],
     ) -> None:
         self._db = db
+        self._our_name = our_name
+        self._device_lists = device_lists
         self._publish = publish
+        self._wake = wake
+        self._dropped = dropped
         self._clock = clock
 
     # -- keys -----------------------------------------------------------------------------------
@@ -42,13 +58,12 @@ class DeviceStore:
         been checked. Raises KeyConflict."""
         keys = [(key_id, key_id.split(":")[0], orjson.dumps(key)) for key_id, key in one_time_keys.items()]
 
-        async def work(db: Connection) -> bool:
-            changed = False
+        async def work(db: Connection) -> Reach | None:
+            reach = None
             if device_keys is not None:
                 data = orjson.dumps(device_keys, option=orjson.OPT_SORT_KEYS)
-                changed = await e2e_keys.put_device_keys(db, user_id, device_id, data)
-                if changed:
-                    await e2e_keys.device_list_changed(db, user_id)
+                if await e2e_keys.put_device_keys(db, user_id, device_id, data):
+                    reach = await self._device_lists.record(db, user_id, changed=[device_keys])
             if keys:
                 await e2e_keys.add_one_time_keys(db, user_id, device_id, keys)
                 stored = await e2e_keys.one_time_keys(db, user_id, device_id, [k for k, _, _ in keys])
@@ -57,10 +72,9 @@ class DeviceStore:
             for key_id, key in fallback_keys.items():
                 algorithm = key_id.split(":")[0]
                 await e2e_keys.put_fallback_key(db, user_id, device_id, algorithm, key_id, orjson.dumps(key))
-            return changed
+            return reach
 
-        if await self._db.run(work):
-            self._publish([user_id])
+        self._device_lists.tell(await self._db.run(work))
         return await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
 
     async def query(self, user_id: str, device_ids: list[str]) -> dict[str, Any]:
@@ -79,13 +93,12 @@ class DeviceStore:
         return {usage: orjson.loads(key) for usage, key in found.items()}
 
     async def set_cross_signing(self, user_id: str, keys: Mapping[str, dict[str, Any]]) -> None:
-        async def work(db: Connection) -> None:
+        async def work(db: Connection) -> Reach:
             for usage, key in keys.items():
                 await e2e_keys.put_cross_signing_key(db, user_id, usage, orjson.dumps(key))
-            await e2e_keys.device_list_changed(db, user_id)
+            return await self._device_lists.record(db, user_id)
 
-        await self._db.run(work)
-        self._publish([user_id])
+        self._device_lists.tell(await self._db.run(work))
 
     async def claim(self, user_id: str, device_id: str, algorithm: str) -> dict[str, Any] | None:
         """One key, never handed out again (a fallback key excepted)."""
@@ -101,35 +114,55 @@ class DeviceStore:
     async def send(
         self, sender: str, device_id: str, txn_id: str, type_: str, messages: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Queue messages for local devices, once for each transaction ID; "*" is every device."""
-        rows: list[tuple[str, str, bytes]] = []
-        for user_id, by_device in messages.items():
-            for target, content in by_device.items():
+        """Queue messages for devices here and elsewhere, once for each transaction ID, all or nothing;
+        "*" is every device. Messages have a canonical form, as the caller has checked."""
+        here: list[tuple[str, str, bytes]] = []
+        away: list[NewEdu] = []
+        for user_id, target, content in _each(messages):
+            server = ids.server_of(user_id)
+            if server == self._our_name:
                 data = orjson.dumps({"type": type_, "sender": sender, "content": content})
-                rows += [(user_id, d, data) for d in await self._targets(user_id, target)]
+                here += [(user_id, d, data) for d in await self._targets(user_id, target)]
+            else:
+                message_id = edus.message_id(sender, device_id, txn_id, user_id, target)
+                edu = edus.to_device(sender, user_id, target, type_, content, message_id)
+                away.append(NewEdu(server, KIND, edu))
 
-        async def work(db: Connection) -> bool:
+        async def work(db: Connection) -> tuple[bool, int, int]:
             if not await to_device.first_time(db, sender, device_id, txn_id, self._clock()):
-                return False
-            await to_device.queue(db, rows)
-            for user_id, target in {(user, device) for user, device, _ in rows}:
-                await to_device.trim(db, user_id, target)
-            return True
+                return False, 0, 0
+            await to_device.queue(db, here)
+            inbox = await to_device.trim(db, {(user, device) for user, device, _ in here})
+            return True, inbox, await outbound.queue_edus(db, away, self._clock()) if away else 0
 
-        if await self._db.run(work):
-            self._publish({user for user, _, _ in rows})
+        new, inbox, outbox = await self._db.run(work)
+        if new:
+            self._note_dropped(inbox, outbox)
+            self._publish({user for user, _, _ in here})
+            self._wake({edu.destination for edu in away})
 
     async def _targets(self, user_id: str, device_id: str) -> list[str]:
         if device_id != "*":
             return [device_id]
         return [d.device_id for d in await accounts.devices(self._db, user_id)]
 
-    async def receive(self, sender: str, user_id: str, device_id: str, type_: str, content: Any) -> None:
-        """A message from a user of another server."""
-        data = orjson.dumps({"type": type_, "sender": sender, "content": content})
-        rows = [(user_id, d, data) for d in await self._targets(user_id, device_id)]
-        await self._db.run(lambda db: to_device.queue(db, rows))
-        self._publish([user_id])
+    async def receive(self, origin: str, messages: Sequence[RemoteMessage]) -> None:
+        """Messages of another server's users, in order; those that came before change nothing."""
+
+        async def work(db: Connection) -> tuple[set[tuple[str, str]], int]:
+            queued = await to_device.receive(db, origin, messages, self._clock())
+            if not queued:
+                return queued, 0
+            await to_device.forget_received(db, origin)
+            return queued, await to_device.trim(db, queued)
+
+        queued, dropped = await self._db.run(work)
+        self._note_dropped(dropped, 0)
+        self._publish({user for user, _ in queued})
+
+    def _note_dropped(self, inbox: int, outbox: int) -> None:
+        self._dropped("inbox", inbox)
+        self._dropped(KIND, outbox)
 
     # -- for /sync ------------------------------------------------------------------------------
 
@@ -156,3 +189,9 @@ class DeviceStore:
 
     async def changed_users(self, since: int, upto: int) -> set[str]:
         return await e2e_keys.changed_users(self._db, since, upto)
+
+
+def _each(messages: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    for user_id, by_device in messages.items():
+        for target, content in by_device.items():
+            yield user_id, target, content

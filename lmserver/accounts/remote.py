@@ -6,35 +6,22 @@ Whatever another server says counts for its own users only; a server that cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.errors import FederationError
-from lmserver.protocol import canonical_json, ids
+from lmserver.protocol import ids
 from lmserver.protocol.errors import InvalidJson
-from lmserver.storage import outbound
-from lmserver.storage.database import Database
 
 V1 = "/_matrix/federation/v1"
 TIMEOUT = 10.0
-MAX_WAITING_EDUS = 10_000
 
 
 class RemoteUsers:
-    """Questions to other servers about their users, and messages for their devices."""
+    """Questions to other servers about their users."""
 
-    def __init__(
-        self,
-        db: Database,
-        client: FederationClient,
-        wake: Callable[[Iterable[str]], None],
-        clock: Callable[[], int],
-    ) -> None:
-        self._db = db
+    def __init__(self, client: FederationClient) -> None:
         self._client = client
-        self._wake = wake
-        self._clock = clock
 
     async def query(self, server: str, users: dict[str, list[str]]) -> dict[str, Any] | None:
         """POST user/keys/query."""
@@ -75,37 +62,8 @@ class RemoteUsers:
             return None
         return room_id, [s for s in servers if isinstance(s, str) and ids.is_server_name(s)][:20]
 
-    async def send_to_device(
-        self, sender: str, message_id: str, type_: str, messages: dict[str, dict[str, Any]]
-    ) -> None:
-        """One EDU for each device (D04 §To-Device Messaging), queued until its server has it."""
-        queued: dict[str, list[bytes]] = {}
-        for user_id, by_device in messages.items():
-            for device_id, content in by_device.items():
-                edu = {
-                    "type": "m.direct_to_device",
-                    "sender": sender,
-                    "sender_id": sender,
-                    "content": {
-                        "target": user_id,
-                        "target_device": device_id,
-                        "message_type": type_,
-                        "message": content,
-                    },
-                }
-                queued.setdefault(ids.server_of(user_id), []).append(_encode(edu))
-        for server, edus in queued.items():
-            for edu_bytes in edus:
-                await outbound.queue_edus(self._db, [server], edu_bytes, self._clock(), MAX_WAITING_EDUS)
-        self._wake(queued)
-
     async def _post(self, server: str, path: str, content: dict[str, Any]) -> dict[str, Any] | None:
         try:
             return await self._client.send_json("POST", server, path, content=content, timeout=TIMEOUT)
         except (FederationError, InvalidJson):
             return None
-
-
-def _encode(edu: dict[str, Any]) -> bytes:
-    """Raises InvalidJson for content that has no canonical form, such as a float."""
-    return canonical_json.encode(edu)

@@ -6,9 +6,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from lmserver.accounts.device_data import MAX_ONE_TIME_KEYS, DeviceStore, KeyConflict
-from lmserver.protocol import ids
+from lmserver.protocol import canonical_json, ids
+from lmserver.protocol.edus import MAX_EDU
+from lmserver.protocol.errors import InvalidJson
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, bad_param
+from lmserver.web.errors import ApiError, bad_json, bad_param, too_large
 
 MAX_USERS = 2_000
 CROSS_SIGNING = {
@@ -24,10 +26,6 @@ class RemoteKeys(Protocol):
     async def query(self, server: str, users: dict[str, list[str]]) -> dict[str, Any] | None: ...
 
     async def claim(self, server: str, users: dict[str, dict[str, str]]) -> dict[str, Any] | None: ...
-
-    async def send_to_device(
-        self, sender: str, message_id: str, type_: str, messages: dict[str, dict[str, Any]]
-    ) -> None: ...
 
 
 class KeyEndpoints:
@@ -117,25 +115,20 @@ class KeyEndpoints:
                 answer["one_time_keys"] |= {u: v for u, v in keys.items() if u in users}
         return answer
 
-    @endpoint("PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER)
+    @endpoint("PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER, rate="send")
     async def send_to_device(self, request: Request) -> dict[str, Any]:
         """Send messages to devices, once for each transaction ID."""
         messages = (await request.json()).get("messages")
         if not isinstance(messages, dict) or len(messages) > MAX_USERS:
             raise bad_json(f"messages is an object of at most {MAX_USERS} users")
-        local: dict[str, dict[str, Any]] = {}
-        remote: dict[str, dict[str, Any]] = {}
         for user_id, by_device in messages.items():
             _check_messages(user_id, by_device)
-            (local if ids.server_of(user_id) == self._our_name else remote)[user_id] = by_device
         txn_id = request.params["txn_id"]
         type_ = request.params["type"]
         if not txn_id or len(txn_id) > 255 or "\0" in txn_id or len(type_) > 255:
             raise bad_param("The transaction ID or type is not valid")
         sender, device_id = request.requester.user_id, request.requester.device_id
-        await self._store.send(sender, device_id, txn_id, type_, local)
-        if remote:
-            await self._remote.send_to_device(sender, f"{device_id}/{txn_id}", type_, remote)
+        await self._store.send(sender, device_id, txn_id, type_, messages)
         return {}
 
     @endpoint("POST", "/_matrix/client/v3/keys/device_signing/upload", auth=Auth.USER)
@@ -149,6 +142,7 @@ class KeyEndpoints:
                 continue
             if not isinstance(key, dict) or key.get("user_id") != request.requester.user_id:
                 raise bad_json(f"{name} is a key of the user")
+            _check_canonical(key, name)
             keys[usage] = key
         existing = await self._store.cross_signing(request.requester.user_id)
         if any(usage in existing and existing[usage] != key for usage, key in keys.items()):
@@ -189,6 +183,7 @@ def _check_device_keys(value: object, user_id: str, device_id: str) -> None:
     )
     if not right:
         raise bad_json("device_keys are not those of this device")
+    _check_canonical(value, "device_keys")
 
 
 def _keys(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -198,6 +193,7 @@ def _keys(body: dict[str, Any], name: str) -> dict[str, Any]:
     for key_id, key in value.items():
         if ":" not in key_id or len(key_id) > 255 or "\0" in key_id or not isinstance(key, str | dict):
             raise bad_json(f"{name} maps algorithm:id to keys")
+        _check_canonical(key, name)
     return value
 
 
@@ -214,3 +210,15 @@ def _check_messages(user_id: str, by_device: object) -> None:
     right = ids.is_user_id(user_id) and isinstance(by_device, dict)
     if not right or not all(isinstance(c, dict) and "\0" not in d for d, c in dict(by_device).items()):  # type: ignore[call-overload]
         raise bad_json("messages maps user IDs to devices and contents")
+    for content in dict(by_device).values():  # type: ignore[call-overload]
+        _check_canonical(content, "messages")
+
+
+def _check_canonical(value: object, name: str) -> None:
+    """What other servers are sent has one form, and no more bytes than they would take (attack C9)."""
+    try:
+        size = len(canonical_json.encode(value))
+    except InvalidJson as error:
+        raise bad_json(f"{name}: {error}") from None
+    if size > MAX_EDU:
+        raise too_large()

@@ -9,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
 
 from lmserver.federation_client.destination_sender import Answers, DestinationSender, Requests
-from lmserver.protocol import canonical_json
-from lmserver.storage import destinations, outbound
+from lmserver.storage import destinations
 from lmserver.storage.database import Database, DatabaseUnavailable
 
 POLL_SECONDS: Final = 3.0
 LINGER_SECONDS: Final = 0.5
 MAX_ACTIVE: Final = 500
 MAX_BACKING_OFF: Final = 100_000
-MAX_WAITING_EDUS: Final = 10_000
 STOP_SECONDS: Final = 10.0
 
 log = structlog.get_logger(__name__)
@@ -106,14 +104,6 @@ class Sender:
         """A server has made an authenticated request: it is up, so do not wait any longer."""
         if self._running and self._retry_at.pop(origin, None) is not None:
             self._spawn(self._revive(origin))
-
-    async def queue_edu(self, names: Sequence[str], edu: dict[str, Any]) -> None:
-        """Queue an EDU for these destinations; one with too many waiting does not get it."""
-        if not names:
-            return
-        data = canonical_json.encode(edu)
-        await outbound.queue_edus(self._db, list(names), data, self._clock(), MAX_WAITING_EDUS)
-        self.wake(names)
 
     # -- running --------------------------------------------------------------------------------
 

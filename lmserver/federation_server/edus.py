@@ -1,128 +1,154 @@
-"""Ephemeral data units from other servers (D04 §EDUs), in the draft's form and in Matrix's.
+"""Ephemeral data units from other servers (D04 §EDUs), in the draft's form, in Matrix's and in its
+older one with `edu_type`.
 
 Whatever is not well-formed, not of the sending server or not known is ignored: an EDU never
-fails a transaction (attack B23).
+fails a transaction and never harms another (attack B23).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, TypeGuard
 
+import orjson
 import structlog
 
 from lmserver.protocol import ids
+from lmserver.protocol.edus import MAX_EDU, TO_DEVICE
 from lmserver.storage.database import DatabaseUnavailable
+from lmserver.storage.to_device import RemoteMessage
 
-MAX_TARGETS = 1000
+MAX_TARGETS = 10_000
+"""Messages of one transaction; the rest of it is ignored."""
 MAX_TEXT = 255
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ToDevice:
-    """One message for one device; `device_id` "*" means all of the user's."""
+class Edu:
+    """One EDU; `sender`, if it names one, is a user of the origin."""
 
-    sender: str
-    user_id: str
-    device_id: str
-    type: str
+    sender: str | None
     content: dict[str, Any]
-    message_id: str | None
+
+    def user(self, origin: str, claimed: Any) -> str | None:
+        """The user it is about: the sender, and whom its content names, if those agree and are the
+        origin's."""
+        if claimed is None:
+            return self.sender
+        right = is_of(claimed, origin) and self.sender in (None, claimed)
+        return claimed if right else None
 
 
-ToDeviceSink = Callable[[str, Sequence[ToDevice]], Awaitable[None]]
-"""(origin, messages): stores them; unknown users and devices are ignored."""
-EduSinkFunction = Callable[[str, str | None, dict[str, Any]], Awaitable[None]]
-"""(origin, sender if the EDU names one, content)."""
+ToDeviceSink = Callable[[str, Sequence[RemoteMessage]], Awaitable[None]]
+"""(origin, messages): stores them; unknown users and devices, and messages that came before, are ignored."""
+Taker = Callable[[str, Sequence[Edu]], Awaitable[None]]
+"""(origin, EDUs of its type in one transaction, in order)."""
 
 
 class EduDispatcher:
-    """`others` maps an EDU type (m.typing, m.receipt, m.device_list_update, ...) to who takes it.
+    """`takers` maps an EDU type (m.typing, m.receipt, m.device_list_update, ...) to who takes it.
 
-    Senders inside the content of those are for the taker to check against the origin.
+    Users inside the content are for the taker to check against the origin.
     """
 
-    def __init__(self, our_name: str, to_device: ToDeviceSink, others: Mapping[str, EduSinkFunction]) -> None:
+    def __init__(self, our_name: str, to_device: ToDeviceSink, takers: Mapping[str, Taker]) -> None:
         self._our_name = our_name
         self._to_device = to_device
-        self._others = others
+        self._takers = takers
 
-    async def receive(self, origin: str, edus: Sequence[Any]) -> None:
+    async def receive(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None:
         """Raises only DatabaseUnavailable, so that the peer sends the transaction again."""
-        for edu in edus:
+        messages: dict[bytes, RemoteMessage] = {}
+        others: dict[str, list[Edu]] = {}
+        for place, item in enumerate(edus):
+            kind, edu = _parse(item, origin)
+            if edu is None:
+                continue
+            if kind == TO_DEVICE:
+                for message in self._messages(edu, f"{txn_id}/{place}"):
+                    if len(messages) < MAX_TARGETS:
+                        messages.setdefault(message.key, message)
+            elif kind in self._takers:
+                others.setdefault(kind, []).append(edu)
+        if messages:
+            await self._take(TO_DEVICE, self._to_device, origin, list(messages.values()))
+        for kind, of_kind in others.items():
+            await self._take(kind, self._takers[kind], origin, of_kind)
+
+    @staticmethod
+    async def _take(
+        kind: str, take: Callable[[str, Sequence[Any]], Awaitable[None]], origin: str, items: Sequence[Any]
+    ) -> None:
+        """All at once; if that fails for no reason we know, each by itself."""
+        for batch in (items, *([item] for item in items)):
             try:
-                await self._receive(origin, edu)
+                await take(origin, batch)
             except DatabaseUnavailable:
                 raise
-            except Exception as error:  # a defect in one kind must not stop the others
-                log.error("edu_failed", origin=origin, error=type(error).__name__, exc_info=error)
-
-    async def _receive(self, origin: str, edu: Any) -> None:
-        if not isinstance(edu, dict) or not isinstance(edu.get("content"), dict):
-            return
-        kind = edu.get("type", edu.get("edu_type"))
-        content: dict[str, Any] = edu["content"]
-        senders = [edu[name] for name in ("sender", "sender_id") if name in edu]
-        if any(not _is_of(sender, origin) for sender in senders) or len(set(senders)) > 1:
-            return
-        sender: str | None = senders[0] if senders else None
-        if kind == "m.direct_to_device":
-            messages = list(self._messages(origin, sender, content))
-            if messages:
-                await self._to_device(origin, messages)
-        elif isinstance(kind, str) and kind in self._others:
-            await self._others[kind](origin, sender, content)
-
-    def _messages(self, origin: str, sender: str | None, content: dict[str, Any]) -> Iterator[ToDevice]:
-        if "target" in content:
-            if sender is not None:
-                yield from self._one(
-                    sender,
-                    content["target"],
-                    content.get("target_device"),
-                    content.get("message_type"),
-                    content.get("message"),
-                    None,
-                )
-            return
-        inner = content.get("sender", sender)
-        if (
-            not isinstance(inner, str)
-            or not _is_of(inner, origin)
-            or (sender is not None and inner != sender)
-        ):
-            return
-        yield from self._matrix(inner, content)
-
-    def _matrix(self, sender: str, content: dict[str, Any]) -> Iterator[ToDevice]:
-        """SS API §m.direct_to_device: a map of users to devices to messages."""
-        users, message_id = content.get("messages"), content.get("message_id")
-        if not isinstance(users, dict) or not (message_id is None or _is_text(message_id)):
-            return
-        left = MAX_TARGETS
-        for user_id, devices in users.items():
-            if not isinstance(devices, dict):
-                continue
-            for device_id, message in devices.items():
-                if left == 0:
+            except Exception as error:  # a defect in one must not stop the others
+                log.error("edu_failed", kind=kind, origin=origin, error=type(error).__name__, exc_info=error)
+            else:
+                if batch is items:
                     return
-                left -= 1
-                yield from self._one(sender, user_id, device_id, content.get("type"), message, message_id)
 
-    def _one(
-        self, sender: str, user_id: Any, device_id: Any, type_: Any, message: Any, message_id: str | None
-    ) -> Iterator[ToDevice]:
-        ok = _is_of(user_id, self._our_name) and _is_text(device_id) and _is_text(type_)
-        if ok and isinstance(message, dict):
-            yield ToDevice(sender, user_id, device_id, type_, message, message_id)
+    def _messages(self, edu: Edu, place: str) -> Iterator[RemoteMessage]:
+        content, sender = edu.content, edu.sender
+        message_id = content.get("message_id")
+        if "target" in content:
+            targets = [(content["target"], content.get("target_device"), content.get("message"))]
+            type_ = content.get("message_type")
+        else:
+            if "sender" in content and content["sender"] != (sender or content["sender"]):
+                return
+            targets = list(_targets(content.get("messages")))
+            type_ = content.get("type")
+        if sender is None or not _is_text(type_):
+            return
+        # Without an ID of its own a message is known by its place in the transaction that brought it,
+        # which is repeated unchanged until we answer.
+        name = f"id {message_id}" if _is_text(message_id) else f"at {place}"
+        for user_id, device_id, message in targets:
+            if not is_of(user_id, self._our_name) or not _is_text(device_id) or not isinstance(message, dict):
+                continue
+            data = orjson.dumps({"type": type_, "sender": sender, "content": message})
+            if len(data) <= MAX_EDU + 2 * MAX_TEXT:
+                yield RemoteMessage(_key(sender, name, user_id, device_id), user_id, device_id, data)
 
 
-def _is_of(user_id: Any, server: str) -> bool:
+def _parse(item: Any, origin: str) -> tuple[str, Edu | None]:
+    """The type and what stands in the EDU, or None for what is not the origin's to send."""
+    if not isinstance(item, dict) or not isinstance(item.get("content"), dict):
+        return "", None
+    kind, content = item.get("type", item.get("edu_type")), item["content"]
+    senders = [item[name] for name in ("sender", "sender_id") if name in item]
+    if not senders and kind == TO_DEVICE and "sender" in content:
+        senders = [content["sender"]]  # Matrix names it inside
+    if not isinstance(kind, str) or not all(is_of(sender, origin) for sender in senders):
+        return "", None
+    if len(set(senders)) > 1:
+        return "", None
+    return kind, Edu(senders[0] if senders else None, content)
+
+
+def _targets(messages: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """SS API §m.direct_to_device: a map of users to devices to messages."""
+    for user_id, devices in (messages if isinstance(messages, dict) else {}).items():
+        for device_id, message in (devices if isinstance(devices, dict) else {}).items():
+            yield user_id, device_id, message
+
+
+def _key(*parts: str) -> bytes:
+    return sha256(b"\0".join(part.encode("utf-8", "surrogatepass") for part in parts)).digest()
+
+
+def is_of(user_id: Any, server: str) -> TypeGuard[str]:
+    """Whether this is the ID of a user of the server."""
     return isinstance(user_id, str) and ids.is_user_id(user_id) and ids.server_of(user_id) == server
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and "\0" not in value

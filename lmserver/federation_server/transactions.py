@@ -43,7 +43,7 @@ ENDPOINT = "send"
 class EduSink(Protocol):
     """Takes ephemeral data units; junk is ignored."""
 
-    async def receive(self, origin: str, edus: Sequence[Any]) -> None: ...
+    async def receive(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class TransactionEndpoints:
         fence = claim.fence or 0
         try:
             result = await self._process(origin, pdus)
-            await self._edus.receive(origin, edus)
+            await self._edus.receive(origin, txn_id, edus)
             answer = StoredResponse(200, result.body())
             return await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock(), fence)
         except BaseException:

@@ -145,6 +145,18 @@ async def device_list_changed(db: Executor, user_id: str) -> None:
     )
 
 
+async def remote_lists_changed(db: Executor, user_ids: Iterable[str]) -> list[str]:
+    """The same for users of other servers, as far as they are joined to a room; returns those."""
+    rows = await db.fetch(
+        "INSERT INTO device_list_changes (user_id) SELECT n.user_id FROM unnest($1::text[]) AS n (user_id)"
+        " WHERE EXISTS (SELECT FROM room_state AS s WHERE s.state_key = n.user_id"
+        " AND s.type = 'm.room.member' AND s.membership = 'join' AND s.to_position IS NULL)"
+        " ON CONFLICT (user_id) DO UPDATE SET stream_xid = pg_current_xact_id() RETURNING user_id",
+        sorted(set(user_ids)),
+    )
+    return [r["user_id"] for r in rows]
+
+
 async def changed_users(db: Executor, since: int, upto: int) -> set[str]:
     rows = await db.fetch(
         "SELECT user_id FROM device_list_changes"

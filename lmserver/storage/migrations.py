@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from lmserver.storage.database import Executor
 
+MAX_WAITING = 10_000
+"""EDUs of one kind for one destination."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutboundTransaction:
@@ -121,19 +124,56 @@ async def due_edus(db: Executor, destination: str, limit: int) -> list[DueEdu]:
     return [DueEdu(r["seq"], r["edu"]) for r in rows]
 
 
-async def queue_edus(
-    db: Executor, destinations: Sequence[str], edu: bytes, now_ms: int, max_waiting: int
-) -> None:
-    """Queue one EDU for each destination that has fewer than `max_waiting` of them."""
+@dataclass(frozen=True, slots=True)
+class NewEdu:
+    """An EDU for one destination; a newer one of the same `key` takes the older one's place."""
+
+    destination: str
+    kind: str
+    edu: bytes
+    key: str | None = None
+
+
+async def queue_edus(db: Executor, edus: Sequence[NewEdu], now_ms: int) -> int:
+    """Queue EDUs in order; no two of the same destination and key. How many had to give way:
+    where more than MAX_WAITING of a kind wait for a destination, the oldest go.
+
+    What replaces another gets a new number: the acknowledgement of the old one does not remove it.
+    """
     await db.execute(
-        "INSERT INTO outbound_edus (destination, edu, created_ts) SELECT n.destination, $2, $3"
-        " FROM unnest($1::text[]) AS n (destination) WHERE (SELECT count(*) FROM (SELECT 1 FROM outbound_edus"
-        " AS o WHERE o.destination = n.destination LIMIT $4) AS waiting) < $4",
-        list(destinations),
-        edu,
+        "INSERT INTO outbound_edus (destination, kind, key, edu, created_ts)"
+        " SELECT n.destination, n.kind, n.key, n.edu, $5 FROM unnest($1::text[], $2::text[], $3::text[],"
+        " $4::bytea[]) WITH ORDINALITY AS n (destination, kind, key, edu, place) ORDER BY n.place"
+        " ON CONFLICT (destination, key) WHERE key IS NOT NULL DO UPDATE"
+        " SET seq = excluded.seq, edu = excluded.edu",
+        [e.destination for e in edus],
+        [e.kind for e in edus],
+        [e.key for e in edus],
+        [e.edu for e in edus],
         now_ms,
-        max_waiting,
     )
+    queues = sorted({(e.destination, e.kind) for e in edus})
+    dropped: int = await db.fetchval(
+        "WITH gone AS (DELETE FROM outbound_edus AS o USING unnest($1::text[], $2::text[]) AS n (destination,"
+        " kind) WHERE o.destination = n.destination AND o.kind = n.kind AND o.seq <= (SELECT w.seq FROM"
+        " outbound_edus AS w WHERE w.destination = n.destination AND w.kind = n.kind"
+        " ORDER BY w.seq DESC OFFSET $3 LIMIT 1) RETURNING 1) SELECT count(*) FROM gone",
+        [destination for destination, _ in queues],
+        [kind for _, kind in queues],
+        MAX_WAITING,
+    )
+    return dropped
+
+
+async def waiting_edus(db: Executor) -> dict[str, int]:
+    """Kind to the number that wait, for all destinations together."""
+    rows = await db.fetch("SELECT kind, count(*) AS n FROM outbound_edus GROUP BY kind")
+    return {r["kind"]: r["n"] for r in rows}
+
+
+async def purge_edus(db: Executor, before_ms: int) -> None:
+    """Give up on what no destination has taken for very long."""
+    await db.execute("DELETE FROM outbound_edus WHERE created_ts < $1", before_ms)
 
 
 async def acknowledge(db: Executor, destination: str, ranges: Sequence[tuple[str, int, int]]) -> None:

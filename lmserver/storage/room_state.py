@@ -213,6 +213,26 @@ async def joined_users(db: Executor, room_id: str) -> list[str]:
     return [r["state_key"] for r in rows]
 
 
+async def joined_rooms(db: Executor, user_id: str) -> list[str]:
+    rows = await db.fetch(
+        "SELECT room_id FROM room_state WHERE state_key = $1 AND type = 'm.room.member'"
+        " AND membership = 'join' AND to_position IS NULL ORDER BY room_id",
+        user_id,
+    )
+    return [r["room_id"] for r in rows]
+
+
+async def servers_of_rooms(db: Executor, room_ids: Sequence[str]) -> set[str]:
+    """Servers with a user joined to one of the rooms."""
+    rows = await db.fetch(
+        "SELECT DISTINCT substr(state_key, strpos(state_key, ':') + 1) AS server FROM room_state"
+        " WHERE room_id = ANY($1::text[]) AND type = 'm.room.member' AND membership = 'join'"
+        " AND to_position IS NULL",
+        list(room_ids),
+    )
+    return {r["server"] for r in rows}
+
+
 async def has_joined_user(db: Executor, room_id: str, server: str) -> bool:
     """Whether any user of the server is joined now."""
     found: bool = await db.fetchval(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmserver.storage.database import Executor
 
 MAX_QUEUED = 10_000
+MAX_REMEMBERED = 20_000
+"""Keys of received messages for each server they came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +32,95 @@ async def first_time(db: Executor, user_id: str, device_id: str, txn_id: str, no
 
 
 async def queue(db: Executor, messages: Sequence[tuple[str, str, bytes]]) -> None:
-    """Queue (user, device, message) for devices that exist."""
+    """Queue (user, device, message) in order for devices that exist."""
     await db.execute(
         "INSERT INTO to_device_messages (user_id, device_id, message)"
         " SELECT n.user_id, n.device_id, n.message"
-        " FROM unnest($1::text[], $2::text[], $3::bytea[]) AS n (user_id, device_id, message)"
-        " JOIN devices AS d ON d.user_id = n.user_id AND d.device_id = n.device_id",
+        " FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS n (user_id, device_id, message,"
+        " place) JOIN devices AS d ON d.user_id = n.user_id AND d.device_id = n.device_id ORDER BY n.place",
         [user for user, _, _ in messages],
         [device for _, device, _ in messages],
         [message for _, _, message in messages],
     )
 
 
-async def trim(db: Executor, user_id: str, device_id: str) -> None:
-    """Drop the oldest messages of a queue that nobody empties."""
+@dataclass(frozen=True, slots=True)
+class RemoteMessage:
+    """A message of another server's user; `key` tells it from every other of that server, `device_id`
+    "*" is every device of the user."""
+
+    key: bytes
+    user_id: str
+    device_id: str
+    message: bytes
+
+
+async def receive(
+    db: Executor, origin: str, messages: Sequence[RemoteMessage], now_ms: int
+) -> set[tuple[str, str]]:
+    """Queue what did not come before, in order, and return the (user, device) pairs it was queued for.
+
+    Nothing is remembered of messages for devices that do not exist.
+    """
+    arrays = (
+        [m.key for m in messages],
+        [m.user_id for m in messages],
+        [m.device_id for m in messages],
+    )
+    new = await db.fetch(
+        "INSERT INTO to_device_received (origin, message_key, received_ts) SELECT $1, n.key, $2"
+        " FROM unnest($3::bytea[], $4::text[], $5::text[]) AS n (key, user_id, device_id)"
+        " WHERE EXISTS (SELECT FROM devices AS d WHERE d.user_id = n.user_id"
+        " AND (n.device_id = '*' OR d.device_id = n.device_id)) ON CONFLICT DO NOTHING RETURNING message_key",
+        origin,
+        now_ms,
+        *arrays,
+    )
+    rows = await db.fetch(
+        "INSERT INTO to_device_messages (user_id, device_id, message)"
+        " SELECT n.user_id, d.device_id, n.message"
+        " FROM unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY"
+        " AS n (key, user_id, device_id, message, place) JOIN devices AS d"
+        " ON d.user_id = n.user_id AND (n.device_id = '*' OR d.device_id = n.device_id)"
+        " WHERE n.key = ANY($5::bytea[]) ORDER BY n.place, d.device_id RETURNING user_id, device_id",
+        *arrays,
+        [m.message for m in messages],
+        [r["message_key"] for r in new],
+    )
+    return {(r["user_id"], r["device_id"]) for r in rows}
+
+
+async def forget_received(db: Executor, origin: str) -> None:
+    """Keep the newest MAX_REMEMBERED of what one server sent."""
     await db.execute(
-        "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = $2 AND seq <= ("
-        " SELECT seq FROM to_device_messages WHERE user_id = $1 AND device_id = $2"
-        " ORDER BY seq DESC OFFSET $3 LIMIT 1)",
-        user_id,
-        device_id,
+        "DELETE FROM to_device_received WHERE origin = $1 AND seq <= (SELECT seq FROM to_device_received"
+        " WHERE origin = $1 ORDER BY seq DESC OFFSET $2 LIMIT 1)",
+        origin,
+        MAX_REMEMBERED,
+    )
+
+
+async def purge(db: Executor, transactions_before_ms: int, received_before_ms: int) -> None:
+    """Forget transactions and messages nobody will repeat."""
+    await db.execute("DELETE FROM to_device_transactions WHERE created_ts < $1", transactions_before_ms)
+    await db.execute("DELETE FROM to_device_received WHERE received_ts < $1", received_before_ms)
+
+
+async def trim(db: Executor, devices: Iterable[tuple[str, str]]) -> int:
+    """Drop the oldest messages of (user, device) queues that nobody empties; returns how many."""
+    pairs = sorted(devices)
+    dropped: int = await db.fetchval(
+        "WITH gone AS (DELETE FROM to_device_messages AS m"
+        " USING unnest($1::text[], $2::text[]) AS n (user_id, device_id)"
+        " WHERE m.user_id = n.user_id AND m.device_id = n.device_id AND m.seq <= ("
+        " SELECT w.seq FROM to_device_messages AS w WHERE w.user_id = n.user_id"
+        " AND w.device_id = n.device_id ORDER BY w.seq DESC OFFSET $3 LIMIT 1) RETURNING 1)"
+        " SELECT count(*) FROM gone",
+        [user for user, _ in pairs],
+        [device for _, device in pairs],
         MAX_QUEUED,
     )
+    return dropped
 
 
 async def pending(

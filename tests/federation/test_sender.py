@@ -16,6 +16,7 @@ from lmserver.protocol.events import parse_pdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.storage import destinations, outbound
 from lmserver.storage.database import Database
+from lmserver.storage.outbound import NewEdu
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, lpdu, member, message, now, opening
 
@@ -253,14 +254,57 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     assert await db.fetchval("SELECT resend_at FROM outbound_lpdus WHERE lpdu_id = '$lpdu2'") > 60_000
 
 
-async def test_edus_go_out_once(db: Database) -> None:
+async def queue(db: Database, *edus: NewEdu) -> int:
+    return await db.run(lambda connection: outbound.queue_edus(connection, edus, now()))
+
+
+def edu(n: int, kind: str = "to_device", key: str | None = None) -> NewEdu:
+    data = canonical_json.encode({"type": "m.x", "sender": "@a:hub.test", "content": {"n": n}})
+    return NewEdu(PARTICIPANT, kind, data, key)
+
+
+def numbers(body: bytes) -> list[int]:
+    return [e["content"]["n"] for e in canonical_json.parse_object(body).get("edus", [])]
+
+
+async def test_edus_go_out_once_and_in_order(db: Database) -> None:
     peer = Peer()
     sender = make(db, peer)
+    await queue(db, *(edu(n) for n in range(150)))
     await sender.start()
-    await sender.queue_edu([PARTICIPANT], {"type": "m.x", "sender": "@a:hub.test", "content": {}})
-    await until(lambda: len(peer.seen) == 1)
-    await asyncio.sleep(0.2)
+    await until(lambda: len(peer.seen) == 2)
     await sender.stop()
-    assert len(peer.seen) == 1
-    assert canonical_json.parse_object(peer.seen[0][2])["edus"][0]["type"] == "m.x"
+    assert [numbers(body) for _, _, body in peer.seen] == [list(range(100)), list(range(100, 150))]
     assert await db.fetchval("SELECT count(*) FROM outbound_edus") == 0
+
+
+async def test_a_newer_edu_takes_an_older_ones_place_even_while_that_is_sent(db: Database) -> None:
+    peer = Peer()
+    peer.gate = asyncio.Event()
+    sender = make(db, peer)
+    await queue(db, edu(1, "receipt", "k"))
+    await queue(db, edu(2, "receipt", "k"), edu(7, "receipt", "other"))
+    await sender.start()
+    await until(lambda: len(peer.seen) == 1)
+    await queue(db, edu(3, "receipt", "k"))
+    peer.gate.set()
+    await until(lambda: len(peer.seen) == 2)
+    await sender.stop()
+    assert [numbers(body) for _, _, body in peer.seen] == [[2, 7], [3]]
+    assert await outbound.waiting_edus(db) == {}
+
+
+async def test_r9_a_full_outbox_drops_the_oldest_of_its_kind(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destination that is away costs a bounded number of rows, and receipts push out no keys."""
+    monkeypatch.setattr(outbound, "MAX_WAITING", 5)
+    assert await queue(db, *(edu(n) for n in range(4))) == 0
+    assert await queue(db, *(edu(n, "receipt", str(n)) for n in range(9))) == 4
+    assert await queue(db, *(edu(n) for n in range(4, 8))) == 3
+    assert await outbound.waiting_edus(db) == {"to_device": 5, "receipt": 5}
+    waiting = [
+        canonical_json.parse_object(e.edu)["content"]["n"]
+        for e in await outbound.due_edus(db, PARTICIPANT, 99)
+    ]
+    assert waiting == [3, 4, 5, 6, 7, 8, 4, 5, 6, 7]

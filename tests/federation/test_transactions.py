@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lmserver.protocol import canonical_json
 from lmserver.protocol.room_versions import LM_02
 from lmserver.storage import inbound, room_log
 from lmserver.storage.database import Database
@@ -176,7 +177,8 @@ async def test_edus_of_both_forms_arrive_and_spoofed_ones_do_not(world: World) -
     }}  # fmt: skip
     edus = [draft_form(), matrix, draft_form(sender=MALLORY), draft_form(sender_id=MALLORY), 7, {"type": []}]
     assert (await world.send("t1", [], edus=edus))[0] == 200
-    assert [(m.device_id, m.type) for m in world.to_device] == [("D", "m.x"), ("E", "m.y")]
+    found = [(m.device_id, canonical_json.parse_object(m.message)["type"]) for m in world.to_device]
+    assert found == [("D", "m.x"), ("E", "m.y")]
 
 
 async def test_requests_must_be_signed_for_what_they_are(world: World) -> None:

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from lmserver.federation_server.authenticator import ServerAuthenticator
-from lmserver.federation_server.edus import EduDispatcher, ToDevice
+from lmserver.federation_server.edus import EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
@@ -20,6 +20,7 @@ from lmserver.protocol import canonical_json, transport
 from lmserver.protocol.signatures import VerifyKey
 from lmserver.rooms.invites import Invites
 from lmserver.storage.database import Database
+from lmserver.storage.to_device import RemoteMessage
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
 from tests.kit.engines import StaticVerifier, engine_kit
@@ -46,7 +47,7 @@ class World:
         self.kit = engine_kit(db, HUB)
         self.engine = self.kit.engine
         self.alive: list[str] = []
-        self.to_device: list[ToDevice] = []
+        self.to_device: list[RemoteMessage] = []
         remote: Any = RemoteUsers()
         verifier = self.verifier = StaticVerifier()
         invites = Invites(db, key_of(HUB), remote, verifier, self.kit.turns, remote, lambda keys: None)

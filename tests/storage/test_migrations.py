@@ -29,7 +29,7 @@ DISTRIBUTED_BY = {
     "outbound_ranges": "destination", "outbound_transactions": "destination", "pending_invites": "user_id",
     "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "room_aliases": "alias",
     "room_gaps": "room_id", "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
-    "to_device_messages": "user_id", "to_device_transactions": "user_id",
+    "to_device_messages": "user_id", "to_device_received": "origin", "to_device_transactions": "user_id",
 }  # fmt: skip
 
 

@@ -1,0 +1,57 @@
+"""Ephemeral data units as we send them (D04 §Ephemeral Data Units; SS API §EDUs for what D04 leaves out).
+
+Every one names its sender twice: the draft's text says `sender_id`, its schema `sender`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from lmserver.protocol import canonical_json, unpadded_base64
+from lmserver.protocol.canonical_json import JsonObject
+
+TO_DEVICE: Final = "m.direct_to_device"
+DEVICE_LIST: Final = "m.device_list_update"
+SIGNING_KEY: Final = "m.signing_key_update"
+
+MAX_EDU: Final = 65_536
+"""Bytes of the content of one message or of one device's keys: as much as an event may have."""
+
+
+def to_device(
+    sender: str, target: str, target_device: str, message_type: str, message: JsonObject, message_id: str
+) -> bytes:
+    """One message for one device (D04 §To-Device Messaging).
+
+    The draft names no `message_id`, Matrix does: with it a receiver knows the message again whatever
+    transaction brings it. Raises InvalidJson for a message without canonical form.
+    """
+    content: JsonObject = {
+        "target": target,
+        "target_device": target_device,
+        "message_type": message_type,
+        "message": message,
+        "message_id": message_id,
+    }
+    return _edu(TO_DEVICE, sender, content)
+
+
+def message_id(*parts: str) -> str:
+    """The same for the same message: made of who sent what to whom under which transaction ID."""
+    digest = sha256(b"\0".join(part.encode("utf-8", "surrogatepass") for part in parts)).digest()
+    return unpadded_base64.encode_urlsafe(digest)[:32]
+
+
+def device_list_update(user_id: str, changed: Sequence[JsonObject], removed: Sequence[str]) -> bytes:
+    """Devices with new keys, as they signed them, and those that are gone (D04 §Device Info Publishing).
+
+    Both are empty when only cross-signing keys changed, for which the draft has no EDU: whoever gets
+    it asks again. Raises InvalidJson for keys without canonical form.
+    """
+    return _edu(DEVICE_LIST, user_id, {"changed": list(changed), "removed": list(removed)})
+
+
+def _edu(type_: str, sender: str, content: JsonObject) -> bytes:
+    return canonical_json.encode({"type": type_, "sender": sender, "sender_id": sender, "content": content})
