@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
                   " can be verified for ever. A running server follows within a second. Keep a copy of the"
                   " file afterwards.")  # fmt: skip
     _add_config(rotate)
+    rotate.add_argument("--revoke", action="store_true",
+                        help="others have the old key: tell all servers in our rooms at once")  # fmt: skip
 
     user = _add(commands, "register-user", _register_user, "make an account",
                 "Make an account, whether the server is running or not. The password is one line on standard"
@@ -308,8 +310,8 @@ def _rotate_key(options: argparse.Namespace) -> int:
     from lmserver.composition import clock_ms
 
     path = load_config(options.config).signing_key_path
-    old, new = own_keys.rotate(path, clock_ms(), leaked=False)
-    print(f"{new} in {path}; {old} is listed as expired")
+    old, new = own_keys.rotate(path, clock_ms(), leaked=options.revoke)
+    print(f"{new} in {path}; {old} is listed as {'leaked' if options.revoke else 'expired'}")
     _tell("A running server signs with the new key within a second.")
     return 0
 

@@ -18,8 +18,8 @@ from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.passwords import Passwords
 from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
+from lmserver.federation_client.key_keeper import KeyKeeper
 from lmserver.metrics import Metrics
-from lmserver.own_keys import OwnKeys
 from lmserver.storage import client_transactions, inbound, lpdus, migrations, outbound, to_device
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
@@ -31,7 +31,6 @@ Progress = Callable[[str], None]
 
 STOP_SECONDS = 20.0
 HOUSEKEEPING_SECONDS = 3600.0
-KEY_FILE_SECONDS = 1.0
 DAY_MS = 24 * 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
@@ -103,10 +102,11 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
     async with open_database(config, progress, migrate=True) as db:
         server = assemble(config, db, keys.signing, old_keys=keys.old)
         runners: list[web.AppRunner] = []
+        keeper = KeyKeeper(keys, db, server.client, clock_ms)
         background = [
             asyncio.create_task(_housekeeping(server), name="housekeeping"),
             asyncio.create_task(_measure(server), name="measure"),
-            asyncio.create_task(_follow_keys(keys), name="own keys"),
+            asyncio.create_task(keeper.watch(), name="own keys"),
         ]
         try:
             certificate = _certificate(config, server.metrics)
@@ -114,6 +114,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
                 background.append(asyncio.create_task(certificate.watch(), name="certificate"))
             _on_hangup(certificate)
             await _listen(server, runners, certificate)
+            await keeper.begin()
             await server.sender.start()
             background.append(asyncio.create_task(server.echo_watch.run(), name="echo watch"))
             ready()
@@ -186,17 +187,6 @@ def _metrics_app(metrics: Metrics) -> web.Application:
     app = web.Application()
     app.router.add_get("/metrics", show)
     return app
-
-
-async def _follow_keys(keys: OwnKeys) -> None:
-    """Notice a rotation of the signing key within a second."""
-    while True:
-        await asyncio.sleep(KEY_FILE_SECONDS)
-        try:
-            if keys.follow(clock_ms()):
-                log.info("signing_key_rotated", key_id=keys.signing.key_id)
-        except (ConfigError, OSError) as error:
-            log.error("signing_key_not_followed", error=str(error))
 
 
 async def _housekeeping(server: Server) -> None:

@@ -51,6 +51,16 @@ class WatchedLpdu:
     created_ts: int
 
 
+@dataclass(frozen=True, slots=True)
+class SignedLpdu:
+    """A queued LPDU as it will be sent; `seq` is its place in the queue."""
+
+    seq: int
+    room_id: str
+    lpdu_id: str
+    lpdu: bytes
+
+
 async def queue(
     db: Executor,
     *,
@@ -201,4 +211,23 @@ async def purge(db: Executor, before_ms: int) -> None:
     await db.execute(
         "DELETE FROM outbound_lpdus WHERE created_ts < $1 AND status NOT IN ('pending', 'accepted')",
         before_ms,
+    )
+
+
+async def not_signed_with(db: Executor, key_id: str, after: int, limit: int) -> list[SignedLpdu]:
+    """LPDUs that may still be sent and in which a key ID does not occur, in the order they were made."""
+    rows = await db.fetch(
+        "SELECT seq, room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE status IN ('pending', 'accepted')"
+        " AND seq > $2 AND position($1::bytea IN lpdu) = 0 ORDER BY seq LIMIT $3 FOR UPDATE",
+        f'"{key_id}"'.encode(),
+        after,
+        limit,
+    )
+    return [SignedLpdu(r["seq"], r["room_id"], r["lpdu_id"], r["lpdu"]) for r in rows]
+
+
+async def replace(db: Executor, room_id: str, lpdu_id: str, lpdu: bytes) -> None:
+    """Send these bytes, which have the same ID."""
+    await db.execute(
+        "UPDATE outbound_lpdus SET lpdu = $3 WHERE room_id = $1 AND lpdu_id = $2", room_id, lpdu_id, lpdu
     )

@@ -85,6 +85,26 @@ async def remove_transaction(db: Executor, destination: str, txn_id: str) -> boo
     return bool(removed)
 
 
+async def destinations_signed_with(db: Executor, key_ids: Sequence[str]) -> list[str]:
+    """Destinations whose stored transaction has an event in which one of these key IDs occurs."""
+    rows = await db.fetch(
+        "SELECT destination FROM outbound_transactions WHERE EXISTS"
+        " (SELECT FROM unnest($1::bytea[]) AS k (id) WHERE position(k.id IN body) > 0) ORDER BY destination",
+        [f'"{key_id}"'.encode() for key_id in key_ids],
+    )
+    return [r["destination"] for r in rows]
+
+
+async def replace_body(db: Executor, destination: str, txn_id: str, body: bytes) -> None:
+    """Send these bytes from now on, under the same ID."""
+    await db.execute(
+        "UPDATE outbound_transactions SET body = $3 WHERE destination = $1 AND txn_id = $2",
+        destination,
+        txn_id,
+        body,
+    )
+
+
 async def due_events(db: Executor, destination: str, limit: int) -> list[DueEvent]:
     """The next events of every room that has some, each room in order and with an equal share."""
     rows = await db.fetch(

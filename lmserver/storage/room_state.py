@@ -233,6 +233,18 @@ async def servers_of_rooms(db: Executor, room_ids: Sequence[str]) -> set[str]:
     return {r["server"] for r in rows}
 
 
+async def joined_servers(db: Executor, but: str, limit: int) -> list[str]:
+    """Servers other than `but` with a user in any room, as far as we know."""
+    rows = await db.fetch(
+        "SELECT DISTINCT substring(state_key FROM position(':' IN state_key) + 1) AS server FROM room_state"
+        " WHERE type = 'm.room.member' AND to_position IS NULL AND membership = 'join'"
+        " AND substring(state_key FROM position(':' IN state_key) + 1) <> $1 ORDER BY server LIMIT $2",
+        but,
+        limit,
+    )
+    return [r["server"] for r in rows]
+
+
 async def has_joined_user(db: Executor, room_id: str, server: str) -> bool:
     """Whether any user of the server is joined now."""
     found: bool = await db.fetchval(

@@ -73,7 +73,7 @@ class Pair:
 
     async def rotate(self, server: ServerProcess, *options: str) -> tuple[SigningKey, float]:
         """The key it had, and the seconds from its end until the server publishes another."""
-        before = own_keys.load(_configured(server, "signing_key_path"), server.name).signing
+        before = _key(server)
         done = lmserver("rotate-key", "--config", str(server.config), *options)
         assert done.returncode == 0, done.stderr
         started = asyncio.get_running_loop().time()
@@ -95,6 +95,10 @@ class Pair:
     def verified(self) -> list[int]:
         commands = [lmserver("verify", "--config", str(s.config)) for s in (self.hub, self.participant)]
         return [done.returncode for done in commands]
+
+
+def _key(server: ServerProcess) -> SigningKey:
+    return own_keys.load(_configured(server, "signing_key_path"), server.name).signing
 
 
 def _configured(server: ServerProcess, key: str) -> Path:
@@ -138,7 +142,7 @@ async def test_d18_keys_are_rotated_under_load(pair: Pair, rotates: bool) -> Non
             assert seconds < 5
             olds.append(old)
         else:
-            olds.append(own_keys.load(_configured(server, "signing_key_path"), server.name).signing)
+            olds.append(_key(server))
     enough.set()
     await talking
 
@@ -156,3 +160,20 @@ async def test_d18_keys_are_rotated_under_load(pair: Pair, rotates: bool) -> Non
 
 async def _true(value: bool) -> bool:
     return value
+
+
+@pytest.mark.parametrize("options", [["--revoke"], []], ids=["d18", "control"])
+async def test_d18_a_leaked_key_is_refused_everywhere_within_a_minute(pair: Pair, options: list[str]) -> None:
+    """Nobody says anything: the others hear of it all the same. The control is a rotation without a leak."""
+    await pair.let_time_pass()
+    assert await pair.ask_as(_key(pair.participant), pair.hub) == 404
+    leaked, _ = await pair.rotate(pair.participant, *options)
+
+    async def refused() -> bool:
+        return await pair.ask_as(leaked, pair.hub) == 401
+
+    if options:
+        await eventually(refused, 60)
+    else:
+        with pytest.raises(AssertionError, match="did not happen in time"):
+            await eventually(refused, 3)
