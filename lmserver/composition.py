@@ -27,6 +27,7 @@ from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
 from lmserver.client_api.keys import KeyEndpoints
 from lmserver.client_api.login import LoginEndpoints, Sessions, UserAuthenticator
+from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
@@ -47,8 +48,13 @@ from lmserver.federation_server.discovery import DiscoveryEndpoints as Federatio
 from lmserver.federation_server.edus import Edu, EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
+from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
+from lmserver.media.files import MediaFiles
+from lmserver.media.library import Library
+from lmserver.media.local import LocalMedia
+from lmserver.media.remote import RemoteMedia
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.edus import DEVICE_LIST, SIGNING_KEY
@@ -109,6 +115,15 @@ class _Audience:
             self.sender.wake(destinations)
 
 
+@dataclass(frozen=True, slots=True)
+class MediaParts:
+    """Uploads, copies, and both together."""
+
+    local: LocalMedia
+    remote: RemoteMedia
+    library: Library
+
+
 @dataclass(slots=True)
 class Server:
     """A server's parts, wired, and its two applications."""
@@ -125,6 +140,7 @@ class Server:
     client: FederationClient
     passwords: Passwords
     transactions: TransactionEndpoints
+    media: MediaParts
     client_app: web.Application
     federation_app: web.Application
     metrics: Metrics
@@ -135,6 +151,7 @@ class Server:
         await self.sender.stop()
         await self.engine.close()
         await self.keyring.close()
+        await self.media.remote.close()
         await self.client.close()
         self.passwords.close()
 
@@ -182,6 +199,7 @@ def assemble(
     )
     edus = _edus(name, db, devices, device_lists)
     transactions = TransactionEndpoints(db, engine, keyring, joining.settled, edus, clock)
+    media = _media(config, db, client, clock)
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
         transactions,
@@ -190,6 +208,7 @@ def assemble(
         ServerKeyEndpoints(key, old_keys, keyring, clock, linearized=config.federation.mode == "linearized"),
         FederationDiscoveryEndpoints(None),
         FederationDeviceEndpoints(name, federated, federated, directory),
+        FederationMediaEndpoints(media.library),
     )
     limiter = RateLimiter(config.limits)
     return Server(
@@ -205,6 +224,7 @@ def assemble(
         client,
         passwords,
         transactions,
+        media,
         _client_app(
             config,
             db,
@@ -214,6 +234,7 @@ def assemble(
             directory,
             devices,
             remote,
+            media,
             notifier,
             limiter,
             metrics,
@@ -239,6 +260,15 @@ def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationC
     )
 
 
+def _media(config: Config, db: Database, client: FederationClient, clock: Callable[[], int]) -> MediaParts:
+    limits = config.media
+    folder = config.data_dir / "media"
+    local_files, remote_files = MediaFiles(folder / "local"), MediaFiles(folder / "remote")
+    local = LocalMedia(db, local_files, limits.user_quota, clock)
+    remote = RemoteMedia(db, client, remote_files, limits.max_remote_size, limits.remote_cache_size, clock)
+    return MediaParts(local, remote, Library(config.server_name, local, local_files, remote, remote_files))
+
+
 def _edus(name: str, db: Database, devices: DeviceStore, device_lists: DeviceLists) -> EduDispatcher:
     async def lists_changed(origin: str, found: Sequence[Edu]) -> None:
         users = (edu.user(origin, edu.content.get("user_id")) for edu in found)
@@ -256,6 +286,7 @@ def _client_app(
     directory: Directory,
     devices: DeviceStore,
     remote: RemoteUsers,
+    media: MediaParts,
     notifier: Notifier,
     limiter: RateLimiter,
     metrics: Metrics,
@@ -286,6 +317,7 @@ def _client_app(
         SyncEndpoints(sync, data.get_filter),
         EphemeralEndpoints(reading, typing, receipts),
         DirectoryEndpoints(db, directory, reading),
+        MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
     )
     authenticators = {
         Auth.USER: UserAuthenticator(accounts),

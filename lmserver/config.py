@@ -68,6 +68,16 @@ class Rooms:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """Bytes; `user_quota` None: no end."""
+
+    max_upload_size: int
+    max_remote_size: int
+    remote_cache_size: int
+    user_quota: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Logging:
     level: str
     format: Literal["console", "json"]
@@ -93,6 +103,7 @@ class Config:
     federation: Federation
     registration: Registration
     rooms: Rooms
+    media: Media
     logging: Logging
     metrics: MetricsListener | None
     limits: Mapping[str, Rate]
@@ -109,16 +120,21 @@ class Config:
         return found
 
 
+MB = 1_000_000
+
 DEFAULT_LIMITS = {
     "login": Rate(0.2, 10),
     "registration": Rate(0.2, 5),
     "send": Rate(20.0, 100),
     "create_room": Rate(0.2, 20),
+    "media_upload": Rate(1.0, 50),
+    "media_download": Rate(20.0, 200),
     "join": Rate(0.5, 30),
     "invite": Rate(0.5, 50),
     "federation_membership": Rate(5.0, 100),
     "federation_events": Rate(20.0, 500),
     "federation_devices": Rate(20.0, 200),
+    "federation_media": Rate(10.0, 100),
     "key_query": Rate(2.0, 50),
 }
 """What each rate protects is said in the configuration; every endpoint's `rate` is one of these."""
@@ -164,6 +180,13 @@ class _Reader:
             return default
         return value
 
+    def size(self, section: dict[str, Any], key: str, default: int, path: str) -> int:
+        value: int = self.value(section, key, int, default, path)
+        if value <= 0:
+            self.problems.append(f"{path}{key}: expected a number of bytes above 0, found {value}")
+            return default
+        return value
+
     def file(self, section: dict[str, Any], key: str, path: str) -> Path | None:
         value = self.value(section, key, str, None, path)
         return None if value is None else self.base / Path(value).expanduser()
@@ -188,7 +211,7 @@ class _Reader:
 _NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "logging", "metrics", "limits",
+    "rooms", "media", "logging", "metrics", "limits",
 }  # fmt: skip
 
 
@@ -243,6 +266,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
         rooms=Rooms(reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms.")),
+        media=_media(reader, raw),
         logging=Logging(
             reader.choice(logging, "level", ("debug", "info", "warning", "error"), "info", "logging."),
             reader.choice(logging, "format", ("console", "json"), "json", "logging."),
@@ -327,6 +351,22 @@ def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
     if any(len(token) < 8 for token in tokens):
         reader.problems.append("registration.tokens: a token has at least 8 characters")
     return Registration(mode, tuple(tokens))
+
+
+def _media(reader: _Reader, raw: dict[str, Any]) -> Media:
+    known = {"max_upload_size", "max_remote_size", "remote_cache_size", "user_quota"}
+    section = reader.section(raw, "media", known)
+    remote = reader.size(section, "max_remote_size", 100 * MB, "media.")
+    cache = reader.size(section, "remote_cache_size", 10_000 * MB, "media.")
+    if cache < 2 * remote:
+        reader.problems.append("media.remote_cache_size: less than two media of max_remote_size")
+    quota = section.get("user_quota", 5_000 * MB)
+    return Media(
+        reader.size(section, "max_upload_size", 50 * MB, "media."),
+        remote,
+        cache,
+        None if quota is None else reader.size(section, "user_quota", 5_000 * MB, "media."),
+    )
 
 
 def _metrics(reader: _Reader, raw: dict[str, Any]) -> MetricsListener | None:

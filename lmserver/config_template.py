@@ -93,6 +93,17 @@ rooms:
   # (what peers know today) or {I_1_ID} (the draft as published).
   default_version: "{LM_02_ID}"
 
+# Files that users upload, and copies of what other servers' users did; bytes.
+media:
+  # The largest upload.
+  max_upload_size: 50000000
+  # The largest file fetched from another server.
+  max_remote_size: 100000000
+  # What all copies of other servers' files may take; those used longest ago go first.
+  remote_cache_size: 10000000000
+  # What one user may upload altogether; null for no end.
+  user_quota: 5000000000
+
 logging:
   # debug, info, warning or error.
   level: "info"
@@ -103,7 +114,7 @@ logging:
 metrics: null
 
 # Token buckets: per_second come back, up to burst. login and registration count by address and
-# account; send, create_room, join and invite by user; the others by the server that asks.
+# account; send, create_room, media_*, join and invite by user; the others by the server that asks.
 limits:
 {_limits()}
 """

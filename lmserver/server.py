@@ -199,6 +199,8 @@ async def _housekeeping(server: Server) -> None:
             await client_transactions.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
             await outbound.purge_edus(server.db, now - KEEP_EDUS_MS)
+            await server.media.local.tidy()
+            await server.media.remote.tidy()
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 

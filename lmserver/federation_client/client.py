@@ -7,7 +7,8 @@ signed content, and a request without a body signs no `content`. Every answer is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -18,6 +19,7 @@ import structlog
 from lmserver.federation_client.connector import PinnedHttp, Target, read_body
 from lmserver.federation_client.errors import MAX_REASON, BadResponse, RemoteError, Unreachable
 from lmserver.federation_client.resolver import Resolver
+from lmserver.federation_client.streaming import StreamedResponse
 from lmserver.protocol import canonical_json, ids, transport
 from lmserver.protocol.errors import InvalidIdentifier, ProtocolError
 from lmserver.protocol.signatures import SigningKey
@@ -99,15 +101,10 @@ class FederationClient:
         }
         if body is not None:
             headers["Content-Type"] = "application/json"
-        try:
+        with self._failures(destination):
             async with asyncio.timeout(timeout):
                 target = await self._resolver.resolve(destination, plain=destination in self._plain)
                 return await self._exchange(method, target, uri, headers, body, max_response)
-        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            raise BadResponse("response is malformed", _detail(error)) from error
-        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError too
-            self._resolver.forget(destination)
-            raise Unreachable("server could not be reached", _detail(error)) from error
 
     async def send_json(
         self,
@@ -136,10 +133,70 @@ class FederationClient:
             raise BadResponse("response is not a JSON object")
         return response.json
 
+    @asynccontextmanager
+    async def stream(
+        self, destination: str, path: str, *, query: Query | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> AsyncIterator[StreamedResponse]:
+        """GET of something too large to hold: the 200 answer, read inside the block. `timeout` is
+        until its headers are there; how long its body may take is the reader's to say.
+
+        Raises as `send_json` does.
+        """
+        if destination == self._server_name:
+            raise Unreachable("a server does not ask itself")
+        uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        authorization = transport.authorization_header_of_body("GET", uri, destination, None, self._key)
+        with self._failures(destination):
+            async with asyncio.timeout(timeout) as deadline:
+                target = await self._resolver.resolve(destination, plain=destination in self._plain)
+                async with self._get(target, uri, {"Authorization": authorization}) as response:
+                    if response.status != 200:
+                        raise _remote_error(Response(response.status, await _error_body(response)))
+                    deadline.reschedule(None)
+                    yield StreamedResponse(response)
+
+    @asynccontextmanager
+    async def stream_url(
+        self, url: str, *, plain: bool = False, timeout: float = DEFAULT_TIMEOUT
+    ) -> AsyncIterator[StreamedResponse]:
+        """GET of a URL that another server named: https (http too if `plain`), a DNS name, an address
+        the guard lets through, no redirects, nothing of ours in the headers. Raises as `stream` does."""
+        with self._failures(None):
+            async with asyncio.timeout(timeout) as deadline:
+                target, uri = await self._resolver.resolve_url(url, plain=plain)
+                async with self._get(target, uri, {}) as response:
+                    if response.status != 200:
+                        raise RemoteError(response.status, "", "")
+                    deadline.reschedule(None)
+                    yield StreamedResponse(response)
+
+    def is_plain(self, server: str) -> bool:
+        """Whether the server is one of those reached without TLS."""
+        return server in self._plain
+
     async def close(self) -> None:
         """Close the connections; the resolver and its lookups too."""
         await self._resolver.close()
         await self._http.close()
+
+    def _get(
+        self, target: Target, uri: str, headers: dict[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        # Not compressed: a size is counted as it comes.
+        plain = {**headers, "Accept": "*/*", "Accept-Encoding": "identity"}
+        return self._http.request("GET", target, uri, headers=plain, body=None)
+
+    @contextmanager
+    def _failures(self, destination: str | None) -> Iterator[None]:
+        """What aiohttp and the system raise, as FederationErrors."""
+        try:
+            yield
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            raise BadResponse("response is malformed", _detail(error)) from error
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError too
+            if destination is not None:
+                self._resolver.forget(destination)
+            raise Unreachable("server could not be reached", _detail(error)) from error
 
     async def _exchange(
         self, method: str, target: Target, uri: str, headers: dict[str, str], body: bytes | None, limit: int

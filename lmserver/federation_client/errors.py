@@ -31,6 +31,10 @@ class BadResponse(FederationError):
     """An answer that is too large, cut short, not JSON, or not of the expected shape."""
 
 
+class ResponseTooLarge(BadResponse):
+    """An answer larger than was allowed for."""
+
+
 class RemoteError(FederationError):
     """The other server answered, but not with 200.
 

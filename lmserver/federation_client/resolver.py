@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from lmserver.federation_client.addresses import FORBIDDEN_PORTS, AddressGuard
 from lmserver.federation_client.connector import Address, PinnedHttp, Target
@@ -28,6 +30,10 @@ MIN_TTL = 30
 MAX_TTL = 3600
 STALE = 24 * 3600.0
 MAX_ENTRIES = 10_000
+MAX_URL = 4096
+
+# Path and query as they go on the wire: visible ASCII.
+_URI = re.compile(r"/[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,24 @@ class Resolver:
         if entry is not None and entry.expires > self._clock():
             return entry.target
         return await self._flights.run(server_name, lambda: self._refresh(server_name, plain))
+
+    async def resolve_url(self, url: str, *, plain: bool = False) -> tuple[Target, str]:
+        """Where a URL leads that another server named, and its path and query. Raises Unreachable
+        for anything but https (`plain`: http too) to a DNS name on a port of no other protocol."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise Unreachable("URL is not valid") from error
+        uri = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        tls = parts.scheme == "https"
+        if not (tls or (plain and parts.scheme == "http")) or "@" in parts.netloc or not is_server_name(host):
+            raise Unreachable("URL is not followed")
+        if len(url) > MAX_URL or not _URI.fullmatch(uri):
+            raise Unreachable("URL is not valid")
+        addresses, _ = await self._addresses(host, port or (443 if tls else 80))
+        header = host if port is None else f"{host}:{port}"
+        return Target(header, host if tls else None, self._checked(addresses)), uri
 
     def forget(self, server_name: str) -> None:
         """The server could not be reached where it was said to be: ask DNS again next time."""

@@ -37,6 +37,9 @@ _KEY_ID: Final = re.compile(r"[a-z0-9_]+:[A-Za-z0-9_]+")
 _ROOM_VERSION: Final = re.compile(r"[A-Za-z0-9.-]{1,128}")
 _DEVICE_ID: Final = re.compile(r"[ -.0-~]+")
 
+# Matrix appendices, §Opaque Identifiers.
+_MEDIA_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
+
 
 def is_server_name(value: object) -> bool:
     """A DNS name with an optional port (D04 §Server Names)."""
@@ -84,6 +87,11 @@ def is_device_id(value: object) -> bool:
     choose other device IDs, and ours are never part of a key ID in D04's sense.
     """
     return _matches(value, _DEVICE_ID)
+
+
+def is_media_id(value: object) -> bool:
+    """Letters, digits, "_" and "-" (CS API §Content repository: the media ID of an mxc:// URI)."""
+    return _matches(value, _MEDIA_ID)
 
 
 def is_room_version(value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -164,6 +164,19 @@ CREATE TABLE key_servers (
 );
 CREATE UNIQUE INDEX key_servers_pkey ON key_servers USING btree (server);
 
+CREATE TABLE local_media (
+    media_id text NOT NULL,
+    user_id text NOT NULL,
+    created_ts bigint NOT NULL,
+    sha256 bytea,
+    size bigint,
+    content_type text,
+    filename text
+);
+CREATE INDEX local_media_pending ON local_media USING btree (created_ts) WHERE (sha256 IS NULL);
+CREATE UNIQUE INDEX local_media_pkey ON local_media USING btree (media_id);
+CREATE INDEX local_media_user ON local_media USING btree (user_id);
+
 CREATE TABLE one_time_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -270,6 +283,19 @@ CREATE TABLE redactions (
     sender text NOT NULL
 );
 CREATE UNIQUE INDEX redactions_pkey ON redactions USING btree (room_id, redacts, event_id);
+
+CREATE TABLE remote_media (
+    server text NOT NULL,
+    media_id text NOT NULL,
+    sha256 bytea NOT NULL,
+    size bigint NOT NULL,
+    content_type text NOT NULL,
+    filename text,
+    used_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX remote_media_pkey ON remote_media USING btree (server, media_id);
+CREATE INDEX remote_media_sha256 ON remote_media USING btree (sha256);
+CREATE INDEX remote_media_used ON remote_media USING btree (used_ts);
 
 CREATE TABLE room_aliases (
     alias text NOT NULL,

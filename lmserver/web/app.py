@@ -8,8 +8,9 @@ text leaves the server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,9 +18,10 @@ import structlog
 from aiohttp import web
 
 from lmserver.protocol.errors import ProtocolError
-from lmserver.web.endpoint import Auth, Endpoint, Reply, Request, endpoints_of
+from lmserver.web.endpoint import Auth, Endpoint, Reply, Request, Streamed, endpoints_of
 from lmserver.web.errors import ApiError, limited, of_protocol
 from lmserver.web.limits import RateLimiter
+from lmserver.web.request import STALL_SECONDS
 from lmserver.web.routing import Router
 
 log = structlog.get_logger(__name__)
@@ -72,7 +74,11 @@ class Dispatcher:
             entry, params = self._find(raw)
             path = entry.path
             request = Request(raw, params, entry.max_body, strict=entry.auth is Auth.SERVER)
-            response = await self._answer(entry, request)
+            result = await self._answer(entry, request)
+            if isinstance(result, Streamed):
+                response = await self._stream(raw, result, entry.deadline)
+            else:
+                response = result
         except ApiError as error:
             response = self._error(error)
         except Exception as error:  # the last door: nothing gets past it
@@ -92,7 +98,7 @@ class Dispatcher:
             raise ApiError(400, "M_UNKNOWN", "The request target must start with a slash")
         return self._router.find(raw.method, target.split("?", 1)[0])
 
-    async def _answer(self, entry: Endpoint, request: Request) -> web.Response:
+    async def _answer(self, entry: Endpoint, request: Request) -> web.Response | Streamed:
         try:
             async with asyncio.timeout(entry.deadline):
                 await self._admit(entry, request)
@@ -103,6 +109,8 @@ class Dispatcher:
             raise of_protocol(error) from error
         except tuple(self._failures) as error:
             raise next(api for kind, api in self._failures.items() if isinstance(error, kind)) from error
+        if isinstance(result, Streamed):
+            return result
         if isinstance(result, Reply):
             return self._json(result.status, result.body, result.headers)
         return self._json(200, result)
@@ -119,6 +127,25 @@ class Dispatcher:
             if wait:
                 raise limited(wait)
 
+    async def _stream(self, raw: web.BaseRequest, reply: Streamed, deadline: float) -> web.StreamResponse:
+        """Send what comes, at the reader's speed but not slower than it may be silent. What breaks
+        in the middle breaks the connection: half a body must not look like a whole one."""
+        response = web.StreamResponse(headers={**self._headers, **reply.headers})
+        response.content_length = reply.length
+        async with contextlib.aclosing(reply.body) as body:
+            try:
+                async with asyncio.timeout(deadline):
+                    await response.prepare(raw)
+                    async for block in body if raw.method != "HEAD" else _nothing():
+                        async with asyncio.timeout(STALL_SECONDS):
+                            await response.write(block)
+                    await response.write_eof()
+            except Exception as error:
+                log.info("stream_broken_off", error=type(error).__name__)
+                if raw.transport is not None:
+                    raw.transport.abort()
+        return response
+
     def _error(self, error: ApiError) -> web.Response:
         headers = {}
         if "retry_after_ms" in error.extra:
@@ -131,6 +158,12 @@ class Dispatcher:
         if "Content-Type" in extra:
             return web.Response(status=status, body=data, headers=extra)
         return web.Response(status=status, body=data, headers=extra, content_type="application/json")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """The body of an answer to HEAD."""
+    return
+    yield
 
 
 def build_app(
@@ -155,5 +188,6 @@ def build_app(
         return await dispatcher(request)
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
+    # Every path, those with an encoded line break too: aiohttp would answer them with text of its own.
+    app.router.add_route("*", r"/{path:[\s\S]*}", handle)
     return app

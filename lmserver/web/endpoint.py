@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from lmserver.web.request import Reply, Request, Requester
+from lmserver.web.request import Reply, Request, Requester, Streamed
 
-__all__ = ["Auth", "Endpoint", "Reply", "Request", "Requester", "endpoint", "endpoints_of"]
+__all__ = ["Auth", "Endpoint", "Reply", "Request", "Requester", "Streamed", "endpoint", "endpoints_of"]
 
 MAX_CLIENT_BODY = 1024 * 1024
 MAX_SERVER_BODY = 8 * 1024 * 1024

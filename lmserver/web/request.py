@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ from lmserver.protocol.errors import InvalidJson, SchemaError
 from lmserver.web.errors import ApiError, too_large
 
 MAX_NESTING = 100
+STALL_SECONDS = 30.0
+"""How long the other end may be silent in the middle of a streamed body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,16 @@ class Reply:
     status: int
     body: Any = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer of exactly `length` bytes, sent as they come. When `body` raises, the connection
+    is broken off, so that the reader knows that it has not got all."""
+
+    body: AsyncGenerator[bytes, None]
+    length: int
+    headers: Mapping[str, str]
 
 
 class Request:
@@ -76,20 +89,39 @@ class Request:
         return self._body
 
     async def _read(self) -> bytes:
+        return b"".join([chunk async for chunk in self._chunks(self._max_body)])
+
+    async def stream(self, max_body: int) -> AsyncIterator[bytes]:
+        """The body as it comes, for those too large to hold: 413 as soon as it is known to be over
+        `max_body`, 408 when nothing comes for STALL_SECONDS."""
+        chunks = self._chunks(max_body)
+        while True:
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise ApiError(408, "M_UNKNOWN", "The body stopped coming") from None
+            if chunk is None:
+                return
+            yield chunk
+
+    @property
+    def content_length(self) -> int | None:
+        return self._raw.content_length
+
+    async def _chunks(self, max_body: int) -> AsyncIterator[bytes]:
         encoding = self._raw.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise ApiError(415, "M_UNKNOWN", "Compressed requests are not accepted")
         length = self._raw.content_length
-        if length is not None and length > self._max_body:
+        if length is not None and length > max_body:
             raise too_large()
-        chunks: list[bytes] = []
         size = 0
         async for chunk in self._raw.content.iter_any():
             size += len(chunk)
-            if size > self._max_body:
+            if size > max_body:
                 raise too_large()
-            chunks.append(chunk)
-        return b"".join(chunks)
+            yield chunk
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; servers' bodies strictly, clients' with floats allowed.

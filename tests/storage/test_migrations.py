@@ -24,10 +24,10 @@ DISTRIBUTED_BY = {
     "client_transactions": "user_id", "cross_signing_keys": "user_id", "destinations": "destination",
     "device_keys": "user_id", "device_list_changes": "user_id", "devices": "user_id", "events": "room_id",
     "evidence": "room_id", "fallback_keys": "user_id", "filters": "user_id", "forgotten_rooms": "user_id",
-    "inbound_leases": "origin", "inbound_transactions": "origin", "key_servers": "server",
+    "inbound_leases": "origin", "inbound_transactions": "origin", "key_servers": "server", "local_media": "media_id",
     "one_time_keys": "user_id", "outbound_edus": "destination", "outbound_lpdus": "room_id",
     "outbound_ranges": "destination", "outbound_transactions": "destination", "pending_invites": "user_id",
-    "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "room_aliases": "alias",
+    "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "remote_media": "server", "room_aliases": "alias",
     "room_gaps": "room_id", "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
     "to_device_messages": "user_id", "to_device_received": "origin", "to_device_transactions": "user_id",
 }  # fmt: skip

@@ -1,0 +1,218 @@
+"""Media of other servers: fetched whole, checked, kept in a bounded cache
+(SS API §Content Repository).
+
+Nothing is served before all of it has come. However many ask for a medium at once, one fetch is
+made; a server may be slow, but only so many fetches wait for it and each has an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from lmserver.federation_client.client import FederationClient, quote_path
+from lmserver.federation_client.errors import FederationError, RemoteError, ResponseTooLarge
+from lmserver.federation_client.single_flight import SingleFlight
+from lmserver.federation_client.streaming import StreamedResponse
+from lmserver.media import outcomes
+from lmserver.media.files import MediaFiles
+from lmserver.media.multipart import BadMultipart, Reader, boundary_of
+from lmserver.media.naming import name_in, safe_name, safe_type
+from lmserver.storage import media
+from lmserver.storage.database import Database
+from lmserver.storage.media import Content
+
+log = structlog.get_logger(__name__)
+
+FETCH_SECONDS = 300.0
+FRAME_BYTES = 64 * 1024
+"""What multipart may add to a file."""
+
+FETCHES = 32
+FETCHES_FOR_EACH_SERVER = 4
+WAITING_FOR_EACH_SERVER = 100
+WAIT_SECONDS = 60.0
+FAILURE_SECONDS = 30.0
+MAX_FAILURES = 10_000
+USED_AGAIN_MS = 3600 * 1000
+EVICTED_AT_ONCE = 100
+HEADER_SECONDS = 30.0
+
+
+class RemoteMedia:
+    """`max_size` is bytes for each medium, `cache_size` bytes for all of them."""
+
+    def __init__(
+        self,
+        db: Database,
+        client: FederationClient,
+        files: MediaFiles,
+        max_size: int,
+        cache_size: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._client = client
+        self._files = files
+        self._max_size = max_size
+        self._cache_size = cache_size
+        self._clock = clock
+        self._flights: SingleFlight[Content] = SingleFlight()
+        self._slots = _Slots()
+        self._failures: OrderedDict[tuple[str, str], tuple[float, outcomes.MediaError]] = OrderedDict()
+        self._unchecked = cache_size
+
+    async def find(self, server: str, media_id: str, wait_seconds: float) -> Content:
+        """The medium, from the cache or its server.
+
+        Raises NotFound, NotYetUploaded, TooLarge, Unavailable or DiskFull.
+        """
+        found = await media.cached(self._db, server, media_id)
+        if found is not None and await self._files.has(found.sha256, found.size):
+            now = self._clock()
+            await media.touch(self._db, server, media_id, now, now - USED_AGAIN_MS)
+            return found
+        self._check_failures(server, media_id)
+        return await self._flights.run(
+            f"{server}/{media_id}", lambda: self._fetch(server, media_id, wait_seconds)
+        )
+
+    async def tidy(self) -> None:
+        """Remove files that nobody finished."""
+        await self._files.tidy()
+
+    async def close(self) -> None:
+        """End the fetches."""
+        await self._flights.close()
+
+    # -- fetching ----------------------------------------------------------------------------------
+
+    async def _fetch(self, server: str, media_id: str, wait_seconds: float) -> Content:
+        try:
+            async with self._slots.one(server), asyncio.timeout(FETCH_SECONDS):
+                content = await self._ask(server, media_id, wait_seconds)
+        except (FederationError, BadMultipart, TimeoutError) as error:
+            failure = _outcome(error)
+            log.info("media_not_fetched", server=server, reason=str(error)[:200], kind=type(failure).__name__)
+            self._remember(server, media_id, failure)
+            raise failure from error
+        await media.cache(self._db, server, media_id, content, self._clock())
+        await self._evict(content.size)
+        return content
+
+    async def _ask(self, server: str, media_id: str, wait_seconds: float) -> Content:
+        query = {"timeout_ms": str(int(wait_seconds * 1000))}
+        path = "/_matrix/federation/v1/media/download" + quote_path(media_id)
+        timeout = HEADER_SECONDS + wait_seconds
+        try:
+            async with self._client.stream(server, path, query=query, timeout=timeout) as response:
+                return await self._multipart(server, response)
+        except RemoteError as error:
+            if not error.unknown_endpoint:
+                raise
+        # Before Matrix 1.11 servers asked for media as clients did (CS API §Content repository).
+        path = "/_matrix/media/v3/download" + quote_path(server, media_id)
+        query["allow_remote"] = "false"
+        async with self._client.stream(server, path, query=query, timeout=timeout) as response:
+            return await self._plain(response)
+
+    async def _multipart(self, server: str, response: StreamedResponse) -> Content:
+        boundary = boundary_of(response.content_type)
+        reader = Reader(boundary, response.chunks(self._max_size + FRAME_BYTES))
+        headers = await reader.second_part()
+        location = headers.get("location")
+        if location is not None:
+            async with self._client.stream_url(location, plain=self._client.is_plain(server)) as elsewhere:
+                return await self._plain(elsewhere)
+        return await self._keep(
+            reader.content(), headers.get("content-type"), name_in(headers.get("content-disposition"))
+        )
+
+    async def _plain(self, response: StreamedResponse) -> Content:
+        return await self._keep(
+            response.chunks(self._max_size), response.content_type, name_in(response.disposition)
+        )
+
+    async def _keep(self, body: AsyncIterator[bytes], type_: str | None, name: str | None) -> Content:
+        async with self._files.writing() as file:
+            async for chunk in body:
+                await file.write(chunk)
+                if file.size > self._max_size:
+                    raise ResponseTooLarge("response is too large")
+            return Content(await file.keep(), file.size, safe_type(type_), safe_name(name))
+
+    # -- what failed a moment ago ------------------------------------------------------------------
+
+    def _check_failures(self, server: str, media_id: str) -> None:
+        until, failure = self._failures.get((server, media_id), (0.0, None))
+        if failure is not None and until > asyncio.get_running_loop().time():
+            raise type(failure)(str(failure))
+
+    def _remember(self, server: str, media_id: str, failure: outcomes.MediaError) -> None:
+        if isinstance(failure, outcomes.NotYetUploaded):
+            return
+        until = asyncio.get_running_loop().time() + FAILURE_SECONDS
+        self._failures[server, media_id] = (until, failure)
+        self._failures.move_to_end((server, media_id))
+        if len(self._failures) > MAX_FAILURES:
+            self._failures.popitem(last=False)
+
+    # -- the cache's size --------------------------------------------------------------------------
+
+    async def _evict(self, added: int) -> None:
+        """Remove what was used longest ago while the cache is too large. The sum over all of it is
+        taken once in every sixteenth of the cache's size."""
+        self._unchecked += added
+        if self._unchecked * 16 < self._cache_size:
+            return
+        self._unchecked = 0
+        excess = await media.cached_bytes(self._db) - self._cache_size
+        while excess > 0 and (oldest := await media.least_used(self._db, EVICTED_AT_ONCE)):
+            for medium in oldest:
+                if excess > 0:
+                    if await media.forget(self._db, medium.server, medium.media_id):
+                        await self._files.delete(medium.sha256)
+                    excess -= medium.size
+
+
+class _Slots:
+    """So many fetches at once, so many from one server, so many that wait for one server."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(FETCHES)
+        self._servers: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def one(self, server: str) -> AsyncIterator[None]:
+        """Raises Unavailable when too many wait, TimeoutError after WAIT_SECONDS."""
+        semaphore, users = self._servers.get(server, (asyncio.Semaphore(FETCHES_FOR_EACH_SERVER), 0))
+        if users >= WAITING_FOR_EACH_SERVER:
+            raise outcomes.Unavailable("Too many media of this server are being fetched")
+        self._servers[server] = (semaphore, users + 1)
+        try:
+            async with AsyncExitStack() as slots:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await slots.enter_async_context(semaphore)
+                    await slots.enter_async_context(self._all)
+                yield
+        finally:
+            semaphore, users = self._servers.pop(server)
+            if users > 1:
+                self._servers[server] = (semaphore, users - 1)
+
+
+def _outcome(error: Exception) -> outcomes.MediaError:
+    if isinstance(error, RemoteError):
+        if error.errcode == "M_NOT_YET_UPLOADED":
+            return outcomes.NotYetUploaded("The media has not been uploaded yet")
+        if error.errcode == "M_TOO_LARGE":
+            return outcomes.TooLarge("The media is too large to be fetched")
+        if error.status == 404:
+            return outcomes.NotFound("Media not found")
+    if isinstance(error, ResponseTooLarge):
+        return outcomes.TooLarge("The media is too large to be fetched")
+    return outcomes.Unavailable("The media cannot be fetched from its server")

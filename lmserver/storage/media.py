@@ -1,0 +1,166 @@
+"""What is known of each medium; the bytes are files named by their SHA-256 (`media/files.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmserver.storage.database import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A medium that is here whole: `sha256` is 32 bytes, `size` in bytes, `filename` for people."""
+
+    sha256: bytes
+    size: int
+    content_type: str
+    filename: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMedium:
+    """`content` is None while it is announced and not uploaded."""
+
+    media_id: str
+    user_id: str
+    created_ts: int
+    content: Content | None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedMedium:
+    """A copy of another server's medium."""
+
+    server: str
+    media_id: str
+    sha256: bytes
+    size: int
+
+
+def _content(row: Any) -> Content:
+    return Content(bytes(row["sha256"]), row["size"], row["content_type"], row["filename"])
+
+
+# -- media of our users -----------------------------------------------------------------------------
+
+
+async def announce(db: Executor, media_id: str, user_id: str, now_ms: int) -> None:
+    """A media ID whose content comes later."""
+    await db.execute(
+        "INSERT INTO local_media (media_id, user_id, created_ts) VALUES ($1, $2, $3)",
+        media_id,
+        user_id,
+        now_ms,
+    )
+
+
+async def pending(db: Executor, user_id: str, since_ms: int) -> int:
+    """How many of the user's announced media still wait for their content."""
+    found: int = await db.fetchval(
+        "SELECT count(*) FROM local_media WHERE user_id = $1 AND sha256 IS NULL AND created_ts >= $2",
+        user_id,
+        since_ms,
+    )
+    return found
+
+
+async def used_bytes(db: Executor, user_id: str) -> int:
+    """The bytes of everything the user has uploaded."""
+    found: int = await db.fetchval(
+        "SELECT coalesce(sum(size), 0)::bigint FROM local_media WHERE user_id = $1", user_id
+    )
+    return found
+
+
+async def fill(db: Executor, media_id: str, content: Content) -> bool:
+    """Give an announced medium its content; False when it has one already, or is gone."""
+    done = await db.execute(
+        "UPDATE local_media SET sha256 = $2, size = $3, content_type = $4, filename = $5"
+        " WHERE media_id = $1 AND sha256 IS NULL",
+        media_id,
+        content.sha256,
+        content.size,
+        content.content_type,
+        content.filename,
+    )
+    return done == "UPDATE 1"
+
+
+async def local(db: Executor, media_id: str) -> LocalMedium | None:
+    row = await db.fetchrow(
+        "SELECT media_id, user_id, created_ts, sha256, size, content_type, filename"
+        " FROM local_media WHERE media_id = $1",
+        media_id,
+    )
+    if row is None:
+        return None
+    content = None if row["sha256"] is None else _content(row)
+    return LocalMedium(row["media_id"], row["user_id"], row["created_ts"], content)
+
+
+async def purge_pending(db: Executor, before_ms: int) -> None:
+    """Forget what was announced and never uploaded."""
+    await db.execute("DELETE FROM local_media WHERE sha256 IS NULL AND created_ts < $1", before_ms)
+
+
+# -- copies of other servers' media -----------------------------------------------------------------
+
+
+async def cached(db: Executor, server: str, media_id: str) -> Content | None:
+    row = await db.fetchrow(
+        "SELECT sha256, size, content_type, filename FROM remote_media WHERE server = $1 AND media_id = $2",
+        server,
+        media_id,
+    )
+    return None if row is None else _content(row)
+
+
+async def cache(db: Executor, server: str, media_id: str, content: Content, now_ms: int) -> None:
+    """Remember a copy; the newest stands."""
+    await db.execute(
+        "INSERT INTO remote_media (server, media_id, sha256, size, content_type, filename, used_ts)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (server, media_id) DO UPDATE SET"
+        " sha256 = excluded.sha256, size = excluded.size, content_type = excluded.content_type,"
+        " filename = excluded.filename, used_ts = excluded.used_ts",
+        server,
+        media_id,
+        content.sha256,
+        content.size,
+        content.content_type,
+        content.filename,
+        now_ms,
+    )
+
+
+async def touch(db: Executor, server: str, media_id: str, now_ms: int, unless_since_ms: int) -> None:
+    """It was used; written only when the last note is older than `unless_since_ms`."""
+    await db.execute(
+        "UPDATE remote_media SET used_ts = $3 WHERE server = $1 AND media_id = $2 AND used_ts < $4",
+        server,
+        media_id,
+        now_ms,
+        unless_since_ms,
+    )
+
+
+async def cached_bytes(db: Executor) -> int:
+    found: int = await db.fetchval("SELECT coalesce(sum(size), 0)::bigint FROM remote_media")
+    return found
+
+
+async def least_used(db: Executor, limit: int) -> list[CachedMedium]:
+    rows = await db.fetch(
+        "SELECT server, media_id, sha256, size FROM remote_media ORDER BY used_ts LIMIT $1", limit
+    )
+    return [CachedMedium(r["server"], r["media_id"], bytes(r["sha256"]), r["size"]) for r in rows]
+
+
+async def forget(db: Executor, server: str, media_id: str) -> bool:
+    """Forget a copy; True when no other medium has the same bytes, so that the file may go."""
+    sha256 = await db.fetchval(
+        "DELETE FROM remote_media WHERE server = $1 AND media_id = $2 RETURNING sha256", server, media_id
+    )
+    if sha256 is None:
+        return False
+    return not await db.fetchval("SELECT EXISTS (SELECT FROM remote_media WHERE sha256 = $1)", sha256)
