@@ -65,6 +65,7 @@ from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.gaps import GapFiller
+from lmserver.rooms.handshakes import Handshakes
 from lmserver.rooms.history import HubHistory
 from lmserver.rooms.invites import Invites
 from lmserver.rooms.joining import Joining
@@ -72,6 +73,7 @@ from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
+from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
@@ -191,14 +193,16 @@ def assemble(
     accounts = Accounts(db, name, passwords, device_lists, clock)
     joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
     invites = Invites(db, key, api, keyring, turns, accounts, notifier.publish)
-    membership = Membership(db, key, engine, joining, invites, api, accounts.profile, notifier.publish, clock)
+    handshakes = Handshakes(db, key, api, notifier.publish, audience.wake, clock)
+    membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(client)
     directory = Directory(db, engine, remote.alias)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
     edus = _edus(name, db, devices, device_lists)
-    transactions = TransactionEndpoints(db, engine, keyring, joining.settled, edus, clock)
+    outsiders = Outsiders(db, name, notifier.publish)
+    transactions = TransactionEndpoints(db, engine, outsiders, keyring, joining.settled, edus, clock)
     media = _media(config, db, client, clock)
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (

@@ -131,6 +131,7 @@ DEFAULT_LIMITS = {
     "media_download": Rate(20.0, 200),
     "join": Rate(0.5, 30),
     "invite": Rate(0.5, 50),
+    "knock": Rate(0.1, 10),
     "federation_membership": Rate(5.0, 100),
     "federation_events": Rate(20.0, 500),
     "federation_devices": Rate(20.0, 200),

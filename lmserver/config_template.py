@@ -114,7 +114,7 @@ logging:
 metrics: null
 
 # Token buckets: per_second come back, up to burst. login and registration count by address and
-# account; send, create_room, media_*, join and invite by user; the others by the server that asks.
+# account; send, create_room, media_*, join, invite and knock by user; the others by the server that asks.
 limits:
 {_limits()}
 """

@@ -13,8 +13,7 @@ from lmserver.protocol import ids
 from lmserver.protocol.errors import AuthRejected, InvalidIdentifier, InvalidJson, SchemaError, TooLarge
 from lmserver.protocol.events import EventDraft, check_draft
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.membership import MembershipError
-from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome, Rejected, RoomBusy
+from lmserver.rooms.outcomes import Accepted, ClientTxn, MembershipError, Outcome, Rejected, RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.sync.tokens import BadToken, RoomToken, SyncToken, parse
@@ -144,7 +143,8 @@ def busy() -> ApiError:
 
 
 def of_membership(error: MembershipError) -> ApiError:
-    return ApiError(error.status, error.errcode, error.reason)
+    extra = {} if error.retry_after_ms is None else {"retry_after_ms": error.retry_after_ms}
+    return ApiError(error.status, error.errcode, error.reason, extra)
 
 
 def of_rule(error: AuthRejected) -> ApiError:

@@ -16,9 +16,11 @@ from lmserver.protocol.errors import AuthRejected
 from lmserver.rooms import presets
 from lmserver.rooms.directory import AliasTaken, Directory
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.membership import Membership, MembershipError
+from lmserver.rooms.membership import Membership
+from lmserver.rooms.outcomes import MembershipError
+from lmserver.rooms.outsiders import newest
 from lmserver.rooms.presets import BadRoomRequest, NewRoom
-from lmserver.storage import aliases, room_state
+from lmserver.storage import aliases, outside, room_state
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError
@@ -31,6 +33,7 @@ MAX_VIA = 10
 
 Profile = Callable[[str], Awaitable[dict[str, Any]]]
 Change = Callable[[str, str, str, str | None], Awaitable[None]]
+Entering = Callable[[str, str, list[str], str | None], Awaitable[None]]
 
 
 class RoomEndpoints:
@@ -109,28 +112,37 @@ class RoomEndpoints:
     @endpoint("POST", CLIENT + "/join/{room}", auth=Auth.USER, rate="join", deadline=120)
     async def join_any(self, request: Request) -> JsonObject:
         """Join by room ID or alias."""
-        named = request.params["room"]
-        via = [*request.query.getall("via", []), *request.query.getall("server_name", [])]
-        if named.startswith("#"):
-            named, servers = await self._resolve(named)
-            via = [*via, *servers]
-        return await self._join(request, rooms.identifier(named, ids.check_room_id, "room"), via)
+        return await self._enter(request, self._membership.join, *await self._named(request))
 
     @endpoint("POST", ROOM + "/join", auth=Auth.USER, rate="join", deadline=120)
     async def join(self, request: Request) -> JsonObject:
         """Join a room by its ID."""
         room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
-        return await self._join(request, room_id, request.query.getall("via", []))
+        return await self._enter(request, self._membership.join, room_id, request.query.getall("via", []))
 
-    async def _join(self, request: Request, room_id: str, via: list[str]) -> JsonObject:
+    @endpoint("POST", CLIENT + "/knock/{room}", auth=Auth.USER, rate="knock", deadline=120)
+    async def knock(self, request: Request) -> JsonObject:
+        """Ask to be let into a room named by its ID or alias (CS API §Knocking on rooms)."""
+        return await self._enter(request, self._membership.knock, *await self._named(request))
+
+    async def _enter(self, request: Request, enter: Entering, room_id: str, via: list[str]) -> JsonObject:
         reason = rooms.optional_text(await request.json_or_empty(), "reason")
         servers = [name for name in via[:MAX_VIA] if ids.is_server_name(name)]
         try:
-            await self._membership.join(rooms.user(request), room_id, servers, reason)
+            await enter(rooms.user(request), room_id, servers, reason)
         except MembershipError as error:
             raise rooms.of_membership(error) from None
         await aliases.remember_room(self._db, rooms.user(request), room_id)
         return {"room_id": room_id}
+
+    async def _named(self, request: Request) -> tuple[str, list[str]]:
+        """The room of the path, and the servers that may know it."""
+        named = request.params["room"]
+        via = [*request.query.getall("via", []), *request.query.getall("server_name", [])]
+        if named.startswith("#"):
+            named, servers = await self._resolve(named)
+            via = [*via, *servers]
+        return rooms.identifier(named, ids.check_room_id, "room"), via
 
     async def _resolve(self, alias: str) -> tuple[str, list[str]]:
         rooms.identifier(alias, ids.check_room_alias, "room alias")
@@ -144,10 +156,6 @@ class RoomEndpoints:
         """Leave, or reject an invite; leaving what one has left changes nothing."""
         reason = rooms.optional_text(await request.json_or_empty(), "reason")
         room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
-        view = await self._engine.view(room_id)
-        own = None if view is None else view.get("m.room.member", rooms.user(request))
-        if own is not None and own.content.get("membership") == "leave":
-            return {}
         try:
             await self._membership.leave(rooms.user(request), room_id, reason)
         except MembershipError as error:
@@ -158,10 +166,10 @@ class RoomEndpoints:
     async def forget(self, request: Request) -> JsonObject:
         """Never see a left room again (CS API §POST /rooms/{roomId}/forget)."""
         room_id = rooms.room_id(request)
-        memberships = await room_state.user_memberships(self._db, rooms.user(request))
-        mine = next((m.membership for m in memberships if m.room_id == room_id), "leave")
-        if mine not in ("leave", "ban"):
+        known = await newest(self._db, rooms.user(request), room_id)
+        if known is not None and known.membership not in ("leave", "ban"):
             raise ApiError(400, "M_UNKNOWN", "You are still in this room")
+        await outside.forget(self._db, rooms.user(request), room_id)
         await aliases.forget_room(self._db, rooms.user(request), room_id)
         return {}
 

@@ -8,7 +8,8 @@ from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject, parse
 from lmserver.protocol.errors import ProtocolError
 from lmserver.rooms.sync.filters import BadFilter, SyncFilter, parse_sync_filter
-from lmserver.rooms.sync.sync import SyncRequest, SyncService
+from lmserver.rooms.sync.interval import SyncRequest
+from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.sync.tokens import BadToken, SyncToken, parse_sync
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_param

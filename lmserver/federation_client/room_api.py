@@ -14,11 +14,13 @@ from typing import Any
 
 from lmserver.federation_client.client import FederationClient, quote_path
 from lmserver.federation_client.errors import BadResponse, RemoteError
+from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID
 
 STABLE = "/_matrix/federation"
 UNSTABLE = f"/_matrix/federation/unstable/{LM_02_ID}"
 
+_OTHER_VERSION = ("M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION")
 MAX_JOIN_RESPONSE = 64 * 1024 * 1024
 """A join brings the whole state: about 1.5 KB for each member."""
 
@@ -32,6 +34,14 @@ class JoinResponse:
     auth_chain: list[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class KnockResponse:
+    """The hub's answer to send_knock: unchecked stripped state, and the event's ID if it told."""
+
+    stripped_state: object
+    event_id: str | None
+
+
 class RoomApi:
     """One method for each endpoint; every one raises FederationError on failure."""
 
@@ -43,14 +53,29 @@ class RoomApi:
     ) -> str:
         """GET make_join, make_leave or make_knock: the room version, the one thing we take of a
         template (D04 §Make and Send Handshake; attacks T1-T3)."""
+        version = await self._template_version(server, change, room_id, user_id, versions)
+        if version is not None:
+            return version
+        # A bare template, as the draft has it, does not say which of the versions it is for.
+        for one in versions:
+            try:
+                return await self._template_version(server, change, room_id, user_id, [one]) or one
+            except RemoteError as error:
+                if error.errcode not in _OTHER_VERSION:
+                    raise
+        raise BadResponse("the template names no room version")
+
+    async def _template_version(
+        self, server: str, change: str, room_id: str, user_id: str, versions: Sequence[str]
+    ) -> str | None:
         path = f"{STABLE}/v1/make_{change}" + quote_path(room_id, user_id)
         query = [("ver", version) for version in versions]
         body = await self._client.send_json("GET", server, path, query=query)
         version = body.get("room_version")
-        if version is None and change != "leave" and len(versions) == 1:
-            return versions[0]
-        if not isinstance(version, str):
-            raise BadResponse("the template names no room version")
+        if version is not None and not isinstance(version, str):
+            raise BadResponse("the template's room version is no string")
+        if version is None and not isinstance(body.get("type"), str):
+            raise BadResponse("the answer is no template")
         return version
 
     async def send_join(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> JoinResponse:
@@ -65,11 +90,16 @@ class RoomApi:
         """POST send_leave (D04 §Rejecting Invites and Leaves)."""
         await self._send("POST", server, version, "v3", "send_leave", lpdu_id, lpdu)
 
-    async def send_knock(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> list[Any]:
-        """POST send_knock: the stripped state (D04 §Knocks)."""
+    async def send_knock(
+        self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]
+    ) -> KnockResponse:
+        """POST send_knock (D04 §Knocks; one peer says knock_room_state)."""
         body = await self._send("POST", server, version, "v3", "send_knock", lpdu_id, lpdu)
-        state = body.get("stripped_state", body.get("knock_room_state", []))
-        return state if isinstance(state, list) else []
+        event_id = body.get("org.lmserver.event_id")
+        return KnockResponse(
+            body.get("stripped_state", body.get("knock_room_state")),
+            event_id if ids.is_event_id(event_id) else None,
+        )
 
     async def invite(
         self, server: str, version: str, event_id: str, event: dict[str, Any], stripped: list[dict[str, Any]]

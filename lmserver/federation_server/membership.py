@@ -154,7 +154,10 @@ class MembershipEndpoints:
     async def _knock_answer(self, lpdu: Lpdu, event_id: str) -> bytes:
         view = await hub_view(self._engine, lpdu.room_id)
         state = stripped_state.of_view(view)
-        return canonical_json.encode({"stripped_state": state, "knock_room_state": state})
+        # The ID lets the knocker's server tell what a later denial is about.
+        return canonical_json.encode(
+            {"stripped_state": state, "knock_room_state": state, "org.lmserver.event_id": event_id}
+        )
 
     # -- invites --------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class MembershipEndpoints:
                     origin, fields, body.get("room_version"), body.get("invite_room_state", [])
                 )
             except InviteRefused as error:
-                raise ApiError(error.status, error.errcode, error.reason) from error
+                raise _refusal(error) from error
             except FederationError as error:
                 raise ApiError(502, "M_UNKNOWN", "The invited server does not answer") from error
             return _both(pdu.canonical)
@@ -209,6 +212,11 @@ def _check_sent(lpdu: Lpdu, membership: str, origin: str) -> None:
         raise bad_json("state_key is not the sender")
     if lpdu.server != origin:
         raise forbidden("Not a user of the requesting server")
+
+
+def _refusal(error: InviteRefused) -> ApiError:
+    extra = {} if error.retry_after_ms is None else {"retry_after_ms": error.retry_after_ms}
+    return ApiError(error.status, error.errcode, error.reason, extra)
 
 
 def _accepted(outcome: Outcome) -> Accepted:

@@ -20,10 +20,11 @@ from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.protocol import hashes, ids
 from lmserver.protocol.errors import ProtocolError, TooLarge
 from lmserver.protocol.events import Lpdu, Pdu, is_lpdu_shaped, parse_lpdu, parse_pdu
-from lmserver.protocol.room_view import RoomView
+from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import Accepted, Outcome, RoomBusy
+from lmserver.rooms.outsiders import Outsiders
 from lmserver.storage import inbound
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.inbound import Claim, StoredResponse
@@ -48,9 +49,13 @@ class EduSink(Protocol):
 
 @dataclass(slots=True)
 class _RoomWork:
-    """What a transaction holds for one room."""
+    """What a transaction holds for one room. `listed`: we are in it, so its list takes the events;
+    otherwise only what its hub tells of our users is of interest."""
 
-    view: RoomView
+    room_id: str
+    version: RoomVersion
+    hub: str
+    listed: bool
     lpdus: list[Lpdu] = field(default_factory=list)
     pdus: list[Pdu] = field(default_factory=list)
 
@@ -74,6 +79,7 @@ class TransactionEndpoints:
         self,
         db: Database,
         engine: RoomEngine,
+        outsiders: Outsiders,
         verifier: Verifier,
         joins_settled: Callable[[str], Awaitable[None]],
         edus: EduSink,
@@ -81,6 +87,7 @@ class TransactionEndpoints:
     ) -> None:
         self._db = db
         self._engine = engine
+        self._outsiders = outsiders
         self._verifier = verifier
         self._joins_settled = joins_settled
         self._edus = edus
@@ -141,7 +148,7 @@ class TransactionEndpoints:
             await self._sort(origin, item, rooms, result)
         work = [room for room in rooms.values() if room is not None]
         await self._check_signatures(work, result)
-        await asyncio.gather(*(self._append(room, result) for room in work))
+        await asyncio.gather(*(self._append(origin, room, result) for room in work))
         return result
 
     async def _sort(
@@ -155,22 +162,30 @@ class TransactionEndpoints:
             return
         if room_id not in rooms:
             await self._joins_settled(room_id)
-            view = await self._engine.view(room_id)
-            rooms[room_id] = None if view is None else _RoomWork(view)
+            rooms[room_id] = await self._room(origin, room_id)
         room = rooms[room_id]
         if room is None:
             return
-        we_are_hub = room.view.hub == self._engine.our_name
+        we_are_hub = room.hub == self._engine.our_name
         try:
             if is_lpdu_shaped(item):
                 if we_are_hub:
-                    self._sort_lpdu(origin, parse_lpdu(item, room.view.version), room, result)
-            elif not we_are_hub and origin == room.view.hub:
-                room.pdus.append(parse_pdu(item, room.view.version))
+                    self._sort_lpdu(origin, parse_lpdu(item, room.version), room, result)
+            elif not we_are_hub and origin == room.hub:
+                room.pdus.append(parse_pdu(item, room.version))
         except TooLarge:
-            result.reject(hashes.event_id(item, room.view.version), "the event is too large")
+            result.reject(hashes.event_id(item, room.version), "the event is too large")
         except ProtocolError:
             return  # dropped: not an event of this room version
+
+    async def _room(self, origin: str, room_id: str) -> _RoomWork | None:
+        """The room, from its list or from what its hub told of one of our users."""
+        snapshot = await self._engine.snapshot(room_id)
+        if snapshot is not None:
+            view = snapshot.view
+            return _RoomWork(room_id, view.version, view.hub, snapshot.includes(self._engine.our_name))
+        version = await self._outsiders.version_told_by(room_id, origin)
+        return None if version is None else _RoomWork(room_id, room_version(version), origin, listed=False)
 
     def _sort_lpdu(self, origin: str, lpdu: Lpdu, room: _RoomWork, result: _Result) -> None:
         """An LPDU comes from its sender's server, through nobody (attack B4)."""
@@ -197,19 +212,32 @@ class TransactionEndpoints:
             room.lpdus = [lpdu for lpdu in room.lpdus if id(lpdu) in good]
             room.pdus = [hashes.with_hashes_enforced(pdu) for pdu in room.pdus if id(pdu) in good]
 
-    async def _append(self, room: _RoomWork, result: _Result) -> None:
+    async def _append(self, origin: str, room: _RoomWork, result: _Result) -> None:
         if room.lpdus:
-            outcomes = await _isolated(self._engine.accept_lpdus, room.view.room_id, room.lpdus)
+            outcomes = await _isolated(self._engine.accept_lpdus, room.room_id, room.lpdus)
             for lpdu, outcome in zip(room.lpdus, outcomes, strict=True):
                 if isinstance(outcome, Accepted):
                     result.accepted[lpdu.event_id] = outcome.event_id
                 else:
                     result.reject(lpdu.event_id, "internal error" if outcome is None else outcome.reason)
-        if room.pdus:
-            outcomes = await _isolated(self._engine.accept_pdus, room.view.room_id, room.pdus)
-            for pdu, outcome in zip(room.pdus, outcomes, strict=True):
-                if not isinstance(outcome, Accepted):
-                    result.reject(pdu.event_id, "internal error" if outcome is None else outcome.reason)
+        unplaced = room.pdus
+        if room.pdus and room.listed:
+            unplaced = await self._place(room, result)
+        if unplaced:
+            # Our last user's leave may have been in this very transaction, and what follows it
+            # has no place in the list.
+            for event_id in await self._outsiders.receive(origin, room.room_id, unplaced):
+                result.failed.pop(event_id, None)
+
+    async def _place(self, room: _RoomWork, result: _Result) -> list[Pdu]:
+        """Put a hub's events in the room's list; returns those that have no place there."""
+        unplaced = []
+        outcomes = await _isolated(self._engine.accept_pdus, room.room_id, room.pdus)
+        for pdu, outcome in zip(room.pdus, outcomes, strict=True):
+            if not isinstance(outcome, Accepted):
+                unplaced.append(pdu)
+                result.reject(pdu.event_id, "internal error" if outcome is None else outcome.reason)
+        return unplaced
 
 
 async def _isolated(

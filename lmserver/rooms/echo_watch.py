@@ -109,10 +109,12 @@ class EchoWatch:
 
     async def _ask(self, lpdu: WatchedLpdu) -> None:
         """The hub has named an event: it has to show it, and it has to be ours."""
-        view = await self._engine.view(lpdu.room_id)
-        if view is None or lpdu.pdu_event_id is None:
-            await self._give_up(lpdu, "the room is gone")
+        snapshot = await self._engine.snapshot(lpdu.room_id)
+        if snapshot is None or lpdu.pdu_event_id is None or not snapshot.includes(self._engine.our_name):
+            # No echo is owed to a server that is not in the room: an invite declined late.
+            await self._give_up(lpdu, "we are not in the room")
             return
+        view = snapshot.view
         raw = await self._events.event(lpdu.destination, view.version.id, lpdu.pdu_event_id)
         pdu = await self._ours(lpdu, view, raw)
         if pdu is not None:

@@ -23,22 +23,23 @@ from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.outcomes import GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.turns import Turns
-from lmserver.storage import invites as stored_invites
-from lmserver.storage import room_state
-from lmserver.storage.database import Database
-from lmserver.storage.invites import PendingInvite
+from lmserver.storage import outside, room_log, room_state
+from lmserver.storage.database import Connection, Database
+from lmserver.storage.outside import OutsideMembership
 
 MAX_ASKS = 3
 
 
 class InviteRefused(Exception):
-    """An invite we or the target's server will not sign: HTTP status, error code, fixed text."""
+    """An invite we or the target's server will not sign: HTTP status, error code, fixed text, and
+    for a limit when to come back (ms), if known."""
 
-    def __init__(self, status: int, errcode: str, reason: str) -> None:
+    def __init__(self, status: int, errcode: str, reason: str, retry_after_ms: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.errcode = errcode
         self.reason = reason
+        self.retry_after_ms = retry_after_ms
 
 
 class Accounts(Protocol):
@@ -76,14 +77,22 @@ class Invites:
         Raises InviteRefused with the target server's own refusal, FederationError when it cannot
         be reached.
         """
+        target = ids.server_of(_target(event))
         for _ in range(MAX_ASKS):
-            view = await self._turns.view(event.room_id)
-            if view is None:
+            snapshot = await self._turns.snapshot(event.room_id)
+            if snapshot is None:
                 return Rejected("M_NOT_FOUND", "room not known"), None
-            decision = hub.decide(event, view, self._key)
+            if target in snapshot.servers:
+                break  # it came in meanwhile, and gets the invite as everybody does
+            decision = hub.decide(event, snapshot.view, self._key)
             if isinstance(decision, hub.Reject):
                 return Rejected(decision.errcode, decision.reason, decision.rule), None
-            pdu = await self._ask_target(decision.pdu, view)
+            try:
+                pdu = await self._ask_target(decision.pdu, snapshot.view)
+            except InviteRefused:
+                if not await self._is_in(event.room_id, target):
+                    raise
+                break
             [outcome] = await self._turns.submit(event.room_id, [Proposal(pdu, completed=True)])
             if not isinstance(outcome, GapFound):
                 return outcome, pdu
@@ -91,6 +100,10 @@ class Invites:
         return (
             (last, None) if not isinstance(last, GapFound) else (Rejected("M_UNKNOWN", "room is busy"), None)
         )
+
+    async def _is_in(self, room_id: str, server: str) -> bool:
+        snapshot = await self._turns.snapshot(room_id)
+        return snapshot is not None and server in snapshot.servers
 
     async def _ask_target(self, pdu: Pdu, view: RoomView) -> Pdu:
         target = ids.server_of(pdu.state_key or "")
@@ -128,24 +141,31 @@ class Invites:
         Returns the event with our signature added; raises InviteRefused.
         """
         pdu = await self._check_invite(origin, event, version_id)
-        if await room_state.has_joined_user(self._db, pdu.room_id, self._key.server_name):
-            raise InviteRefused(403, "M_FORBIDDEN", "this server is in the room already")
-        state = stripped_state.clean(stripped)
-        invite = PendingInvite(
+        invite = OutsideMembership(
             user_id=pdu.state_key or "",
             room_id=pdu.room_id,
+            membership="invite",
             hub_server=origin,
             sender=pdu.sender,
             room_version=pdu.version.id,
-            invite=pdu.canonical,
-            stripped_state=stored_invites.encode_state(state),
-            retired=False,
-            stream_xid=0,
+            event=pdu.canonical,
+            event_id=pdu.event_id,
+            stripped_state=outside.encode_state(stripped_state.clean(stripped)),
         )
-        await self._db.run(lambda db: stored_invites.store(db, invite))
+        await self._db.run(lambda db: self._keep(db, invite))
         self._publish([invite.user_id])
         signature = self._key.sign_base64(pdu.reference_bytes)
         return pdu.with_signature(self._key.server_name, self._key.key_id, signature)
+
+    async def _keep(self, db: Connection, invite: OutsideMembership) -> None:
+        """Store it, unless the room has a list here that its hub can and has to use (attack I5)."""
+        await outside.lock_room(db, invite.room_id)
+        room = await room_log.room(db, invite.room_id)
+        if room is not None and room.hub_server != invite.hub_server:
+            raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from the room's hub")
+        if await room_state.has_joined_user(db, invite.room_id, self._key.server_name):
+            raise InviteRefused(403, "M_FORBIDDEN", "this server is in the room already")
+        await outside.store(db, invite)
 
     async def _check_invite(self, origin: str, event: Mapping[str, Any], version_id: object) -> Pdu:
         try:
@@ -175,14 +195,20 @@ class Invites:
         if ids.server_of(pdu.state_key or "") != ours or pdu.server == ours:
             raise InviteRefused(403, "M_FORBIDDEN", "not an invite for a user of this server")
         hub_server = pdu.hub_server if pdu.hub_server is not None else pdu.server
-        if hub_server != origin:
+        # The hub is the creator's server, whose room ID it is (D04 §Auth Rules Algorithm, 3.2).
+        if hub_server != origin or ids.server_of(pdu.room_id) != origin:
             raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from its hub")
+
+
+def _target(event: EventDraft | Lpdu) -> str:
+    return event.state_key or ""
 
 
 def _proxied(error: RemoteError) -> InviteRefused:
     """The target's refusal in a form safe to pass on (D04 §Invites: proxied, without excess)."""
     status = error.status if 400 <= error.status < 500 else 502
-    return InviteRefused(status, error.errcode or "M_UNKNOWN", (error.error or "invite refused")[:200])
+    reason = (error.error or "invite refused")[:200]
+    return InviteRefused(status, error.errcode or "M_UNKNOWN", reason, error.retry_after_ms)
 
 
 def _with_target_signature(pdu: Pdu, answer: Mapping[str, Any], target: str) -> Pdu:

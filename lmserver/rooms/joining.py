@@ -7,11 +7,12 @@ the whole join (attack S3). Our own numbering of the list starts at the join.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from lmserver.federation_client.room_api import JoinResponse, RoomApi
 from lmserver.protocol import hashes, ids
-from lmserver.protocol.auth_rules import authorize
+from lmserver.protocol.auth_rules import authorize, check_create
 from lmserver.protocol.errors import AuthRejected, ProtocolError
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.protocol.hub import state_event
@@ -21,7 +22,7 @@ from lmserver.protocol.room_view import RoomView, StateKey
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.checking import Verifier, check_pdus
 from lmserver.rooms.turns import Turns
-from lmserver.storage import invites, room_log, room_state
+from lmserver.storage import outside, room_log, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
@@ -67,21 +68,25 @@ class Joining:
         if join is not None:
             await asyncio.wait([join], timeout=JOIN_WAIT_SECONDS)
 
+    @asynccontextmanager
+    async def alone(self, room_id: str) -> AsyncIterator[None]:
+        """Hold back other joins of the room: the second user of a server needs no handshake."""
+        while (other := self._in_flight.get(room_id)) is not None:
+            await asyncio.wait([other])
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight[room_id] = done
+        try:
+            yield
+        finally:
+            del self._in_flight[room_id]
+            done.set_result(None)
+
     async def join(self, server: str, draft: EventDraft) -> str:
-        """Join through `server`, which has to be the hub; returns the join's event ID.
+        """Join through `server`, which has to be the hub, while nobody else joins the room;
+        returns the join's event ID.
 
         Raises FederationError, BadJoinResponse, UnknownRoomVersion or another ProtocolError.
         """
-        await self.settled(draft.room_id)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._in_flight[draft.room_id] = done
-        try:
-            return await self._handshake(server, draft)
-        finally:
-            del self._in_flight[draft.room_id]
-            done.set_result(None)
-
-    async def _handshake(self, server: str, draft: EventDraft) -> str:
         version_id = await self._api.make_membership(
             server, "join", draft.room_id, draft.sender, list(SUPPORTED)
         )
@@ -124,6 +129,7 @@ class Joining:
     ) -> None:
         """The join, the state before it and the room's row, in one transaction."""
         now = self._clock()
+        await outside.lock_room(db, join.room_id)
         known = await room_log.lock_head(db, join.room_id)
         if known is None:
             position = FIRST_POSITION
@@ -132,6 +138,8 @@ class Joining:
             await room_log.create_room(db, row, now)
         elif await room_log.event_position(db, join.room_id, join.event_id) is not None:
             return  # the same answer again, after a crash or a retry
+        elif await room_state.has_joined_user(db, join.room_id, self._key.server_name):
+            return  # another process was first: the hub sends us this join as any other event
         else:
             position = known.head_position + REJOIN_LEAP
             await room_state.close_all(db, join.room_id, position - 1)
@@ -141,7 +149,7 @@ class Joining:
         await room_state.set_state(db, join.room_id, entries)
         await room_state.set_state(db, join.room_id, [_entry(join, position)])
         await room_log.move_head(db, join.room_id, position, join.event_id)
-        await invites.retire(db, join.sender, join.room_id)
+        await outside.forget_room(db, join.room_id)
 
 
 def _check_join(join: Pdu, lpdu: Lpdu) -> None:
@@ -159,6 +167,10 @@ def _check_join(join: Pdu, lpdu: Lpdu) -> None:
 def _check_create(create: Pdu | None, version: RoomVersion, hub: str) -> None:
     if create is None:
         raise BadJoinResponse("the state has no m.room.create event")
+    try:
+        check_create(create)
+    except AuthRejected as error:
+        raise BadJoinResponse("the room's m.room.create event is not valid") from error
     if create.content.get("room_version") != version.id:
         raise BadJoinResponse("the room has another version than the hub said")
     if ids.server_of(create.sender) != hub:

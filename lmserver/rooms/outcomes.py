@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.storage.client_transactions import TransactionKey as ClientTxn
 
-__all__ = ["Accepted", "ClientTxn", "GapFound", "Outcome", "Proposal", "Rejected", "RoomBusy"]
+__all__ = [
+    "Accepted", "ClientTxn", "GapFound", "MembershipError", "Outcome", "Proposal", "Rejected", "RoomBusy",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,15 @@ class Proposal:
 
 class RoomBusy(Exception):
     """Too many events wait for this room; the caller should try again later."""
+
+
+class MembershipError(Exception):
+    """A membership change that did not happen: Matrix error code, HTTP status, a short reason of
+    ours, and for M_LIMIT_EXCEEDED when to come back (ms), if known."""
+
+    def __init__(self, errcode: str, status: int, reason: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(reason)
+        self.errcode = errcode
+        self.status = status
+        self.reason = reason
+        self.retry_after_ms = retry_after_ms

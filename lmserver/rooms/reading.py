@@ -253,6 +253,10 @@ class Reading:
         room_id = access.room_id if with_room_id else None
         return [client_event(event, room_id, extras) for event in events]
 
+    def render_alone(self, event: Shown) -> ClientEvent:
+        """A user's own member event in a room of which nothing else may be seen."""
+        return client_event(event, None, Extras(self._clock()))
+
     async def _transaction_ids(self, reader: Reader, events: Sequence[Shown]) -> dict[str, str]:
         """Transaction IDs go to the device that sent the event and to no other."""
         own = [e.event_id for e in events if e.sender == reader.user_id]

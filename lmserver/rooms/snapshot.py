@@ -30,6 +30,10 @@ class Snapshot:
     view: RoomView
     servers: Mapping[str, int]
 
+    def includes(self, server: str) -> bool:
+        """Whether a server takes part in the room: it has a joined user or is the hub."""
+        return server in self.servers or self.view.hub == server
+
     def after(self, pdu: Pdu, our_name: str, *, applies: bool = True) -> tuple[Snapshot, list[RangeChange]]:
         """The room after one more event, and what that means for who gets the list."""
         view = hub.advance(self.view, pdu, applies=applies)
@@ -50,8 +54,11 @@ def _count(
     step = (after == "join") - (before == "join")
     if step == 0:
         # Kick of an invited or knocking user, ban, invite withdrawal: its server must hear of it
-        # although it is not in the room (D04 §Sending Events, fan-out targets).
-        concerns_outsider = after in ("leave", "ban") and pdu.sender != pdu.state_key
+        # although it is not in the room (D04 §Sending Events, fan-out targets). So must the server
+        # of an invite that was completed anew after it had signed: the event ID is another.
+        concerns_outsider = pdu.sender != pdu.state_key and (
+            after in ("leave", "ban") or (after == "invite" and server not in pdu.fields["signatures"])
+        )
         if concerns_outsider and count == 0 and server != our_name:
             return servers, [SingleEvent(server, position)]
         return servers, []

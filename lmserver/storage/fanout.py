@@ -52,6 +52,14 @@ async def apply_changes(db: Executor, room_id: str, changes: Sequence[RangeChang
                 change.position,
             )
             continue
+        if isinstance(change, OpenRange):
+            # The answer to its join gives a server everything: what it had not got of the room
+            # before has no place in its list any more.
+            await db.execute(
+                "DELETE FROM outbound_ranges WHERE destination = $1 AND room_id = $2",
+                change.destination,
+                room_id,
+            )
         single = isinstance(change, SingleEvent)
         await db.execute(
             "INSERT INTO outbound_ranges"

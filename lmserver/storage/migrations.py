@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest revision under migrations/versions; a test compares."""
 
 

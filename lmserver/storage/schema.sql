@@ -244,18 +244,26 @@ CREATE TABLE outbound_transactions (
 );
 CREATE UNIQUE INDEX outbound_transactions_pkey ON outbound_transactions USING btree (destination);
 
-CREATE TABLE pending_invites (
+CREATE TABLE outside_memberships (
     user_id text NOT NULL,
     room_id text NOT NULL,
     hub_server text NOT NULL,
     sender text NOT NULL,
     room_version text NOT NULL,
-    invite bytea NOT NULL,
+    event bytea,
     stripped_state bytea NOT NULL,
-    retired boolean NOT NULL DEFAULT false,
-    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    membership text NOT NULL,
+    event_id text
 );
-CREATE UNIQUE INDEX pending_invites_pkey ON pending_invites USING btree (user_id, room_id);
+CREATE UNIQUE INDEX outside_memberships_pkey ON outside_memberships USING btree (user_id, room_id);
+CREATE INDEX outside_memberships_room ON outside_memberships USING btree (room_id);
+CREATE INDEX outside_memberships_stream ON outside_memberships USING btree (user_id, stream_xid);
+
+CREATE TABLE outside_rooms (
+    room_id text NOT NULL
+);
+CREATE UNIQUE INDEX outside_rooms_pkey ON outside_rooms USING btree (room_id);
 
 CREATE TABLE published_rooms (
     room_id text NOT NULL

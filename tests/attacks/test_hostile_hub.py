@@ -15,9 +15,8 @@ from lmserver.protocol import canonical_json, hub
 from lmserver.protocol.events import EventDraft, Pdu, parse_pdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
 from lmserver.protocol.signatures import check_event_signatures
-from lmserver.rooms.membership import MembershipError
-from lmserver.storage import invites as stored_invites
-from lmserver.storage import room_log
+from lmserver.rooms.outcomes import MembershipError
+from lmserver.storage import outside, room_log
 from lmserver.storage.database import Database
 from tests.evilpeer.hub import EvilHub, JoinAnswer
 from tests.evilpeer.network import Network
@@ -173,9 +172,9 @@ async def test_an_honest_invite_is_kept_and_signed(prey: Prey) -> None:
     status, answer = await prey.hub.invite(PARTICIPANT, "t", invite_pdu().fields, stripped=junk)
     assert status == 200
     assert set(answer["pdu"]["signatures"]) == {HUB, PARTICIPANT}
-    kept = await stored_invites.get(prey.db, BOB, ROOM)
+    kept = await outside.get(prey.db, BOB, ROOM)
     assert kept is not None
-    assert (kept.hub_server, stored_invites.decode_state(kept.stripped_state)) == (HUB, [])
+    assert (kept.hub_server, outside.decode_state(kept.stripped_state)) == (HUB, [])
 
 
 def puppet(sender: str, **more: Any) -> Pdu:
@@ -205,7 +204,7 @@ async def test_i1_we_sign_no_invite_that_is_not_one(
     status, answer = await sender.invite(PARTICIPANT, "t", pdu.fields, version)
     assert status in (400, 403, 404), answer
     assert "pdu" not in answer
-    assert await prey.db.fetchval("SELECT count(*) FROM pending_invites") == 0
+    assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships") == 0
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ async def test_i1_we_sign_no_invite_that_is_not_one(
 async def test_i1_an_invite_with_a_wrong_hash_or_signature_is_not_signed(prey: Prey, change: Any) -> None:
     status, _ = await prey.hub.invite(PARTICIPANT, "t", {**invite_pdu().fields, **change})
     assert status in (400, 403)
-    assert await prey.db.fetchval("SELECT count(*) FROM pending_invites") == 0
+    assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships") == 0
 
 
 class Host:

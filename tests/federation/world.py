@@ -19,6 +19,7 @@ from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.protocol import canonical_json, transport
 from lmserver.protocol.signatures import VerifyKey
 from lmserver.rooms.invites import Invites
+from lmserver.rooms.outsiders import Outsiders
 from lmserver.storage.database import Database
 from lmserver.storage.to_device import RemoteMessage
 from lmserver.web.app import build_app
@@ -52,7 +53,13 @@ class World:
         verifier = self.verifier = StaticVerifier()
         invites = Invites(db, key_of(HUB), remote, verifier, self.kit.turns, remote, lambda keys: None)
         self.transactions = TransactionEndpoints(
-            db, self.engine, verifier, self._settled, EduDispatcher(HUB, self._to_device, {}), now
+            db,
+            self.engine,
+            Outsiders(db, HUB, lambda keys: None),
+            verifier,
+            self._settled,
+            EduDispatcher(HUB, self._to_device, {}),
+            now,
         )
         self.membership = MembershipEndpoints(db, self.engine, verifier, invites, now)
         keys = KeyEndpoints(key_of(HUB), {}, self, now, linearized=True)

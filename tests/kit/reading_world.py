@@ -17,7 +17,8 @@ from lmserver.rooms.own_lpdus import OwnLpdus
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.filters import SyncFilter, parse_sync_filter
-from lmserver.rooms.sync.sync import SyncRequest, SyncService
+from lmserver.rooms.sync.interval import SyncRequest
+from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.typing import Typing

@@ -23,8 +23,7 @@ from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import LM_02_ID
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.membership import MembershipError
-from lmserver.rooms.outcomes import Rejected
+from lmserver.rooms.outcomes import MembershipError, Rejected
 from lmserver.rooms.receipts import Receipts
 from lmserver.storage.database import Database
 from lmserver.web.app import build_app
@@ -57,7 +56,14 @@ class LocalMembership:
     async def join(self, user_id: str, room_id: str, via: Any = (), reason: str | None = None) -> None:
         await self._send(user_id, room_id, user_id, "join", reason)
 
+    async def knock(self, user_id: str, room_id: str, via: Any = (), reason: str | None = None) -> None:
+        await self._send(user_id, room_id, user_id, "knock", reason)
+
     async def leave(self, user_id: str, room_id: str, reason: str | None = None) -> None:
+        view = await self._engine.view(room_id)
+        own = None if view is None else view.get("m.room.member", user_id)
+        if own is not None and own.content["membership"] == "leave":
+            return
         await self._send(user_id, room_id, user_id, "leave", reason)
 
     async def invite(self, sender: str, room_id: str, target: str, reason: str | None = None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from lmserver.storage import invites
-from lmserver.storage.invites import PendingInvite
+from lmserver.storage import outside
+from lmserver.storage.outside import OutsideMembership
 from tests.kit.reading_world import CAROL, DAVE, World, texts
 from tests.kit.rooms import ALICE, ROOM, draft
 
@@ -265,21 +266,23 @@ async def test_an_invite_from_elsewhere_and_its_end(world: World) -> None:
               "content": {"membership": "invite"}, "hashes": {}, "room_id": far}  # fmt: skip
     name = {"type": "m.room.name", "state_key": "", "sender": "@m:evil.test", "content": {"name": "far"}}
     first = await world.sync(CAROL)
-    await invites.store(
-        world.db,
-        PendingInvite(
-            CAROL, far, "evil.test", "@m:evil.test", "I.1", orjson.dumps(fields),
-            invites.encode_state([name]), False, 0,
-        ),
+    invited = OutsideMembership(
+        CAROL, far, "invite", "evil.test", "@m:evil.test", "I.1", orjson.dumps(fields), "$invite",
+        outside.encode_state([name]),
     )  # fmt: skip
+    await outside.store(world.db, invited)
     second = await world.sync(CAROL, first["next_batch"])
     events = room(second, far, "invite")["invite_state"]["events"]
     assert events[0] == name
     assert events[1] == {key: fields[key] for key in ("type", "state_key", "sender", "content")}
     assert far in (await world.sync(CAROL))["rooms"]["invite"]
-    await invites.retire(world.db, CAROL, far)
+    kick = {**fields, "content": {"membership": "leave", "reason": "too late"}, "origin_server_ts": 1}
+    await outside.store(
+        world.db, replace(invited, membership="leave", event=orjson.dumps(kick), event_id="$kick")
+    )
     third = await world.sync(CAROL, second["next_batch"])
-    assert far in third["rooms"]["leave"]
+    [event] = room(third, far, "leave")["timeline"]["events"]
+    assert (event["event_id"], event["content"]["reason"]) == ("$kick", "too late")
     assert (await world.sync(CAROL, third["next_batch"]))["rooms"] == {}
     assert (await world.sync(CAROL))["rooms"] == {}
 

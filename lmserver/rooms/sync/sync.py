@@ -14,37 +14,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.client_format import Shown, shown
 from lmserver.rooms.notifier import Listener, Notifier
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Access, Reading
 from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
 from lmserver.rooms.sync.feeds import Feeds
-from lmserver.rooms.sync.filters import SyncFilter
-from lmserver.rooms.sync.invited import InviteSections
+from lmserver.rooms.sync.interval import Interval, SyncRequest
+from lmserver.rooms.sync.other_rooms import OtherRooms
 from lmserver.rooms.sync.timeline import RoomSections, Window
 from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.rooms.typing import Typing
-from lmserver.storage import aliases, room_log, room_reads
+from lmserver.storage import room_reads
 from lmserver.storage.database import Executor
-from lmserver.storage.room_reads import MemberChange, MemberEntry, RoomSpan
+from lmserver.storage.room_reads import MemberEntry
 
 MAX_WAIT_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
-    """One /sync request, parsed."""
-
-    user_id: str
-    device_id: str
-    since: SyncToken | None
-    filter: SyncFilter
-    timeout: float
-    full_state: bool = False
-
-    @property
-    def reader(self) -> Reader:
-        return Reader(self.user_id, self.device_id)
 
 
 @dataclass(slots=True)
@@ -95,29 +78,6 @@ class _Answer:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Interval:
-    """What is read: the stream interval and the memberships as they were at its end."""
-
-    since: SyncToken | None
-    upto: SyncToken
-    joined: Mapping[str, MemberEntry]
-    newly_joined: frozenset[str]
-    changed_membership: frozenset[str]
-    spans: Mapping[str, RoomSpan]
-    member_changes: Sequence[MemberChange]
-
-    @property
-    def initial(self) -> bool:
-        return self.since is None
-
-    def is_new(self, room_id: str) -> bool:
-        return self.initial or room_id in self.newly_joined
-
-    def is_recent(self, entry: MemberEntry) -> bool:
-        return self.since is not None and entry.stream_xid >= self.since.stream
-
-
 class SyncService:
     """Answers /sync."""
 
@@ -135,7 +95,7 @@ class SyncService:
         self._typing = typing
         self._feeds = feeds
         self._sections = RoomSections(db, reading)
-        self._invites = InviteSections(db)
+        self._other_rooms = OtherRooms(db, reading, self._sections)
         self._polls: dict[tuple[str, str], _Poll] = {}
 
     async def sync(self, request: SyncRequest) -> JsonObject:
@@ -206,7 +166,7 @@ class SyncService:
             answer.body["to_device"] = messages
         by_room = await self._account_data(request, interval, answer)
         await self._joined_rooms(request, interval, by_room, answer)
-        await self._other_rooms(request, interval, entries, answer)
+        await self._other_rooms.add(request, interval, entries, answer.rooms)
         answer.device_lists = await device_list_changes(
             self._db,
             self._feeds,
@@ -221,7 +181,7 @@ class SyncService:
 
     async def _interval(
         self, request: SyncRequest, entries: Sequence[MemberEntry], since: SyncToken | None, upto: SyncToken
-    ) -> _Interval:
+    ) -> Interval:
         joined = {e.room_id: e for e in entries if e.membership == "join"}
         newly: set[str] = set()
         changed: set[str] = set()
@@ -240,7 +200,7 @@ class SyncService:
             spans = await room_reads.spans(self._db, list(joined), start, upto.stream)
         steady = [s for s in spans if since is not None and s.room_id not in newly]
         member_changes = await room_reads.member_changes(self._db, steady) if steady else []
-        return _Interval(
+        return Interval(
             since,
             upto,
             joined,
@@ -251,7 +211,7 @@ class SyncService:
         )
 
     async def _account_data(
-        self, request: SyncRequest, interval: _Interval, answer: _Answer
+        self, request: SyncRequest, interval: Interval, answer: _Answer
     ) -> dict[str, list[JsonObject]]:
         """Global account data into the answer; that of rooms by room."""
         since = None if interval.since is None else interval.since.stream
@@ -267,7 +227,7 @@ class SyncService:
     async def _joined_rooms(
         self,
         request: SyncRequest,
-        interval: _Interval,
+        interval: Interval,
         account_data: Mapping[str, list[JsonObject]],
         answer: _Answer,
     ) -> None:
@@ -300,7 +260,7 @@ class SyncService:
                 answer.rooms["join"][room_id] = section
 
     async def _joined_room(
-        self, request: SyncRequest, interval: _Interval, room_id: str, read_upto: int | None
+        self, request: SyncRequest, interval: Interval, room_id: str, read_upto: int | None
     ) -> JsonObject | None:
         new = interval.is_new(room_id)
         access = await self._access(
@@ -326,7 +286,7 @@ class SyncService:
             return await self._reading.access_of_member(room_id)
         return await self._reading.access(request.user_id, room_id)
 
-    async def _last_position(self, interval: _Interval, access: Access) -> int:
+    async def _last_position(self, interval: Interval, access: Access) -> int:
         span = interval.spans.get(access.room_id)
         if span is not None:
             return span.upto
@@ -334,7 +294,7 @@ class SyncService:
         return access.room.min_position - 1 if found is None else found
 
     async def _ephemeral(
-        self, request: SyncRequest, interval: _Interval, rooms: Sequence[str]
+        self, request: SyncRequest, interval: Interval, rooms: Sequence[str]
     ) -> dict[str, list[JsonObject]]:
         """Typing and receipts by room; a room new to the client gets all there is."""
         wanted = request.filter.ephemeral
@@ -353,61 +313,13 @@ class SyncService:
                 found.setdefault(room_id, []).append({"type": "m.typing", "content": content})
         return {room_id: events for room_id, events in found.items() if wanted.room_passes(room_id)}
 
-    def _rooms_with_typing(self, interval: _Interval, rooms: Sequence[str]) -> list[str]:
+    def _rooms_with_typing(self, interval: Interval, rooms: Sequence[str]) -> list[str]:
         if interval.since is None:
             return [room_id for room_id in rooms if self._typing.users(room_id)]
         return self._typing.changed(rooms, interval.since.typing)
 
-    # -- other rooms ----------------------------------------------------------------------------
-
-    async def _other_rooms(
-        self, request: SyncRequest, interval: _Interval, entries: Iterable[MemberEntry], answer: _Answer
-    ) -> None:
-        known = {}
-        for entry in entries:
-            known[entry.room_id] = entry
-            if not request.filter.room_passes(entry.room_id):
-                continue
-            news = interval.initial or interval.is_recent(entry)
-            if entry.membership in ("invite", "knock") and news:
-                section = await self._invites.known_room(request.user_id, entry)
-                if section is not None:
-                    answer.rooms[entry.membership][entry.room_id] = section
-            elif entry.membership in ("leave", "ban"):
-                await self._left_room(request, interval, entry, answer)
-        since = None if interval.since is None else interval.since.stream
-        pending = await self._invites.elsewhere(request.user_id, since, interval.upto.stream, known)
-        for kind, room_id, section in pending:
-            if request.filter.room_passes(room_id) and room_id not in answer.rooms["join"]:
-                answer.rooms[kind][room_id] = section
-
-    async def _left_room(
-        self, request: SyncRequest, interval: _Interval, entry: MemberEntry, answer: _Answer
-    ) -> None:
-        if interval.initial and not request.filter.include_leave:
-            return
-        if not interval.initial and not interval.is_recent(entry) and not request.full_state:
-            return
-        if await aliases.is_forgotten(self._db, request.user_id, entry.room_id):
-            return
-        access = await self._reading.access(request.user_id, entry.room_id)
-        own_event = await self._own_event(entry, access)
-        if access is None or own_event is None or own_event.position is None:
-            return
-        after = None
-        if interval.since is not None:
-            after = await room_reads.position_before(self._db, entry.room_id, interval.since.stream)
-        window = Window(after, own_event.position)
-        answer.rooms["leave"][entry.room_id] = await self._sections.left(
-            access, request.reader, window, own_event, request.filter
-        )
-
-    async def _own_event(self, entry: MemberEntry, access: Access | None) -> Shown | None:
-        stored = await room_log.event(self._db, entry.event_id, entry.room_id)
-        return None if stored is None or access is None else shown(stored, access.version)
-
     @staticmethod
-    def _rooms_left(interval: _Interval, entries: Iterable[MemberEntry]) -> dict[str, int]:
+    def _rooms_left(interval: Interval, entries: Iterable[MemberEntry]) -> dict[str, int]:
         """Rooms the user was taken out of in the interval, with the position of that."""
         return {
             e.room_id: e.from_position

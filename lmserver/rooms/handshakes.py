@@ -1,0 +1,123 @@
+"""Knocks at and leaves of rooms we are not in: the make and send handshake (D04 §Knocks,
+§Rejecting Invites and Leaves).
+
+Of a template nothing but the room version is taken: what we sign is our own (attacks T1-T3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from lmserver.federation_client.room_api import RoomApi
+from lmserver.protocol.events import EventDraft, Lpdu
+from lmserver.protocol.participant import build_lpdu
+from lmserver.protocol.room_versions import SUPPORTED, room_version
+from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms import stripped_state
+from lmserver.rooms.candidates import Candidates, NobodyReached, ask
+from lmserver.rooms.outcomes import MembershipError
+from lmserver.rooms.own_lpdus import SILENCE_CHECK_MS
+from lmserver.storage import lpdus, outside, room_state
+from lmserver.storage.database import Connection, Database
+from lmserver.storage.outside import OutsideMembership
+
+
+class Handshakes:
+    """Changes of our users' membership in rooms that have no list here."""
+
+    def __init__(
+        self,
+        db: Database,
+        key: SigningKey,
+        api: RoomApi,
+        publish: Callable[[Iterable[str]], None],
+        wake: Callable[[Iterable[str]], None],
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._key = key
+        self._api = api
+        self._publish = publish
+        self._wake = wake
+        self._clock = clock
+
+    async def knock(self, server: str, draft: EventDraft) -> None:
+        """Knock through `server`, which has to be the hub.
+
+        Raises FederationError, UnknownRoomVersion or another ProtocolError.
+        """
+        version = room_version(
+            await self._api.make_membership(server, "knock", draft.room_id, draft.sender, list(SUPPORTED))
+        )
+        lpdu = build_lpdu(draft, version, server, self._key)
+        answer = await self._api.send_knock(server, version.id, lpdu.event_id, lpdu.fields)
+        knock = OutsideMembership(
+            user_id=draft.sender,
+            room_id=draft.room_id,
+            membership="knock",
+            hub_server=server,
+            sender=draft.sender,
+            room_version=version.id,
+            event=lpdu.canonical,
+            event_id=answer.event_id,
+            stripped_state=outside.encode_state(stripped_state.clean(answer.stripped_state)),
+        )
+        await self._db.run(lambda db: self._keep(db, knock))
+        self._publish([draft.sender])
+
+    async def leave(self, servers: Candidates, draft: EventDraft, known: OutsideMembership) -> None:
+        """Tell the hub, now or when it can be reached; for our user the room is gone either way.
+
+        A hub that refuses knows better than we do, or knows no such request as one known peer.
+        """
+        unsent: Lpdu | None = None
+        try:
+            await ask(servers, lambda server: self._leave_through(server, draft, known.room_version))
+        except NobodyReached:
+            unsent = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
+        except MembershipError:
+            pass
+        await self._db.run(lambda db: self._keep_left(db, draft, known, unsent))
+        self._publish([draft.sender])
+        if unsent is not None:
+            self._wake([known.hub_server])
+
+    async def _leave_through(self, server: str, draft: EventDraft, version_id: str) -> None:
+        version = room_version(version_id)
+        await self._api.make_membership(server, "leave", draft.room_id, draft.sender, ())
+        lpdu = build_lpdu(draft, version, server, self._key)
+        await self._api.send_leave(server, version.id, lpdu.event_id, lpdu.fields)
+
+    async def _keep(self, db: Connection, change: OutsideMembership) -> None:
+        """Store it, unless our server came into the room meanwhile: then the list tells."""
+        await outside.lock_room(db, change.room_id)
+        if not await room_state.has_joined_user(db, change.room_id, self._key.server_name):
+            await outside.store(db, change)
+
+    async def _keep_left(
+        self, db: Connection, draft: EventDraft, known: OutsideMembership, unsent: Lpdu | None
+    ) -> None:
+        left = replace(
+            known,
+            membership="leave",
+            sender=draft.sender,
+            event=None,
+            event_id=None,
+            stripped_state=outside.encode_state([]),
+        )
+        await self._keep(db, left)
+        if unsent is not None:
+            await lpdus.queue(
+                db,
+                room_id=unsent.room_id,
+                lpdu_id=unsent.event_id,
+                lpdu_hash=unsent.lpdu_hash or "",
+                destination=known.hub_server,
+                lpdu=unsent.canonical,
+                user_id=unsent.sender,
+                device_id=None,
+                txn_id=None,
+                now_ms=self._clock(),
+                check_at=self._clock() + SILENCE_CHECK_MS,
+            )

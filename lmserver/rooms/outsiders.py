@@ -1,0 +1,118 @@
+"""News of our users from hubs of rooms we are not in: kicks, bans and withdrawn invites.
+
+Such a room has no list here, so its rules cannot be applied. What stands for them: the event comes
+from the hub that our user's membership came from, every signature and hash is right, and it cites
+the membership it ends (D04 §Auth Events Selection names the target's member event), so that an
+event delivered late does not undo an invite that overtook it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from lmserver.protocol import canonical_json, ids
+from lmserver.protocol.events import Pdu, parse_pdu
+from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.visible_ranges import FOREVER
+from lmserver.storage import outside, room_log, room_state
+from lmserver.storage.database import Connection, Database, Executor
+from lmserver.storage.outside import OutsideMembership
+
+
+class Outsiders:
+    """Keeps our users' memberships in rooms we are not in."""
+
+    def __init__(self, db: Database, server_name: str, publish: Callable[[Iterable[str]], None]) -> None:
+        self._db = db
+        self._server_name = server_name
+        self._publish = publish
+
+    async def version_told_by(self, room_id: str, origin: str) -> str | None:
+        """The version of a room without a list, if `origin` is the hub of one of our users there."""
+        return await outside.version_told_by(self._db, room_id, origin)
+
+    async def receive(self, origin: str, room_id: str, pdus: Sequence[Pdu]) -> set[str]:
+        """Store what concerns our users; signatures checked and hashes enforced before.
+
+        Returns the IDs of events that are now known; the others are none of our business.
+        """
+        wanted = [pdu for pdu in pdus if self._concerns_us(pdu, origin)]
+        if not wanted:
+            return set()
+        told = await self._db.run(lambda db: self._apply(db, origin, room_id, wanted))
+        self._publish({pdu.state_key or "" for pdu in told})
+        return {pdu.event_id for pdu in told}
+
+    def _concerns_us(self, pdu: Pdu, origin: str) -> bool:
+        """A change of one of our users' membership by another server's user, through its hub."""
+        if pdu.type != "m.room.member" or not ids.is_user_id(pdu.state_key):
+            return False
+        hub = pdu.hub_server if pdu.hub_server is not None else pdu.server
+        return (
+            pdu.membership in ("leave", "ban", "invite")
+            and ids.server_of(pdu.state_key or "") == self._server_name
+            and pdu.server != self._server_name
+            and hub == origin
+        )
+
+    async def _apply(self, db: Connection, origin: str, room_id: str, pdus: Sequence[Pdu]) -> list[Pdu]:
+        await outside.lock_room(db, room_id)
+        if await room_state.has_joined_user(db, room_id, self._server_name):
+            return []
+        return [pdu for pdu in pdus if await self._take(db, origin, pdu)]
+
+    async def _take(self, db: Connection, origin: str, pdu: Pdu) -> bool:
+        known = await newest(db, pdu.state_key or "", pdu.room_id)
+        if known is None or known.hub_server != origin:
+            return False
+        if known.event_id == pdu.event_id:
+            return True
+        if pdu.membership == "invite":
+            return await _settle_invite(db, known, pdu)
+        if known.event_id is not None and known.event_id not in pdu.auth_events:
+            return False
+        await outside.store(db, _ended(known, pdu))
+        return True
+
+
+async def newest(db: Executor, user_id: str, room_id: str) -> OutsideMembership | None:
+    """A user's membership in a room we are not in: told from outside or, in a room we have left,
+    what stood at the end of its list. None when nothing is known."""
+    told = await outside.get(db, user_id, room_id)
+    room = await room_log.room(db, room_id)
+    entry = None
+    if room is not None:
+        entry = await room_state.state_entry(db, room_id, FOREVER, "m.room.member", user_id)
+    if room is None or entry is None or (told is not None and told.stream_xid > entry.stream_xid):
+        return told
+    pdu = parse_pdu(canonical_json.parse_object(entry.pdu), room_version(room.room_version))
+    return OutsideMembership(
+        user_id, room_id, pdu.membership or "leave", room.hub_server, pdu.sender, pdu.version.id,
+        pdu.canonical, entry.event_id, outside.encode_state([]), entry.stream_xid,
+    )  # fmt: skip
+
+
+def _ended(known: OutsideMembership, pdu: Pdu) -> OutsideMembership:
+    return replace(
+        known,
+        membership=pdu.membership or "leave",
+        sender=pdu.sender,
+        event=pdu.canonical,
+        event_id=pdu.event_id,
+        stripped_state=outside.encode_state([]),
+    )
+
+
+async def _settle_invite(db: Connection, known: OutsideMembership, pdu: Pdu) -> bool:
+    """The invite we signed, completed anew because its room had moved on meanwhile: its event ID
+    is the one that the hub's next event about the user will cite."""
+    if known.membership != "invite" or known.event is None:
+        return False
+    asked = parse_pdu(canonical_json.parse_object(known.event), pdu.version)
+    same = (asked.sender, asked.origin_server_ts, asked.content) == (
+        pdu.sender, pdu.origin_server_ts, pdu.content,
+    )  # fmt: skip
+    if same:
+        await outside.replace_event(db, known, pdu.canonical, pdu.event_id)
+    return same
