@@ -136,6 +136,7 @@ class Server:
     accounts: Accounts
     membership: Membership
     sender: Sender
+    gaps: GapFiller
     echo_watch: EchoWatch
     notifier: Notifier
     keyring: Keyring
@@ -183,7 +184,8 @@ def assemble(
     evidence = EvidenceLog(db, clock, metrics.count_evidence)
     turns = Turns(db, key, audience, answers, clock, evidence)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
-    engine = RoomEngine(turns, own_lpdus, GapFiller(db, turns, HubHistory(db, api, keyring)))
+    gaps = GapFiller(db, turns, HubHistory(db, api, keyring), evidence, clock)
+    engine = RoomEngine(turns, own_lpdus, gaps)
     # A host and a port it listens on name one process: whoever starts there follows a dead one.
     owner = f"{socket.gethostname()} {config.client.host}:{config.client.port}"
     sender = Sender(db, client, own_lpdus.answered, clock, owner=owner)
@@ -222,6 +224,7 @@ def assemble(
         accounts,
         membership,
         sender,
+        gaps,
         EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
         notifier,
         keyring,

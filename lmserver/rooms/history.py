@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmserver.federation_client.errors import FederationError
+from lmserver.federation_client.errors import BadResponse, KeysUnavailable, RemoteError, Unreachable
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.protocol.events import Pdu
 from lmserver.protocol.room_versions import room_version
@@ -22,16 +22,22 @@ class HubHistory:
     async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
         """Events up to and including `event_id`, oldest first, as a chain without holes.
 
-        Empty when the hub does not answer or its answer does not end with the event asked for.
+        Empty when the hub has no such event or what it answers does not hold; raises
+        FederationError when it cannot be asked now.
         """
         row = await room_log.room(self._db, room_id)
         if row is None:
             return []
         try:
             raw = await self._api.backfill(hub, row.room_version, room_id, event_id, limit)
-        except FederationError:
+        except (RemoteError, BadResponse) as error:
+            if isinstance(error, RemoteError) and (error.status == 429 or error.status >= 500):
+                raise
             return []
         checked = await check_pdus(raw, room_version(row.room_version), room_id, self._verifier)
+        unknown = next((c for c in checked if isinstance(c, KeysUnavailable)), None)
+        if unknown is not None:
+            raise Unreachable(str(unknown))
         by_id = {pdu.event_id: pdu for pdu in checked if isinstance(pdu, Pdu)}
         chain: list[Pdu] = []
         # Follow the links rather than trust the order: one known peer sends newest first.

@@ -12,7 +12,8 @@ from lmserver.protocol.events import Lpdu, Pdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.signatures import SigningKey, check_event_signatures
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.gaps import GapFiller
+from lmserver.rooms.evidence import EvidenceLog
+from lmserver.rooms.gaps import Budget, GapFiller
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.own_lpdus import OwnLpdus
 from lmserver.rooms.turns import Turns
@@ -87,6 +88,7 @@ class EngineKit:
     listener: Listener
     turns: Turns
     own_lpdus: OwnLpdus
+    gaps: GapFiller
     engine: RoomEngine
 
     async def problems(self, room_id: str) -> list[str]:
@@ -104,12 +106,14 @@ def engine_kit(
     history: Any = None,
     clock: Callable[[], int] = now,
     answer_seconds: float = 0.3,
+    **budgets: Budget,
 ) -> EngineKit:
     key, listener, answers = key_of(server), Listener(), LpduAnswers()
     turns = Turns(db, key, listener, answers, clock)
     own = OwnLpdus(db, key, answers, listener.wake, clock, answer_seconds=answer_seconds)
-    engine = RoomEngine(turns, own, GapFiller(db, turns, history or NoHistory()))
-    return EngineKit(db, key, listener, turns, own, engine)
+    gaps = GapFiller(db, turns, history or NoHistory(), EvidenceLog(db, clock), clock, **budgets)
+    engine = RoomEngine(turns, own, gaps)
+    return EngineKit(db, key, listener, turns, own, gaps, engine)
 
 
 async def adopt_join(kit: EngineKit, pdus: Sequence[Pdu], hub: str) -> None:

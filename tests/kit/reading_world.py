@@ -9,6 +9,7 @@ from typing import Any
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.gaps import GapFiller
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.notifier import Notifier
@@ -101,7 +102,9 @@ class World:
         answers = LpduAnswers()
         self.turns = Turns(db, key_of(HUB), Audience(self.notifier), answers, clock)
         own = OwnLpdus(db, key_of(HUB), answers, lambda destinations: None, clock)
-        self.engine = RoomEngine(self.turns, own, GapFiller(db, self.turns, NoHistory()))
+        self.engine = RoomEngine(
+            self.turns, own, GapFiller(db, self.turns, NoHistory(), EvidenceLog(db, clock), clock)
+        )
         self.reading = Reading(db, clock)
         self.typing = Typing(self.notifier.nudge)
         self.devices = FakeDevices()
