@@ -44,7 +44,7 @@ from lmserver.federation_client.room_api import RoomApi
 from lmserver.federation_client.sender import Sender
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
-from lmserver.federation_server.discovery import DiscoveryEndpoints as FederationDiscoveryEndpoints
+from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
 from lmserver.federation_server.edus import Edu, EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
@@ -212,7 +212,8 @@ def assemble(
         MembershipEndpoints(db, engine, keyring, invites, clock),
         EventEndpoints(db, engine),
         ServerKeyEndpoints(key, old_keys, keyring, clock, linearized=config.federation.mode == "linearized"),
-        FederationDiscoveryEndpoints(None),
+        WellKnownEndpoints(config.federation.well_known),
+        VersionEndpoints(),
         FederationDeviceEndpoints(name, federated, federated, directory),
         FederationMediaEndpoints(media.library),
     )
@@ -308,6 +309,7 @@ def _client_app(
     registration = config.registration
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
+        WellKnownEndpoints(config.federation.well_known),
         LoginEndpoints(accounts, sessions, limiter, registration.mode, registration.tokens),
         DeviceEndpoints(accounts, sessions, limiter),
         ProfileEndpoints(

@@ -51,6 +51,7 @@ class FederationListener:
 @dataclass(frozen=True, slots=True)
 class Federation:
     mode: Literal["linearized"]
+    well_known: str | None
     plain_http_servers: frozenset[str]
     allowed_networks: tuple[Network, ...]
     ca_file: Path | None
@@ -115,6 +116,8 @@ class Config:
             found.append("the federation listener speaks plain HTTP: for tests only")
         plain = sorted(self.federation.plain_http_servers)
         found += [f"{name} is contacted over plain HTTP: for tests only" for name in plain]
+        if self.federation.well_known is not None and ":" in self.server_name:
+            found.append("federation.well_known is never asked for: server_name says the port")
         if self.registration.mode == "open":
             found.append("registration is open: anybody who reaches the client API can make accounts")
         return found
@@ -297,8 +300,8 @@ def _client(reader: _Reader, raw: dict[str, Any]) -> ClientListener:
 
 
 _FEDERATION = {
-    "mode", "host", "port", "tls_certificate", "tls_private_key", "ca_file", "plain_http_servers",
-    "allowed_networks",
+    "mode", "well_known", "host", "port", "tls_certificate", "tls_private_key", "ca_file",
+    "plain_http_servers", "allowed_networks",
 }  # fmt: skip
 
 
@@ -324,6 +327,11 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
     mode = reader.choice(section, "mode", ("linearized", "dual_stack"), "linearized", "federation.")
     if mode == "dual_stack":
         reader.problems.append("federation.mode: dual_stack is not built yet; use linearized")
+    well_known = reader.value(section, "well_known", str, None, "federation.")
+    if well_known is not None and not ids.is_server_name(well_known):
+        reader.problems.append(
+            f"federation.well_known: {_shown(well_known)} is not a DNS name with an optional port"
+        )
     plain = reader.strings(section, "plain_http_servers", "federation.")
     for name in plain:
         if not ids.is_server_name(name):
@@ -337,7 +345,11 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
                 f"federation.allowed_networks: {_shown(text)} is not a network like 10.0.0.0/8"
             )
     return Federation(
-        "linearized", frozenset(plain), tuple(networks), reader.file(section, "ca_file", "federation.")
+        "linearized",
+        well_known,
+        frozenset(plain),
+        tuple(networks),
+        reader.file(section, "ca_file", "federation."),
     )
 
 

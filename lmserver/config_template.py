@@ -71,6 +71,10 @@ client:
 federation:
   # linearized: we are a Linearized Matrix server and say so. (dual_stack is not built yet.)
   mode: "linearized"
+  # Where other servers find us, if not on port 8448 of server_name: a DNS name with an optional port,
+  # such as "matrix.example.org:443". Both listeners serve it as .well-known/matrix/server; others ask
+  # for it on port 443 of server_name. null: 404 there.
+  well_known: null
   host: "{"127.0.0.1" if t.dev else "0.0.0.0"}"
   port: {t.federation_port}
   # PEM files; TLS 1.3. Both null: plain HTTP, for tests only.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 Progress = Callable[[str], None]
 
 STOP_SECONDS = 20.0
+OPEN_FILES = 65_536
 HOUSEKEEPING_SECONDS = 3600.0
 DAY_MS = 24 * 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
@@ -80,9 +82,18 @@ def run(
     logs.configure(config.logging.level, config.logging.format)
     for warning in config.warnings():
         log.warning("configuration", warning=warning)
+    _allow_files()
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
         runner.run(_serve(config, ready, progress))
     return 0
+
+
+def _allow_files() -> None:
+    """Every connection and every DNS query is an open file: take what the system grants."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

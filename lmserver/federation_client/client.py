@@ -196,7 +196,7 @@ class FederationClient:
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError too
             if destination is not None:
                 self._resolver.forget(destination)
-            raise Unreachable("server could not be reached", _detail(error)) from error
+            raise Unreachable(_detail(error)) from error
 
     async def _exchange(
         self, method: str, target: Target, uri: str, headers: dict[str, str], body: bytes | None, limit: int

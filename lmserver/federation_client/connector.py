@@ -12,7 +12,8 @@ import socket
 import ssl
 import zlib
 from collections import OrderedDict
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from lmserver.federation_client.addresses import AddressGuard
+from lmserver.federation_client.answer_limits import LimitedConnector
 from lmserver.federation_client.errors import BadResponse
 
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 64
+MAX_ALL_HEADERS = 32 * 1024
 MAX_POOLS = 10_000
 READ_CHUNK = 64 * 1024
 USER_AGENT = "lmserver"
@@ -40,15 +43,21 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect, the name that the certificate must prove (None: plain HTTP), and the Host header."""
+    """Where to connect, the name that the certificate must prove (None: plain HTTP), and the Host header.
+
+    `backups` are tried one after the other when no connection to any of `addresses` can be made: the
+    targets of SRV records of ever less priority.
+    """
 
     host_header: str
     tls_name: str | None
     addresses: tuple[Address, ...]
+    backups: tuple[tuple[Address, ...], ...] = ()
 
-    def pool_name(self) -> str:
-        """A host name that stands for exactly this target in the connection pool."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:40] + ".invalid"
+    def pool_name(self, addresses: tuple[Address, ...]) -> str:
+        """A host name that stands for exactly these addresses of this target in the connection pool."""
+        identity = (self.host_header, self.tls_name, addresses)
+        return hashlib.sha256(repr(identity).encode()).hexdigest()[:40] + ".invalid"
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
@@ -106,17 +115,43 @@ class PinnedHttp:
         self._pins = _PinnedResolver()
         self._session: aiohttp.ClientSession | None = None
 
-    def request(
+    @asynccontextmanager
+    async def request(
         self, method: str, target: Target, uri: str, *, headers: dict[str, str], body: bytes | None
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send `uri` byte for byte. Raises aiohttp.ClientError, OSError or ssl errors."""
-        name = target.pool_name()
-        self._pins.pin(name, target.addresses)
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send `uri` byte for byte. Raises aiohttp.ClientError, OSError, ssl errors or BadResponse."""
+        async with await self._first_reached(method, target, uri, headers, body) as response:
+            _check_headers(response)
+            yield response
+
+    async def _first_reached(
+        self, method: str, target: Target, uri: str, headers: dict[str, str], body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """The answer of the best addresses that a connection can be made to."""
+        *better, last = (target.addresses, *target.backups)
+        for addresses in better:
+            try:
+                return await self._send(method, target, addresses, uri, headers, body)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                continue
+        return await self._send(method, target, last, uri, headers, body)
+
+    async def _send(
+        self,
+        method: str,
+        target: Target,
+        addresses: tuple[Address, ...],
+        uri: str,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        name = target.pool_name(addresses)
+        self._pins.pin(name, addresses)
         scheme = "http" if target.tls_name is None else "https"
         url = URL(f"{scheme}://{name}{uri}", encoded=True)
         if url.raw_path_qs != uri:
             raise ValueError("uri must be in origin form and already quoted")
-        return self._open_session().request(
+        return await self._open_session().request(
             method,
             url,
             headers={**headers, "Host": target.host_header},
@@ -133,7 +168,7 @@ class PinnedHttp:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
+            connector = LimitedConnector(
                 resolver=self._pins,
                 use_dns_cache=False,
                 socket_factory=self._socket,
@@ -161,6 +196,12 @@ class PinnedHttp:
         sock = socket.socket(family=family, type=kind, proto=proto)
         sock.setblocking(False)
         return sock
+
+
+def _check_headers(response: aiohttp.ClientResponse) -> None:
+    """Raises BadResponse: headers that are small one by one may still be large together."""
+    if sum(len(name) + len(value) for name, value in response.raw_headers) > MAX_ALL_HEADERS:
+        raise BadResponse("response headers are too large")
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -173,7 +173,7 @@ class DestinationSender:
             try:
                 response = await self._put(txn)
             except FederationError as error:
-                await self._back_off(str(error), 0)
+                await self._back_off(error.detail or str(error), 0)
                 return False
             if response.status == 200:
                 await self._settle(txn, response.json if isinstance(response.json, dict) else {})

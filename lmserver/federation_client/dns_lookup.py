@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -23,6 +24,8 @@ from lmserver.federation_client.errors import NameNotFound, Unreachable
 MAX_ADDRESSES = 8
 MAX_SRV = 10
 HOSTS_TTL = 300
+SECOND_FAMILY = 0.5
+MAX_QUERIES = 2048
 _LOCALHOST = ("127.0.0.1", "::1")
 
 
@@ -73,6 +76,7 @@ class SystemDns:
         self._resolver = resolver or _system_resolver()
         self._resolver.timeout = timeout
         self._hosts = _read_hosts(hosts_file)
+        self._slots = asyncio.Semaphore(_most_queries())
 
     async def addresses(self, host: str) -> AddressAnswer:
         name = host.lower().rstrip(".")
@@ -81,10 +85,7 @@ class SystemDns:
         local = self._hosts.get(name)
         if local:
             return AddressAnswer(local, HOSTS_TTL)
-        answers = await asyncio.gather(
-            self._query(name, "A"), self._query(name, "AAAA"), return_exceptions=True
-        )
-        return _merge(answers)
+        return _merge(await self._both_families(name))
 
     async def srv(self, name: str) -> SrvAnswer:
         answer = await self._query(name, "SRV")
@@ -94,15 +95,29 @@ class SystemDns:
         ]
         return SrvAnswer(tuple(records), answer.rrset.ttl if answer.rrset else 0)
 
+    async def _both_families(self, name: str) -> list[dns.resolver.Answer | BaseException]:
+        """A and AAAA side by side; when one brings addresses, the other has half a second left."""
+        tasks = [asyncio.create_task(self._query(name, kind)) for kind in ("A", "AAAA")]
+        try:
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                found = any(task.exception() is None for task in done)
+                await asyncio.wait(pending, timeout=SECOND_FAMILY if found else None)
+            return [task.exception() or task.result() for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def _query(self, name: str, kind: str) -> dns.resolver.Answer:
         try:
-            return await self._resolver.resolve(
-                dns.name.from_text(name), kind, search=False, lifetime=self._lifetime
-            )
+            async with self._slots:
+                return await self._resolver.resolve(
+                    dns.name.from_text(name), kind, search=False, lifetime=self._lifetime
+                )
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as error:
-            raise NameNotFound("server name not found", str(error)) from error
+            raise NameNotFound(f"no such name: {error}") from error
         except (dns.exception.DNSException, OSError, UnicodeError, ValueError) as error:
-            raise Unreachable("server name lookup failed", str(error)) from error
+            raise Unreachable(f"name lookup failed: {error}") from error
 
 
 def _merge(answers: Iterable[dns.resolver.Answer | BaseException]) -> AddressAnswer:
@@ -119,7 +134,13 @@ def _merge(answers: Iterable[dns.resolver.Answer | BaseException]) -> AddressAns
             ttls.append(answer.rrset.ttl)
     if addresses:
         return AddressAnswer(tuple(addresses), min(ttls))
-    raise failure or NameNotFound("server name not found")
+    raise failure or NameNotFound("no such name")
+
+
+def _most_queries() -> int:
+    """Each query has a socket of its own; a quarter of the files we may open is theirs at most."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_QUERIES if soft < 0 else max(32, min(MAX_QUERIES, soft // 4))
 
 
 def _system_resolver() -> dns.asyncresolver.Resolver:

@@ -1,7 +1,7 @@
 """What can go wrong when another server is asked something.
 
 `str(error)` is a short fixed text that may be shown to a client or a peer; `detail` may name addresses and
-ports and belongs only in our own log, so that nobody can scan ports through us.
+ports and belongs only in our own log, so that nobody can scan ports or names through us (attack F12).
 """
 
 from __future__ import annotations
@@ -20,11 +20,21 @@ class FederationError(Exception):
 
 
 class Unreachable(FederationError):
-    """No answer: the name does not resolve, the address is refused, or the connection or deadline failed."""
+    """No answer: the name does not resolve, the address is refused, or the connection or deadline failed.
+
+    Its text is the same for all of these; only `detail` tells them apart.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("server could not be reached", detail[:MAX_REASON])
 
 
 class NameNotFound(Unreachable):
     """DNS says that the name or the record does not exist."""
+
+
+class AddressesRefused(Unreachable):
+    """The name leads only to addresses or ports that we do not connect to."""
 
 
 class BadResponse(FederationError):

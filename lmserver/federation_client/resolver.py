@@ -12,12 +12,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
+
+import structlog
 
 from lmserver.federation_client.addresses import FORBIDDEN_PORTS, AddressGuard
 from lmserver.federation_client.connector import Address, PinnedHttp, Target
 from lmserver.federation_client.dns_lookup import Dns, SrvRecord
-from lmserver.federation_client.errors import FederationError, NameNotFound, Unreachable
+from lmserver.federation_client.errors import AddressesRefused, FederationError, NameNotFound, Unreachable
 from lmserver.federation_client.single_flight import SingleFlight
 from lmserver.federation_client.well_known import WellKnown
 from lmserver.protocol.ids import is_server_name
@@ -29,11 +32,18 @@ MAX_ADDRESSES = 16
 MIN_TTL = 30
 MAX_TTL = 3600
 STALE = 24 * 3600.0
+FIRST_FAILURE = 5.0
+MAX_FAILURE = 60.0
+PATIENCE = 1.0
 MAX_ENTRIES = 10_000
 MAX_URL = 4096
 
 # Path and query as they go on the wire: visible ASCII.
 _URI = re.compile(r"/[!-~]*")
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +53,20 @@ class _Entry:
     stale_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Until then the name servers are left alone."""
+
+    until: float
+    count: int
+
+
 class Resolver:
-    """Resolves server names; answers are kept for the DNS time to live (30 s to 1 h)."""
+    """Resolves server names; answers are kept for the DNS time to live (30 s to 1 h).
+
+    A name that fails is not looked up again for 5 s, ever longer up to a minute. Meanwhile, and while name
+    servers are slow, a server that was found within a day is looked for where it was.
+    """
 
     def __init__(
         self,
@@ -61,6 +83,7 @@ class Resolver:
         self._clock = clock
         self._well_known = WellKnown(dns, http, clock, wall, port=well_known_port)
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._failures: OrderedDict[str, _Failure] = OrderedDict()
         self._flights: SingleFlight[Target] = SingleFlight()
         self._random = random.Random()
 
@@ -74,7 +97,17 @@ class Resolver:
         entry = self._cache.get(server_name)
         if entry is not None and entry.expires > self._clock():
             return entry.target
-        return await self._flights.run(server_name, lambda: self._refresh(server_name, plain))
+        failure = self._failures.get(server_name)
+        if failure is not None and failure.until > self._clock():
+            return self._last_known(server_name, Unreachable("not resolved a moment ago"))
+        fresh = self._flights.run(server_name, lambda: self._refresh(server_name, plain))
+        if entry is None or entry.stale_until <= self._clock():
+            return await fresh
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await fresh
+        except TimeoutError:
+            return entry.target  # the lookup goes on for whoever asks next
 
     async def resolve_url(self, url: str, *, plain: bool = False) -> tuple[Target, str]:
         """Where a URL leads that another server named, and its path and query. Raises Unreachable
@@ -92,7 +125,7 @@ class Resolver:
             raise Unreachable("URL is not valid")
         addresses, _ = await self._addresses(host, port or (443 if tls else 80))
         header = host if port is None else f"{host}:{port}"
-        return Target(header, host if tls else None, self._checked(addresses)), uri
+        return self._target(header, host if tls else None, [addresses]), uri
 
     def forget(self, server_name: str) -> None:
         """The server could not be reached where it was said to be: ask DNS again next time."""
@@ -107,20 +140,29 @@ class Resolver:
     async def _refresh(self, server_name: str, plain: bool) -> Target:
         try:
             target, ttl = await self._lookup(server_name, plain)
-        except NameNotFound:
-            self._cache.pop(server_name, None)
-            raise
-        except Unreachable:
-            old = self._cache.get(server_name)
-            if old is not None and self._clock() < old.stale_until:
-                return old.target  # the name servers are out of order, the server may not be
-            raise
+        except Unreachable as error:
+            log.debug("server_not_resolved", server=server_name, reason=error.detail)
+            self._failed(server_name)
+            if isinstance(error, NameNotFound | AddressesRefused):
+                self._cache.pop(server_name, None)  # an answer, if not the one hoped for
+            return self._last_known(server_name, error)
         now = self._clock()
-        self._cache[server_name] = _Entry(target, now + min(max(ttl, MIN_TTL), MAX_TTL), now + STALE)
-        self._cache.move_to_end(server_name)
-        if len(self._cache) > MAX_ENTRIES:
-            self._cache.popitem(last=False)
+        self._failures.pop(server_name, None)
+        _keep(self._cache, server_name, _Entry(target, now + min(max(ttl, MIN_TTL), MAX_TTL), now + STALE))
         return target
+
+    def _failed(self, server_name: str) -> None:
+        old = self._failures.get(server_name)
+        count = old.count + 1 if old is not None else 1
+        pause = min(MAX_FAILURE, FIRST_FAILURE * 2.0 ** min(count - 1, 10))
+        _keep(self._failures, server_name, _Failure(self._clock() + pause, count))
+
+    def _last_known(self, server_name: str, error: Unreachable) -> Target:
+        """Where the server was: the name servers are out of order, the server may not be."""
+        entry = self._cache.get(server_name)
+        if entry is not None and self._clock() < entry.stale_until:
+            return entry.target
+        raise error
 
     async def _lookup(self, server_name: str, plain: bool) -> tuple[Target, int]:
         host, port = _split(server_name)
@@ -131,17 +173,19 @@ class Resolver:
         tls_name = None if plain else host
         if port is not None:  # steps 1 and 2.1
             addresses, ttl = await self._addresses(host, port)
-            return Target(f"{host}:{port}", tls_name, self._checked(addresses)), ttl
+            return self._target(f"{host}:{port}", tls_name, [addresses]), ttl
         found = await self._srv(host)  # steps 2.3 and 3
-        addresses, ttl = found if found is not None else await self._addresses(host, DEFAULT_PORT)
-        return Target(host, tls_name, self._checked(addresses)), ttl
+        if found is None:  # steps 2.4 and 4
+            addresses, ttl = await self._addresses(host, DEFAULT_PORT)
+            found = [addresses], ttl
+        return self._target(host, tls_name, found[0]), found[1]
 
     async def _addresses(self, host: str, port: int) -> tuple[list[Address], int]:
         answer = await self._dns.addresses(host)
         return [Address(ip, port) for ip in answer.addresses], answer.ttl
 
-    async def _srv(self, host: str) -> tuple[list[Address], int] | None:
-        """The addresses behind the SRV records, best first; None without records."""
+    async def _srv(self, host: str) -> tuple[list[list[Address]], int] | None:
+        """The addresses behind the SRV records, a list for each priority; None without records."""
         try:
             answer = await self._dns.srv(f"_matrix._tcp.{host}")
         except NameNotFound:
@@ -150,22 +194,22 @@ class Resolver:
         if not records:
             return None
         if all(record.target in ("", ".") for record in records):
-            raise NameNotFound("server does not offer federation")
+            raise NameNotFound("SRV record says that there is no federation")
+        usable = [record for record in records if _usable(record)]
         found = await asyncio.gather(
-            *(self._addresses(record.target, record.port) for record in records if _usable(record)),
-            return_exceptions=True,
+            *(self._addresses(record.target, record.port) for record in usable), return_exceptions=True
         )
-        addresses: list[Address] = []
+        groups: dict[int, list[Address]] = {}
         ttl = answer.ttl
-        for result in found:
+        for record, result in zip(usable, found, strict=True):
             if isinstance(result, tuple):
-                addresses += result[0]
+                groups.setdefault(record.priority, []).extend(result[0])
                 ttl = min(ttl, result[1])
             elif not isinstance(result, FederationError):
                 raise result
-        if not addresses:
+        if not groups:
             raise Unreachable("no target of the server's SRV records resolves")
-        return addresses, ttl
+        return list(groups.values()), ttl
 
     def _in_order(self, records: Iterable[SrvRecord]) -> list[SrvRecord]:
         """By priority; within one, at random by weight (RFC 2782)."""
@@ -175,16 +219,28 @@ class Resolver:
 
         return sorted(records, key=rank)
 
-    def _checked(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
+    def _target(self, host_header: str, tls_name: str | None, groups: Iterable[Iterable[Address]]) -> Target:
         """Only what the guard lets through. Raises Unreachable when nothing is left."""
-        allowed = [
-            a
-            for a in dict.fromkeys(addresses)
-            if a.port not in FORBIDDEN_PORTS and self._guard.is_allowed(a.ip)
-        ]
+        left = MAX_ADDRESSES
+        allowed: list[tuple[Address, ...]] = []
+        for group in groups:
+            kept = tuple(a for a in dict.fromkeys(group) if self._allowed(a))[:left]
+            left -= len(kept)
+            if kept:
+                allowed.append(kept)
         if not allowed:
-            raise Unreachable("server's addresses are refused", "private, special or forbidden port")
-        return tuple(allowed[:MAX_ADDRESSES])
+            raise AddressesRefused("every address is refused: private, special or a forbidden port")
+        return Target(host_header, tls_name, allowed[0], tuple(allowed[1:]))
+
+    def _allowed(self, address: Address) -> bool:
+        return address.port not in FORBIDDEN_PORTS and self._guard.is_allowed(address.ip)
+
+
+def _keep(cache: OrderedDict[str, T], key: str, value: T) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > MAX_ENTRIES:
+        cache.popitem(last=False)
 
 
 def _usable(record: SrvRecord) -> bool:

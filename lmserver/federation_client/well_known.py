@@ -20,16 +20,16 @@ import structlog
 from lmserver.federation_client.addresses import FORBIDDEN_PORTS
 from lmserver.federation_client.connector import Address, PinnedHttp, Target, read_body
 from lmserver.federation_client.dns_lookup import Dns
-from lmserver.federation_client.errors import FederationError, Unreachable
+from lmserver.federation_client.errors import BadResponse, FederationError
 from lmserver.federation_client.single_flight import SingleFlight
 from lmserver.protocol import canonical_json
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.ids import is_server_name
 
 PATH = "/.well-known/matrix/server"
-MAX_BODY = 64 * 1024
+MAX_BODY = 50 * 1024
 MAX_REDIRECTS = 5
-DEADLINE = 10.0
+DEADLINE = 6.0  # less than any request waits, so that a silent host leaves time for the next steps
 DEFAULT_TTL = 24 * 3600.0
 MAX_TTL = 48 * 3600.0
 MIN_TTL = 300.0
@@ -106,7 +106,7 @@ class WellKnown:
             ValueError,
         ) as error:
             # TimeoutError is an OSError
-            log.debug("no_delegation", server=hostname, reason=str(error)[:200])
+            log.debug("no_delegation", server=hostname, reason=_reason(error))
             entry = self._after_failure(old, final=isinstance(error, _NoDelegation) and error.final)
         self._cache[hostname] = entry
         self._cache.move_to_end(hostname)
@@ -172,9 +172,13 @@ class WellKnown:
             return 0.0
 
 
+def _reason(error: Exception) -> str:
+    return (error.detail if isinstance(error, FederationError) and error.detail else str(error))[:200]
+
+
 def _delegated(body: bytes) -> str:
-    """`m.server` of a well-known document. Raises a ProtocolError or Unreachable."""
+    """`m.server` of a well-known document. Raises a ProtocolError or BadResponse."""
     name = canonical_json.parse_object(body).get("m.server")
     if not isinstance(name, str) or not is_server_name(name):
-        raise Unreachable("delegation is not a server name")
+        raise BadResponse("delegation is not a server name")
     return name

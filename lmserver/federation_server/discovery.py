@@ -10,7 +10,7 @@ from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import not_found
 
 
-class DiscoveryEndpoints:
+class WellKnownEndpoints:
     """`delegated_to` is host and port of this server, if its name alone does not lead here."""
 
     def __init__(self, delegated_to: str | None) -> None:
@@ -22,6 +22,10 @@ class DiscoveryEndpoints:
         if self._delegated_to is None:
             raise not_found("No delegation")
         return {"m.server": self._delegated_to}
+
+
+class VersionEndpoints:
+    """For federation testers."""
 
     @endpoint("GET", STABLE + "/v1/version", auth=Auth.NONE)
     async def version(self, request: Request) -> dict[str, Any]:

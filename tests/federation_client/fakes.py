@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -28,22 +29,25 @@ class FakeDns:
         self.hosts: dict[str, list[str]] = {}
         self.services: dict[str, list[SrvRecord]] = {}
         self.broken = False
+        self.slow: asyncio.Event | None = None
         self.asked: list[str] = []
 
     async def addresses(self, host: str) -> AddressAnswer:
-        self._ask(host)
+        await self._ask(host)
         if host not in self.hosts:
             raise NameNotFound("server name not found")
         return AddressAnswer(tuple(self.hosts[host]), 60)
 
     async def srv(self, name: str) -> SrvAnswer:
-        self._ask(name)
+        await self._ask(name)
         if name not in self.services:
             raise NameNotFound("server name not found")
         return SrvAnswer(tuple(self.services[name]), 60)
 
-    def _ask(self, name: str) -> None:
+    async def _ask(self, name: str) -> None:
         self.asked.append(name)
+        if self.slow is not None:
+            await self.slow.wait()
         if self.broken:
             raise Unreachable("server name lookup failed")
 
@@ -87,11 +91,18 @@ class Loopback:
             (authority or self.ca).issue_cert(*names).configure_cert(context)
             if newest is not None:
                 context.maximum_version = newest
-        runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+        return await self._listen(web.ServerRunner(web.Server(handler), shutdown_timeout=0.1), context)
+
+    async def serve_app(self, app: web.Application, *names: str) -> int:
+        """Start an application with a certificate for `names`; its port."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ca.issue_cert(*names).configure_cert(context)
+        return await self._listen(web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False), context)
+
+    async def _listen(self, runner: web.BaseRunner, context: ssl.SSLContext | None) -> int:
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
         return int(runner.addresses[0][1])
 
     async def close(self) -> None:

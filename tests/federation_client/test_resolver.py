@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from ipaddress import ip_network
+
 import pytest
 from aiohttp import web
 
+from lmserver.federation_client import resolver as resolver_module
+from lmserver.federation_client import well_known
 from lmserver.federation_client.addresses import AddressGuard
 from lmserver.federation_client.connector import Address, PinnedHttp, Target
 from lmserver.federation_client.dns_lookup import SrvRecord
-from lmserver.federation_client.errors import NameNotFound, Unreachable
+from lmserver.federation_client.errors import AddressesRefused, NameNotFound, Unreachable
 from lmserver.federation_client.resolver import Resolver
 from tests.federation_client.fakes import LOOPBACK, Clock, FakeDns, Loopback
 
@@ -81,7 +86,54 @@ async def test_no_delegation_but_srv(found: Resolver, host: WellKnownHost, dns: 
     dns.services["_matrix._tcp.a.test"] = [SrvRecord(20, 0, 1, "far.test"), SrvRecord(10, 0, 2, "near.test")]
     dns.hosts |= {"far.test": [PUBLIC], "near.test": [OTHER]}
     target = await found.resolve("a.test")
-    assert target == Target("a.test", "a.test", (Address(OTHER, 2), Address(PUBLIC, 1)))
+    assert target == Target("a.test", "a.test", (Address(OTHER, 2),), ((Address(PUBLIC, 1),),))
+
+
+async def test_srv_targets_of_one_priority_are_tried_together(
+    found: Resolver, host: WellKnownHost, dns: FakeDns
+) -> None:
+    host.status = 404
+    dns.services["_matrix._tcp.a.test"] = [SrvRecord(1, 5, 1, "far.test"), SrvRecord(1, 5, 2, "near.test")]
+    dns.hosts |= {"far.test": [PUBLIC], "near.test": [OTHER]}
+    target = await found.resolve("a.test")
+    assert sorted(target.addresses) == [Address(OTHER, 2), Address(PUBLIC, 1)]
+    assert target.backups == ()
+
+
+async def test_srv_weights_share_the_load(found: Resolver, host: WellKnownHost, dns: FakeDns) -> None:
+    host.status = 404
+    dns.services["_matrix._tcp.a.test"] = [SrvRecord(1, 90, 1, "big.test"), SrvRecord(1, 10, 1, "small.test")]
+    dns.hosts |= {"big.test": [PUBLIC], "small.test": [OTHER]}
+    first = []
+    for _ in range(300):
+        found.forget("a.test")
+        first.append((await found.resolve("a.test")).addresses[0].ip)
+    assert 220 < first.count(PUBLIC) < 300
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        SrvRecord(0, 0, 25, "real.test"),
+        SrvRecord(0, 0, 0, "real.test"),
+        SrvRecord(0, 0, 8448, "inside.test"),
+        SrvRecord(0, 0, 8448, "127.0.0.1"),
+        SrvRecord(0, 0, 8448, "2130706433"),
+        SrvRecord(0, 0, 8448, "localhost"),
+    ],
+)
+async def test_f8_srv_leads_to_no_private_address_and_no_port_of_another_protocol(
+    loopback: Loopback, dns: FakeDns, clock: Clock, record: SrvRecord
+) -> None:
+    dns.services["_matrix._tcp.a.test"] = [record]
+    dns.hosts |= {"real.test": [PUBLIC], "inside.test": ["10.0.0.1"], "localhost": ["127.0.0.1", "::1"]}
+    guarded = resolver(dns, loopback.http(AddressGuard()), clock, guard=AddressGuard())
+    with pytest.raises(Unreachable):
+        await guarded.resolve("a.test")
+    dns.services["_matrix._tcp.a.test"].append(SrvRecord(1, 0, 8448, "real.test"))
+    clock.now += 61
+    target = await guarded.resolve("a.test")
+    assert (target.addresses, target.backups) == ((Address(PUBLIC, 8448),), ())
 
 
 async def test_nothing_but_addresses(dns: FakeDns, loopback: Loopback, clock: Clock) -> None:
@@ -115,7 +167,7 @@ async def test_srv_that_refuses_service(found: Resolver, host: WellKnownHost, dn
         b'{"m.server": "https://real.test"}',
         b'{"m.server": "real.test", "m.server": "real.test"}',
         b"[" * 5000,
-        b'{"m.server": "real.test", "x": "' + b"x" * 70_000 + b'"}',
+        b'{"m.server": "real.test", "x": "' + b"x" * 50 * 1024 + b'"}',
     ],
 )
 async def test_f7_bad_delegation_is_no_delegation(found: Resolver, host: WellKnownHost, body: bytes) -> None:
@@ -189,7 +241,8 @@ async def test_f5_redirect_to_a_private_address_does_not_connect(
 
 
 @pytest.mark.parametrize(
-    "name", ["127.1", "0x7f.1", "2130706433", "①②⑦.⓪.⓪.①", "[::1]:80", "127.0.0.1:80", "a b", ""]
+    "name",
+    ["127.1", "0x7f.1", "2130706433", "①②⑦.⓪.⓪.①", "[::1]:80", "127.0.0.1:80", "localhost.", "a b", ""],
 )
 async def test_f4_odd_names_are_not_looked_up(found: Resolver, dns: FakeDns, name: str) -> None:
     with pytest.raises(Unreachable):
@@ -207,8 +260,76 @@ async def test_f1_private_addresses_are_refused(
     dns.services["_matrix._tcp.srv.test"] = [SrvRecord(0, 0, 8448, "evil.test")]
     guarded = resolver(dns, loopback.http(AddressGuard()), clock, guard=AddressGuard())
     for name in ("evil.test:8448", "evil.test", "srv.test"):
-        with pytest.raises(Unreachable, match="refused"):
+        with pytest.raises(AddressesRefused):
             await guarded.resolve(name)
+
+
+async def test_f3_a_name_that_turns_private_is_refused(
+    loopback: Loopback, dns: FakeDns, clock: Clock
+) -> None:
+    guarded = resolver(dns, loopback.http(AddressGuard()), clock, guard=AddressGuard())
+    dns.hosts["evil.test"] = [PUBLIC]
+    await guarded.resolve("evil.test:8448")
+    dns.hosts["evil.test"] = ["169.254.169.254"]
+    clock.now += 61
+    with pytest.raises(AddressesRefused):
+        await guarded.resolve("evil.test:8448")
+
+
+async def test_f5_each_hop_is_guarded(loopback: Loopback, dns: FakeDns, clock: Clock) -> None:
+    """The first host may be asked, the one it redirects to may not."""
+    inside = WellKnownHost()
+    hidden = await loopback.serve(inside, "b.test")
+
+    async def moved(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": f"https://b.test:{hidden}/"})
+
+    port = await loopback.serve(moved, "a.test")
+    dns.hosts |= {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.2"]}
+    guard = AddressGuard([ip_network("127.0.0.1/32")])
+    guarded = resolver(dns, loopback.http(guard), clock, port, guard)
+    assert (await guarded.resolve("a.test")).host_header == "a.test"
+    assert "b.test" in dns.asked and not inside.hits
+    open_guard = resolver(dns, loopback.http(), clock, port)
+    dns.hosts |= {"b.test": ["127.0.0.1"], "real.test": [PUBLIC]}
+    assert (await open_guard.resolve("a.test")).host_header == "real.test"  # the redirect itself is good
+
+
+async def test_f9_delegation_needs_a_valid_certificate(
+    loopback: Loopback, dns: FakeDns, clock: Clock, host: WellKnownHost
+) -> None:
+    port = await loopback.serve(host, "other.test")
+    dns.hosts["a.test"] = ["127.0.0.1"]
+    assert (await resolver(dns, loopback.http(), clock, port).resolve("a.test")).host_header == "a.test"
+    assert not host.hits
+
+
+async def test_f10_a_document_of_fifty_kilobytes_is_read_and_no_more(
+    found: Resolver, host: WellKnownHost, clock: Clock
+) -> None:
+    start, end = b'{"m.server": "real.test:99", "x": "', b'"}'
+    host.body = start + b"x" * (50 * 1024 - len(start) - len(end)) + end
+    assert (await found.resolve("a.test")).host_header == "real.test:99"
+    host.body = start + b"x" * (50 * 1024 - len(start) - len(end) + 1) + end
+    clock.now += 48 * 3600 + 1
+    assert (await found.resolve("a.test")).host_header == "a.test"
+
+
+async def test_f10_a_silent_host_delegates_nothing(
+    loopback: Loopback, dns: FakeDns, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(well_known, "DEADLINE", 0.3)
+    port = await loopback.serve(drip, "a.test")
+    dns.hosts["a.test"] = ["127.0.0.1"]
+    async with asyncio.timeout(5):
+        assert (await resolver(dns, loopback.http(), clock, port).resolve("a.test")).host_header == "a.test"
 
 
 async def test_f1_private_addresses_are_dropped_from_a_mixed_answer(
@@ -234,11 +355,48 @@ async def test_forget_asks_again(found: Resolver, dns: FakeDns) -> None:
     assert (await found.resolve("real.test:1234")).addresses == (Address(OTHER, 1234),)
 
 
+async def test_failing_names_are_left_alone_ever_longer_up_to_a_minute(
+    found: Resolver, dns: FakeDns, clock: Clock
+) -> None:
+    for pause in (5, 10, 20, 40, 60, 60):
+        with pytest.raises(Unreachable):
+            await found.resolve("none.test:1")
+        asked = len(dns.asked)
+        clock.now += pause - 1
+        with pytest.raises(Unreachable):
+            await found.resolve("none.test:1")
+        assert len(dns.asked) == asked
+        clock.now += 1
+    dns.hosts["none.test"] = [PUBLIC]
+    assert (await found.resolve("none.test:1")).addresses == (Address(PUBLIC, 1),)
+
+
+async def test_a_known_server_waits_for_no_slow_name_server(
+    found: Resolver, dns: FakeDns, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "PATIENCE", 0.05)
+    first = await found.resolve("real.test:1234")
+    dns.hosts["real.test"] = [OTHER]
+    dns.slow = asyncio.Event()
+    clock.now += 61
+    assert await found.resolve("real.test:1234") == first
+    dns.slow.set()
+    async with asyncio.timeout(5):
+        while await found.resolve("real.test:1234") == first:
+            await asyncio.sleep(0)
+    with pytest.raises(Unreachable):
+        await found.resolve("unknown.test:1")
+
+
 async def test_broken_dns_leaves_the_last_answer(found: Resolver, dns: FakeDns, clock: Clock) -> None:
     first = await found.resolve("real.test:1234")
     dns.broken = True
     clock.now += 3600
     assert await found.resolve("real.test:1234") == first
+    asked = len(dns.asked)
+    found.forget("real.test:1234")
+    assert await found.resolve("real.test:1234") == first
+    assert len(dns.asked) == asked
     clock.now += 25 * 3600
     with pytest.raises(Unreachable):
         await found.resolve("real.test:1234")
