@@ -48,16 +48,6 @@ async def extend_lease(db: Executor, destination: str, fence: int, until_ms: int
     return bool(kept)
 
 
-async def hold(db: Executor, destination: str, fence: int) -> bool:
-    """Lock the destination inside a transaction; False when the lease is no longer ours."""
-    held = await db.fetchval(
-        "SELECT true FROM destinations WHERE destination = $1 AND lease_fence = $2 FOR UPDATE",
-        destination,
-        fence,
-    )
-    return bool(held)
-
-
 async def release_lease(db: Executor, destination: str, fence: int) -> None:
     await db.execute(
         "UPDATE destinations SET lease_owner = NULL, lease_until = 0"

@@ -75,14 +75,64 @@ async def store_transaction(
     return bool(stored)
 
 
-async def remove_transaction(db: Executor, destination: str, txn_id: str) -> bool:
-    """False when the transaction was settled before."""
-    removed = await db.fetchval(
-        "DELETE FROM outbound_transactions WHERE destination = $1 AND txn_id = $2 RETURNING true",
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a destination took: `ranges` (room, from position, last), `lpdus` (room, LPDU ID), `edus`.
+
+    An LPDU is sent again, if neither answer nor echo comes, after `resend_first_ms`, doubled with
+    each time up to `resend_most_ms`.
+    """
+
+    ranges: Sequence[tuple[str, int, int]]
+    lpdus: Sequence[tuple[str, str]]
+    edus: Sequence[int]
+    resend_first_ms: int
+    resend_most_ms: int
+
+
+async def settle(
+    db: Executor, destination: str, fence: int, txn_id: str, taken: Settlement, now_ms: int
+) -> bool:
+    """Record in one statement that a transaction was taken; False when the lease is no longer ours.
+
+    Settling what was settled before changes nothing. Ranges that have ended and are acknowledged
+    to their end disappear.
+    """
+    held = await db.fetchval(
+        "WITH held AS (SELECT 1 FROM destinations WHERE destination = $1 AND lease_fence = $2 FOR UPDATE),"
+        " removed AS (DELETE FROM outbound_transactions WHERE destination = $1 AND txn_id = $3"
+        " AND EXISTS (SELECT 1 FROM held) RETURNING true),"
+        " acked AS (SELECT * FROM unnest($4::text[], $5::bigint[], $6::bigint[])"
+        " AS n (room_id, from_position, position) WHERE EXISTS (SELECT 1 FROM removed)),"
+        " advanced AS (UPDATE outbound_ranges AS o"
+        " SET acked_position = greatest(o.acked_position, n.position)"
+        " FROM acked AS n WHERE o.destination = $1 AND o.room_id = n.room_id"
+        " AND o.from_position = n.from_position"
+        " AND (o.until_position IS NULL OR n.position < o.until_position)),"
+        " finished AS (DELETE FROM outbound_ranges AS o USING acked AS n WHERE o.destination = $1"
+        " AND o.room_id = n.room_id AND o.from_position = n.from_position"
+        " AND n.position >= o.until_position),"
+        " sent AS (UPDATE outbound_lpdus AS o SET sends = o.sends + 1,"
+        " resend_at = $10 + least($11 * (1::bigint << least(o.sends, 20)), $12)"
+        " FROM unnest($7::text[], $8::text[]) AS n (room_id, lpdu_id) WHERE EXISTS (SELECT 1 FROM removed)"
+        " AND o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id AND o.status = 'pending'),"
+        " delivered AS (DELETE FROM outbound_edus WHERE destination = $1 AND seq = ANY($9::bigint[])"
+        " AND EXISTS (SELECT 1 FROM removed))"
+        " SELECT true FROM held",
         destination,
+        fence,
         txn_id,
+        [r[0] for r in taken.ranges],
+        [r[1] for r in taken.ranges],
+        [r[2] for r in taken.ranges],
+        [room for room, _ in taken.lpdus],
+        [lpdu_id for _, lpdu_id in taken.lpdus],
+        list(taken.edus),
+        now_ms,
+        taken.resend_first_ms,
+        taken.resend_most_ms,
     )
-    return bool(removed)
+    return bool(held)
 
 
 async def destinations_signed_with(db: Executor, key_ids: Sequence[str]) -> list[str]:
@@ -194,47 +244,3 @@ async def waiting_edus(db: Executor) -> dict[str, int]:
 async def purge_edus(db: Executor, before_ms: int) -> None:
     """Give up on what no destination has taken for very long."""
     await db.execute("DELETE FROM outbound_edus WHERE created_ts < $1", before_ms)
-
-
-async def acknowledge(db: Executor, destination: str, ranges: Sequence[tuple[str, int, int]]) -> None:
-    """Advance ranges given as (room, from position, acknowledged); finished ones disappear."""
-    await db.execute(
-        "UPDATE outbound_ranges AS o SET acked_position = greatest(o.acked_position, n.acked)"
-        " FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (room_id, from_position, acked)"
-        " WHERE o.destination = $1 AND o.room_id = n.room_id AND o.from_position = n.from_position",
-        destination,
-        [r[0] for r in ranges],
-        [r[1] for r in ranges],
-        [r[2] for r in ranges],
-    )
-    await db.execute(
-        "DELETE FROM outbound_ranges WHERE destination = $1 AND room_id = ANY($2::text[])"
-        " AND acked_position >= until_position",
-        destination,
-        [r[0] for r in ranges],
-    )
-
-
-async def lpdus_sent(
-    db: Executor, lpdus: Sequence[tuple[str, str]], now_ms: int, first_ms: int, most_ms: int
-) -> None:
-    """LPDUs (room, ID) that reached the hub: sent again only if neither answer nor echo comes."""
-    await db.execute(
-        "UPDATE outbound_lpdus AS o SET sends = o.sends + 1,"
-        " resend_at = $3 + least($4 * (1::bigint << least(o.sends, 20)), $5)"
-        " FROM unnest($1::text[], $2::text[]) AS n (room_id, lpdu_id)"
-        " WHERE o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id AND o.status = 'pending'",
-        [room for room, _ in lpdus],
-        [lpdu_id for _, lpdu_id in lpdus],
-        now_ms,
-        first_ms,
-        most_ms,
-    )
-
-
-async def edus_sent(db: Executor, destination: str, seqs: Sequence[int]) -> None:
-    await db.execute(
-        "DELETE FROM outbound_edus WHERE destination = $1 AND seq = ANY($2::bigint[])",
-        destination,
-        list(seqs),
-    )
