@@ -46,6 +46,7 @@ from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
 from lmserver.federation_server.edus import Edu, EduDispatcher
+from lmserver.federation_server.ephemeral import EphemeralEdus
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
@@ -57,9 +58,10 @@ from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
-from lmserver.protocol.edus import DEVICE_LIST, SIGNING_KEY
+from lmserver.protocol.edus import DEVICE_LIST, RECEIPT, SIGNING_KEY, TYPING
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms.announcements import Announcements
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
@@ -77,6 +79,7 @@ from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
+from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
@@ -108,9 +111,13 @@ class _Audience:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self.sender: Sender | None = None
+        self.remote_ephemeral: RemoteEphemeral | None = None
 
     def publish(self, keys: Iterable[str], xid: int | None = None) -> None:
+        keys = list(keys)
         self._notifier.publish(keys, xid)
+        if self.remote_ephemeral is not None:
+            self.remote_ephemeral.rooms_changed(keys)
 
     def wake(self, destinations: Iterable[str]) -> None:
         if self.sender is not None:
@@ -124,6 +131,20 @@ class MediaParts:
     local: LocalMedia
     remote: RemoteMedia
     library: Library
+
+
+@dataclass(frozen=True, slots=True)
+class EduParts:
+    """What goes on in rooms besides events, here and elsewhere."""
+
+    typing: Typing
+    announcements: Announcements
+    remote: RemoteEphemeral
+
+    async def close(self) -> None:
+        self.typing.close()
+        await self.announcements.close()
+        await self.remote.close()
 
 
 @dataclass(slots=True)
@@ -144,12 +165,14 @@ class Server:
     passwords: Passwords
     transactions: TransactionEndpoints
     media: MediaParts
+    edus: EduParts
     client_app: web.Application
     federation_app: web.Application
     metrics: Metrics
 
     async def close(self) -> None:
         """Stop in the order in which parts depend on each other."""
+        await self.edus.close()
         await self.notifier.close()
         await self.sender.stop()
         await self.engine.close()
@@ -202,9 +225,11 @@ def assemble(
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
-    edus = _edus(name, db, devices, device_lists)
     outsiders = Outsiders(db, name, notifier.publish)
-    transactions = TransactionEndpoints(db, engine, outsiders, keyring, joining.settled, edus, clock)
+    edus = _edus(db, engine, sender, notifier, metrics, clock)
+    audience.remote_ephemeral = edus.remote
+    dispatcher = _dispatcher(name, db, devices, device_lists, EphemeralEdus(edus.remote, clock))
+    transactions = TransactionEndpoints(db, engine, outsiders, keyring, joining.settled, dispatcher, clock)
     media = _media(config, db, client, clock)
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
@@ -233,6 +258,7 @@ def assemble(
         passwords,
         transactions,
         media,
+        edus,
         _client_app(
             config,
             db,
@@ -244,6 +270,7 @@ def assemble(
             remote,
             media,
             notifier,
+            edus,
             limiter,
             metrics,
             clock,
@@ -277,12 +304,33 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
     return MediaParts(local, remote, Library(config.server_name, local, local_files, remote, remote_files))
 
 
-def _edus(name: str, db: Database, devices: DeviceStore, device_lists: DeviceLists) -> EduDispatcher:
+def _edus(
+    db: Database,
+    engine: RoomEngine,
+    sender: Sender,
+    notifier: Notifier,
+    metrics: Metrics,
+    clock: Callable[[], int],
+) -> EduParts:
+    announcements = Announcements(db, engine, sender, metrics.observe_dropped, clock)
+    typing = Typing(notifier.nudge, announcements.typing)
+    return EduParts(typing, announcements, RemoteEphemeral(db, typing, notifier.publish))
+
+
+def _dispatcher(
+    name: str, db: Database, devices: DeviceStore, device_lists: DeviceLists, ephemeral: EphemeralEdus
+) -> EduDispatcher:
     async def lists_changed(origin: str, found: Sequence[Edu]) -> None:
         users = (edu.user(origin, edu.content.get("user_id")) for edu in found)
         await device_lists.changed_elsewhere(db, [user for user in users if user is not None])
 
-    return EduDispatcher(name, devices.receive, {DEVICE_LIST: lists_changed, SIGNING_KEY: lists_changed})
+    takers = {
+        DEVICE_LIST: lists_changed,
+        SIGNING_KEY: lists_changed,
+        TYPING: ephemeral.typing,
+        RECEIPT: ephemeral.receipts,
+    }
+    return EduDispatcher(name, devices.receive, takers)
 
 
 def _client_app(
@@ -296,15 +344,15 @@ def _client_app(
     remote: RemoteUsers,
     media: MediaParts,
     notifier: Notifier,
+    edus: EduParts,
     limiter: RateLimiter,
     metrics: Metrics,
     clock: Callable[[], int],
 ) -> web.Application:
     data = ClientData(db, notifier.publish)
     reading = Reading(db, clock)
-    typing = Typing(notifier.nudge)
-    receipts = Receipts(db, reading, data, notifier.publish, clock)
-    sync = SyncService(db, notifier, reading, typing, Feeds(db, devices, data))
+    receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
+    sync = SyncService(db, notifier, reading, edus.typing, Feeds(db, devices, data))
     sessions = Sessions()
     registration = config.registration
     endpoints: Sequence[object] = (
@@ -321,10 +369,10 @@ def _client_app(
         RoomEndpoints(
             db, engine, membership, directory, accounts.profile, clock, config.rooms.default_version
         ),
-        SendEndpoints(engine, reading, typing, clock),
+        SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading),
         SyncEndpoints(sync, data.get_filter),
-        EphemeralEndpoints(reading, typing, receipts),
+        EphemeralEndpoints(reading, edus.typing, receipts),
         DirectoryEndpoints(db, directory, reading),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
     )

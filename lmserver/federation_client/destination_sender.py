@@ -18,7 +18,7 @@ import structlog
 from lmserver.federation_client.client import Response, quote_path
 from lmserver.federation_client.errors import FederationError
 from lmserver.federation_client.room_api import STABLE, UNSTABLE
-from lmserver.federation_client.transaction_builder import MAX_EDUS, MAX_EVENTS, Contents, build
+from lmserver.federation_client.transaction_builder import MAX_EDUS, MAX_EVENTS, Contents, LatestTaker, build
 from lmserver.storage import destinations, outbound
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.destinations import Lease
@@ -77,6 +77,7 @@ class DestinationSender:
         clock: Callable[[], int],
         owner: str,
         linger_seconds: float,
+        latest: LatestTaker,
     ) -> None:
         self.destination = destination
         self.woken = asyncio.Event()
@@ -88,6 +89,7 @@ class DestinationSender:
         self._clock = clock
         self._owner = owner
         self._linger_seconds = linger_seconds
+        self._latest = latest
         self._prefix = UNSTABLE
         self._bad_states = 0
         self._may_gather = False
@@ -164,7 +166,7 @@ class DestinationSender:
         events = await outbound.due_events(self._db, self.destination, MAX_EVENTS)
         lpdus = await outbound.due_lpdus(self._db, self.destination, self._clock(), MAX_EVENTS)
         edus = await outbound.due_edus(self._db, self.destination, MAX_EDUS)
-        built = build(events, lpdus, edus)
+        built = build(events, lpdus, edus, self._latest)
         if built is None:
             return None
         body, contents = built

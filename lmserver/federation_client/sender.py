@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from lmserver.federation_client.destination_sender import Answers, DestinationSender, Requests
+from lmserver.federation_client.latest_edus import LatestEdus
 from lmserver.storage import destinations
 from lmserver.storage.database import Database, DatabaseUnavailable
 
@@ -54,6 +56,7 @@ class Sender:
         self._poll_seconds = poll_seconds
         self._linger_seconds = linger_seconds
         self._owner = owner or secrets.token_hex(8)
+        self._latest = LatestEdus(clock)
         self._active: dict[str, DestinationSender] = {}
         self._waiting: dict[str, None] = {}
         self._retry_at: dict[str, int] = {}
@@ -105,6 +108,12 @@ class Sender:
         if self._running and self._retry_at.pop(origin, None) is not None:
             self._spawn(self._revive(origin))
 
+    def offer(self, names: Iterable[str], key: str, edu: bytes) -> None:
+        """An EDU that counts only now, for those of the destinations that are in reach; `key` tells
+        what it replaces."""
+        reached = [name for name in names if name in self._active or self._may_try(name)]
+        self.wake([name for name in reached if self._running and self._latest.put(name, key, edu)])
+
     # -- running --------------------------------------------------------------------------------
 
     def _may_try(self, name: str) -> bool:
@@ -122,7 +131,14 @@ class Sender:
             self._waiting[name] = None
             return
         sender = DestinationSender(
-            name, self._db, self._client, self._answers, self._clock, self._owner, self._linger_seconds
+            name,
+            self._db,
+            self._client,
+            self._answers,
+            self._clock,
+            self._owner,
+            self._linger_seconds,
+            partial(self._latest.take, name),
         )
         self._active[name] = sender
         self._spawn(self._run(sender))
@@ -132,6 +148,8 @@ class Sender:
             await sender.run()
         finally:
             del self._active[sender.destination]
+            if sender.retry_at:
+                self._latest.drop(sender.destination)
             if sender.retry_at and len(self._retry_at) < MAX_BACKING_OFF:
                 self._retry_at[sender.destination] = sender.retry_at
             if self._running:

@@ -6,7 +6,7 @@ sent is the same to the byte however often it is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,30 +41,36 @@ class Contents:
         )
 
 
+LatestTaker = Callable[[int, int], list[bytes]]
+"""(count, size): at most so many EDUs that count only now, with at most so many bytes together."""
+
+
 def build(
-    events: Sequence[DueEvent], lpdus: Sequence[DueLpdu], edus: Sequence[DueEdu]
+    events: Sequence[DueEvent], lpdus: Sequence[DueLpdu], edus: Sequence[DueEdu], latest: LatestTaker
 ) -> tuple[bytes, Contents] | None:
     """The body and its contents, or None when nothing is due.
 
     Our own LPDUs go first, because clients wait for them, but leave half to the events if there
-    are any; one EDU always finds a place, so that a busy room cannot hold up keys.
+    are any; one EDU always finds a place, so that a busy room cannot hold up keys. What counts only
+    now fills what is left.
     """
     lpdus = lpdus[: MAX_EVENTS // 2 if events else MAX_EVENTS]
     budget = MAX_BODY - (len(edus[0].edu) if edus else 0)
     sent_lpdus, used = _fitting([lpdu.lpdu for lpdu in lpdus], budget, 0)
     room_left = MAX_EVENTS - sent_lpdus
     sent_events, used = _fitting([event.pdu for event in events[:room_left]], budget, used)
-    sent_edus, _ = _fitting([edu.edu for edu in edus[:MAX_EDUS]], MAX_BODY, used)
+    sent_edus, used = _fitting([edu.edu for edu in edus[:MAX_EDUS]], MAX_BODY, used)
     sent_edus = max(sent_edus, min(1, len(edus)))
+    passing = latest(MAX_EDUS - sent_edus, MAX_BODY - used)
     contents = Contents(
         _ranges(events[:sent_events]),
         tuple((lpdu.room_id, lpdu.lpdu_id) for lpdu in lpdus[:sent_lpdus]),
         tuple(edu.seq for edu in edus[:sent_edus]),
     )
-    if contents == Contents():
+    if contents == Contents() and not passing:
         return None
     items = [lpdu.lpdu for lpdu in lpdus[:sent_lpdus]] + [event.pdu for event in events[:sent_events]]
-    return _body(items, [edu.edu for edu in edus[:sent_edus]]), contents
+    return _body(items, [*(edu.edu for edu in edus[:sent_edus]), *passing]), contents
 
 
 def _fitting(items: Sequence[bytes], budget: int, used: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from lmserver.protocol.canonical_json import JsonObject
 TO_DEVICE: Final = "m.direct_to_device"
 DEVICE_LIST: Final = "m.device_list_update"
 SIGNING_KEY: Final = "m.signing_key_update"
+TYPING: Final = "m.typing"
+RECEIPT: Final = "m.receipt"
 
 MAX_EDU: Final = 65_536
 """Bytes of the content of one message or of one device's keys: as much as an event may have."""
@@ -51,6 +53,18 @@ def device_list_update(user_id: str, changed: Sequence[JsonObject], removed: Seq
     it asks again. Raises InvalidJson for keys without canonical form.
     """
     return _edu(DEVICE_LIST, user_id, {"changed": list(changed), "removed": list(removed)})
+
+
+def typing(room_id: str, user_id: str, is_typing: bool) -> bytes:
+    """SS API §Typing Notifications."""
+    return _edu(TYPING, user_id, {"room_id": room_id, "user_id": user_id, "typing": is_typing})
+
+
+def receipt(room_id: str, user_id: str, event_id: str, ts: int, thread_id: str) -> bytes:
+    """A public receipt (SS API §Receipts); `thread_id` is "" for one without thread."""
+    data: JsonObject = {"ts": ts} | ({"thread_id": thread_id} if thread_id else {})
+    content = {room_id: {"m.read": {user_id: {"event_ids": [event_id], "data": data}}}}
+    return _edu(RECEIPT, user_id, content)
 
 
 def _edu(type_: str, sender: str, content: JsonObject) -> bytes:

@@ -6,25 +6,38 @@ room, not a receipt, and moves the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.reading import Access, Reading
 from lmserver.storage import receipts
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Connection, Database
 from lmserver.storage.receipts import Receipt
 
 PUBLIC: Final = "m.read"
 PRIVATE: Final = "m.read.private"
 FULLY_READ: Final = "m.fully_read"
 
-Announce = Callable[[str, str, str, int, str | None], None]
-"""Tells other servers of a public receipt: (room ID, user ID, event ID, ts, thread ID)."""
-
 
 class UnknownEvent(Exception):
     """The user can see no such event in the room."""
+
+
+class Announcer(Protocol):
+    """Tells other servers of public receipts."""
+
+    async def targets(self, room_id: str) -> list[str]:
+        """Servers in the room that want to know."""
+        ...
+
+    async def queue_receipt(self, db: Connection, receipt: Receipt, servers: Sequence[str]) -> None:
+        """Inside the transaction that moves the receipt."""
+        ...
+
+    def wake(self, servers: Iterable[str]) -> None:
+        """After COMMIT."""
+        ...
 
 
 class Markers(Protocol):
@@ -40,19 +53,19 @@ class Receipts:
 
     def __init__(
         self,
-        db: Executor,
+        db: Database,
         reading: Reading,
         markers: Markers,
         publish: Callable[[Iterable[str]], None],
+        announcer: Announcer,
         clock: Callable[[], int],
-        announce: Announce | None = None,
     ) -> None:
         self._db = db
         self._reading = reading
         self._markers = markers
         self._publish = publish
         self._clock = clock
-        self._announce = announce
+        self._announcer = announcer
 
     async def record(
         self, user_id: str, access: Access, kind: str, event_id: str, thread: str | None
@@ -67,13 +80,20 @@ class Receipts:
         if kind == FULLY_READ:
             await self._mark(user_id, access, event_id, event.position)
             return
-        now = self._clock()
-        receipt = Receipt(access.room_id, user_id, kind, thread or "", event_id, event.position, now)
-        if not await receipts.advance(self._db, receipt):
-            return
-        self._publish([access.room_id if kind == PUBLIC else user_id])
-        if kind == PUBLIC and self._announce is not None:
-            self._announce(access.room_id, user_id, event_id, now, thread)
+        receipt = Receipt(
+            access.room_id, user_id, kind, thread or "", event_id, event.position, self._clock()
+        )
+        servers = await self._announcer.targets(access.room_id) if kind == PUBLIC else []
+
+        async def work(db: Connection) -> bool:
+            moved = bool(await receipts.advance(db, [receipt]))
+            if moved and servers:
+                await self._announcer.queue_receipt(db, receipt, servers)
+            return moved
+
+        if await self._db.run(work):
+            self._publish([access.room_id if kind == PUBLIC else user_id])
+            self._announcer.wake(servers)
 
     async def _mark(self, user_id: str, access: Access, event_id: str, position: int) -> None:
         old = await self._markers.get(user_id, access.room_id, FULLY_READ)

@@ -26,22 +26,18 @@ def _receipt(row: Any) -> Receipt:
     return Receipt(*(row[name] for name in Receipt.__slots__))
 
 
-async def advance(db: Executor, receipt: Receipt) -> bool:
-    """Move a receipt forward; False when it stands there or further on already."""
-    moved = await db.fetchval(
+async def advance(db: Executor, receipts: Sequence[Receipt]) -> set[str]:
+    """Move receipts forward, no two of one user, room, kind and thread. The rooms in which something
+    moved: a receipt that stands there or further on already stays."""
+    rows = await db.fetch(
         "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, position, ts)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (room_id, user_id, receipt_type, thread_id)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],"
+        " $7::bigint[]) ON CONFLICT (room_id, user_id, receipt_type, thread_id)"
         " DO UPDATE SET event_id = excluded.event_id, position = excluded.position, ts = excluded.ts,"
-        " stream_xid = pg_current_xact_id() WHERE receipts.position < excluded.position RETURNING 1",
-        receipt.room_id,
-        receipt.user_id,
-        receipt.receipt_type,
-        receipt.thread_id,
-        receipt.event_id,
-        receipt.position,
-        receipt.ts,
+        " stream_xid = pg_current_xact_id() WHERE receipts.position < excluded.position RETURNING room_id",
+        *([getattr(receipt, name) for receipt in receipts] for name in Receipt.__slots__),
     )
-    return moved is not None
+    return {r["room_id"] for r in rows}
 
 
 async def changed(

@@ -7,7 +7,7 @@ position q is in force for events at positions above q, up to and including its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +211,17 @@ async def joined_users(db: Executor, room_id: str) -> list[str]:
         room_id,
     )
     return [r["state_key"] for r in rows]
+
+
+async def joined_of(db: Executor, room_id: str, user_ids: Iterable[str]) -> set[str]:
+    """Of these users the ones who are joined to the room."""
+    rows = await db.fetch(
+        "SELECT state_key FROM room_state WHERE room_id = $1 AND type = 'm.room.member'"
+        " AND to_position IS NULL AND membership = 'join' AND state_key = ANY($2::text[])",
+        room_id,
+        list(user_ids),
+    )
+    return {r["state_key"] for r in rows}
 
 
 async def joined_rooms(db: Executor, user_id: str) -> list[str]:

@@ -6,7 +6,7 @@ counts. Whole documents are kept once per set of key IDs, to be served as a nota
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmserver.storage.database import Executor
@@ -47,6 +47,15 @@ async def server(db: Executor, name: str) -> KeyServer | None:
     """None for a server whose keys were never fetched from itself."""
     row = await db.fetchrow("SELECT server, linearized, fetched_ts FROM key_servers WHERE server = $1", name)
     return None if row is None else KeyServer(row["server"], row["linearized"], row["fetched_ts"])
+
+
+async def linearized(db: Executor, names: Iterable[str]) -> list[str]:
+    """Of these servers the ones whose last document says `m.linearized`."""
+    rows = await db.fetch(
+        "SELECT server FROM key_servers WHERE server = ANY($1::text[]) AND linearized ORDER BY server",
+        list(names),
+    )
+    return [r["server"] for r in rows]
 
 
 async def keys(db: Executor, name: str) -> list[StoredKey]:

@@ -16,6 +16,7 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome
 from lmserver.rooms.own_lpdus import OwnLpdus
 from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.receipts import Markers, Receipts
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.filters import SyncFilter, parse_sync_filter
 from lmserver.rooms.sync.interval import SyncRequest
@@ -47,6 +48,19 @@ class Audience:
 
     def wake(self, destinations: Iterable[str]) -> None:
         """Nobody is elsewhere."""
+
+
+class NobodyElse:
+    """Receipts concern no other server."""
+
+    async def targets(self, room_id: str) -> list[str]:
+        return []
+
+    async def queue_receipt(self, db: Any, receipt: Any, servers: Any) -> None:
+        raise AssertionError("told another server")
+
+    def wake(self, servers: Iterable[str]) -> None:
+        assert not list(servers)
 
 
 class FakeDevices:
@@ -111,6 +125,9 @@ class World:
         self.account_data = FakeAccountData()
         self.feeds = Feeds(db, self.devices, self.account_data)
         self.service = SyncService(db, self.notifier, self.reading, self.typing, self.feeds)
+
+    def receipts(self, markers: Markers) -> Receipts:
+        return Receipts(self.db, self.reading, markers, self.notifier.publish, NobodyElse(), self.clock)
 
     # -- playing --------------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from lmserver.protocol.room_versions import LM_02_ID
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import MembershipError, Rejected
-from lmserver.rooms.receipts import Receipts
 from lmserver.storage.database import Database
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth, Request
@@ -169,7 +168,7 @@ class RoomServer:
         world = self.world
         membership: Any = LocalMembership(world.engine, world.clock)
         self.markers = MemoryMarkers()
-        receipts = Receipts(db, world.reading, self.markers, world.notifier.publish, world.clock)
+        receipts = world.receipts(self.markers)
         directory = Directory(db, world.engine)
         self.filters: dict[tuple[str, str], JsonObject] = {}
         self.endpoints = [

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from lmserver.rooms.receipts import PRIVATE, PUBLIC, Receipts
+from lmserver.rooms.receipts import PRIVATE, PUBLIC
 from lmserver.rooms.sync.filters import parse_sync_filter
 from lmserver.rooms.sync.sync import SyncRequest
 from lmserver.rooms.sync.tokens import parse_sync
@@ -124,7 +124,7 @@ async def test_private_receipts_are_the_users_own(world: World) -> None:
     await world.create()
     await world.member("join", CAROL)
     first, second = await world.say("one", "two")
-    receipts = Receipts(world.db, world.reading, NoMarkers(), world.notifier.publish, world.clock)
+    receipts = world.receipts(NoMarkers())
     since = (await world.sync(ALICE))["next_batch"]
     access = await world.access(CAROL)
     await receipts.record(CAROL, access, PRIVATE, second, None)
@@ -142,7 +142,7 @@ async def test_receipts_move_forward_and_count_unread(world: World) -> None:
     await world.create()
     await world.member("join", CAROL)
     first, second, _ = await world.say("one", "two", "three")
-    receipts = Receipts(world.db, world.reading, NoMarkers(), world.notifier.publish, world.clock)
+    receipts = world.receipts(NoMarkers())
 
     async def unread() -> int:
         section = (await world.sync(CAROL))["rooms"]["join"][ROOM]
