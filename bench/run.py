@@ -126,10 +126,12 @@ class Bench:
     def _verifying(self) -> None:
         found = verifying.measure()
         ratio = f"{median(found.threads) / median(found.one_thread):.2f} of one thread"
+        ratio_50 = f"{median(found.transactions) / median(found.transactions_one_thread):.2f} of one thread"
         self.rows += [
             ("this machine: one Ed25519 verification, us", spread(found.verify_us, 1), "", ""),
             ("verify events on one thread, events/s", spread(found.one_thread), "", ""),
             ("verify events on the keyring's threads, events/s", spread(found.threads), "", ratio),
+            ("the same in transactions of 50, events/s", spread(found.transactions), "", ratio_50),
         ]
 
     async def _federation(self) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
-from lmserver.federation_client.keyring import VERIFY_CHUNK, VERIFY_THREADS
+from lmserver.federation_client.keyring import VERIFY_THREADS, chunk_size
 from lmserver.federation_client.known_keys import check_all
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import EventDraft, Lpdu, parse_lpdu
@@ -17,16 +17,19 @@ from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.signatures import KeySet, SigningKey
 
 EVENTS = 2_000
+TRANSACTION = 50
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Verifying:
-    """Events a second on one and on all threads (each event redacted, encoded and checked once), and
-    microseconds of one bare Ed25519 verification."""
+    """Events a second on one and on all threads (each event redacted, encoded and checked once), the
+    same for transactions of 50 one after the other, and microseconds of one bare Ed25519 verification."""
 
     one_thread: list[float]
     threads: list[float]
+    transactions_one_thread: list[float]
+    transactions: list[float]
     verify_us: list[float]
 
 
@@ -34,10 +37,12 @@ def measure() -> Verifying:
     key = SigningKey.from_seed("p.test", "ed25519:b1", secrets.token_bytes(32))
     keys: KeySet = {"p.test": {key.key_id: key.verify_key}}
     stored = [_event(number, key) for number in range(EVENTS)]
-    found = Verifying([], [], [])
+    found = Verifying([], [], [], [], [])
     for _ in range(ROUNDS):
-        found.one_thread.append(_rate(stored, keys, 1))
-        found.threads.append(_rate(stored, keys, VERIFY_THREADS))
+        found.one_thread.append(_rate(stored, keys, 1, EVENTS))
+        found.threads.append(_rate(stored, keys, VERIFY_THREADS, EVENTS))
+        found.transactions_one_thread.append(_rate(stored, keys, 1, TRANSACTION))
+        found.transactions.append(_rate(stored, keys, VERIFY_THREADS, TRANSACTION))
         found.verify_us.append(_bare(key))
     return found
 
@@ -49,18 +54,23 @@ def _event(number: int, key: SigningKey) -> bytes:
     return build_lpdu(draft, LM_02, "h.test", key).canonical
 
 
-def _rate(stored: list[bytes], keys: KeySet, threads: int) -> float:
+def _rate(stored: list[bytes], keys: KeySet, threads: int, batch: int) -> float:
+    """Batches of so many events, one after the other, each shared between the threads as by the keyring."""
     work: list[tuple[Lpdu, KeySet]] = [
         (parse_lpdu(canonical_json.parse_object(data), LM_02), keys) for data in stored
     ]
-    chunks = [work[i : i + VERIFY_CHUNK] for i in range(0, len(work), VERIFY_CHUNK)]
+    wrong = 0
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(abs, range(threads * 4)))
         started = time.perf_counter()
-        wrong = [error for done in pool.map(check_all, chunks) for error in done if error is not None]
+        for at in range(0, len(work), batch):
+            events = work[at : at + batch]
+            size = chunk_size(len(events))
+            chunks = [events[i : i + size] for i in range(0, len(events), size)]
+            wrong += sum(error is not None for done in pool.map(check_all, chunks) for error in done)
         seconds = time.perf_counter() - started
     if wrong:
-        raise RuntimeError(f"a good signature was refused: {wrong[0]}")
+        raise RuntimeError(f"{wrong} good signatures were refused")
     return len(work) / seconds
 
 

@@ -39,6 +39,7 @@ from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.connector import PinnedHttp, tls_context
 from lmserver.federation_client.dns_lookup import Dns, SystemDns
 from lmserver.federation_client.keyring import Keyring
+from lmserver.federation_client.notary_documents import NotaryDocuments
 from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.federation_client.sender import Sender
@@ -236,9 +237,15 @@ def assemble(
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, clock),
         EventEndpoints(db, engine),
-        ServerKeyEndpoints(key, old_keys, keyring, clock, linearized=config.federation.mode == "linearized"),
         WellKnownEndpoints(config.federation.well_known),
         VersionEndpoints(),
+        ServerKeyEndpoints(
+            key,
+            old_keys,
+            NotaryDocuments(db, keyring, clock),
+            clock,
+            linearized=config.federation.mode == "linearized",
+        ),
         FederationDeviceEndpoints(name, federated, federated, directory),
         FederationMediaEndpoints(media.library),
     )

@@ -10,7 +10,6 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import structlog
 
@@ -36,7 +35,6 @@ from lmserver.federation_client.known_keys import (
 )
 from lmserver.federation_client.single_flight import SingleFlight
 from lmserver.own_keys import OldKey
-from lmserver.protocol import canonical_json
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import Lpdu, Pdu
 from lmserver.protocol.ids import is_server_name
@@ -50,8 +48,8 @@ MAX_BACKOFF = 3_600_000
 MAX_SERVERS = 5_000
 MAX_FETCHES = 50
 VERIFY_THREADS = 2
-VERIFY_CHUNK = 16
 VERIFY_INLINE = 8
+MIN_CHUNK, MAX_CHUNK = 16, 64
 FOREVER = 2**53 - 1
 
 log = structlog.get_logger(__name__)
@@ -60,6 +58,11 @@ log = structlog.get_logger(__name__)
 def log_conflict(server: str, key_id: str) -> None:
     """The default alert: somebody published other bytes under a key ID that we know."""
     log.warning("server_key_conflict", server=server, key_id=key_id)
+
+
+def chunk_size(events: int) -> int:
+    """Events a thread checks at once: all threads get some of a transaction, none a crumb."""
+    return max(MIN_CHUNK, min(MAX_CHUNK, -(-events // VERIFY_THREADS)))
 
 
 class Keyring:
@@ -129,15 +132,22 @@ class Keyring:
         known = await self._ensure(server, lambda k: k.linearized is not None)
         return bool(known.linearized)
 
-    async def documents(self, server: str, minimum_valid_until_ts: int) -> list[canonical_json.JsonObject]:
-        """The key documents to serve as a notary, refreshed first if they are not valid that long."""
-        now = self._clock()
-        at_ts = max(now, min(minimum_valid_until_ts, now + FETCH_INTERVAL))
-        # What was once fetched is still of use (D04 §GET /_matrix/key/v2/server).
-        with suppress(KeysUnavailable):
-            await self._ensure(server, lambda k: k.any_current(at_ts))
-        stored = await server_keys.documents(self._db, server, minimum_valid_until_ts)
-        return [canonical_json.parse_object(document.document) for document in stored]
+    async def known(self, server: str) -> Known:
+        """What is known of a server without asking it. Raises KeysUnavailable for what is no name."""
+        if server == self._own_name:
+            return self._own()
+        known = self._cache.get(server)
+        if known is None:
+            if not is_server_name(server):
+                raise KeysUnavailable("not a server name")
+            return await self._loads.run(server, lambda: self._load(server))
+        self._cache.move_to_end(server)
+        return known
+
+    async def refresh(self, server: str) -> None:
+        """Ask another server now, unless it was asked lately. Raises KeysUnavailable for what is no name."""
+        if self._clock() >= (await self.known(server)).next_fetch:
+            await self._fetches.run(server, lambda: self._refresh(server))
 
     async def verify_events(
         self, events: Sequence[Lpdu | Pdu], *, current_keys_only: bool = False
@@ -189,7 +199,8 @@ class Keyring:
             results = check_all(work)
         else:
             loop = asyncio.get_running_loop()
-            chunks = [work[i : i + VERIFY_CHUNK] for i in range(0, len(work), VERIFY_CHUNK)]
+            size = chunk_size(len(work))
+            chunks = [work[i : i + size] for i in range(0, len(work), size)]
             done = await asyncio.gather(*(loop.run_in_executor(self._pool, check_all, c) for c in chunks))
             results = [result for chunk in done for result in chunk]
         for i, error in enumerate(results):
@@ -199,15 +210,7 @@ class Keyring:
 
     async def _ensure(self, server: str, good: Callable[[Known], bool]) -> Known:
         """What is known of a server, refreshed at most once if it is not `good`. Raises KeysUnavailable."""
-        if server == self._own_name:
-            return self._own()
-        known = self._cache.get(server)
-        if known is None:
-            if not is_server_name(server):
-                raise KeysUnavailable("not a server name")
-            known = await self._loads.run(server, lambda: self._load(server))
-        else:
-            self._cache.move_to_end(server)
+        known = await self.known(server)
         if good(known):
             return known
         if self._clock() >= known.next_fetch:
@@ -221,9 +224,11 @@ class Keyring:
         """What earlier runs and other processes stored."""
         info = await server_keys.server(self._db, server)
         stored = await server_keys.keys(self._db, server)
+        valid_until = max((k.valid_until_ts for k in stored if k.expired_ts is None), default=0)
         known = Known(
             {k.key_id: Key(VerifyKey(k.key), k.valid_until_ts, k.expired_ts) for k in stored},
             info.linearized if info else None,
+            (info.fetched_ts + valid_until) // 2 if info else 0,
             min(info.fetched_ts, self._clock()) + FETCH_INTERVAL if info else 0,
         )
         self._remember(server, known)
@@ -238,7 +243,7 @@ class Keyring:
     def _own(self) -> Known:
         keys = {i: Key(old.key, old.expired_ts, old.expired_ts) for i, old in self._own_old_keys.items()}
         keys[self._own_key.key_id] = Key(self._own_key.verify_key, FOREVER, None)
-        return Known(keys, True, FOREVER)
+        return Known(keys, True, FOREVER, FOREVER)
 
     async def _refresh(self, server: str) -> None:
         """Fetch and store; afterwards the cache says how it went."""
@@ -272,8 +277,8 @@ class Keyring:
             taken = await server_keys.store_keys(connection, server, found, now)
             await server_keys.end_unlisted(connection, server, sorted(taken), now - 1)
             await server_keys.store_server(connection, KeyServer(server, document.linearized, now))
-            stored = StoredDocument(document.key_set, document.canonical, document.valid_until_ts)
-            await server_keys.store_document(connection, server, stored, now)
+            stored = StoredDocument(server, document.key_set, document.canonical, document.valid_until_ts)
+            await server_keys.store_document(connection, stored, now)
             return taken
 
         taken = await self._db.run(work)

@@ -28,16 +28,25 @@ class Key:
 
 @dataclass(slots=True)
 class Known:
-    """What we know of one server; `next_fetch` is when it may be asked again."""
+    """What we know of one server; `linearized` is None when it was never asked with success.
+
+    `half_life` is when half of the time that its document is good for is over, `next_fetch` when it
+    may be asked again.
+    """
 
     keys: Mapping[str, Key] = field(default_factory=dict)
     linearized: bool | None = None
+    half_life: int = 0
     next_fetch: int = 0
     failures: int = 0
 
     def current(self, key_id: str, now: int) -> bool:
         key = self.keys.get(key_id)
         return key is not None and key.expired_ts is None and key.usable(now)
+
+    def serves(self, now: int, until: int) -> bool:
+        """Good enough for a notary: young, and valid as long as is asked for (D04 §Validity)."""
+        return now < self.half_life and self.any_current(max(now, until))
 
     def any_current(self, now: int) -> bool:
         return any(self.current(key_id, now) for key_id in self.keys)

@@ -38,6 +38,7 @@ class KeyServer:
 class StoredDocument:
     """`key_set` names the set of key IDs in the document, `document` is its canonical bytes."""
 
+    server: str
     key_set: str
     document: bytes
     valid_until_ts: int
@@ -134,14 +135,14 @@ async def end_unlisted(db: Executor, name: str, listed: Sequence[str], until: in
     )
 
 
-async def store_document(db: Executor, name: str, document: StoredDocument, now: int) -> None:
+async def store_document(db: Executor, document: StoredDocument, now: int) -> None:
     """Keep the newest document of each set of key IDs, and of those the newest few."""
     await db.execute(
         "INSERT INTO server_key_documents (server, key_set, document, valid_until_ts, fetched_ts)"
         " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_set) DO UPDATE"
         " SET document = excluded.document, valid_until_ts = excluded.valid_until_ts,"
         " fetched_ts = excluded.fetched_ts",
-        name,
+        document.server,
         document.key_set,
         document.document,
         document.valid_until_ts,
@@ -150,17 +151,26 @@ async def store_document(db: Executor, name: str, document: StoredDocument, now:
     await db.execute(
         "DELETE FROM server_key_documents WHERE server = $1 AND key_set NOT IN (SELECT key_set"
         " FROM server_key_documents WHERE server = $1 ORDER BY fetched_ts DESC, key_set LIMIT $2)",
-        name,
+        document.server,
         MAX_DOCUMENTS_PER_SERVER,
     )
 
 
-async def documents(db: Executor, name: str, minimum_valid_until_ts: int) -> list[StoredDocument]:
-    """The kept documents that are valid long enough, newest first."""
+async def newest_documents(db: Executor, names: Sequence[str], limit: int) -> list[StoredDocument]:
+    """Kept documents of these servers: the newest of each first, then the second newest of each ..."""
     rows = await db.fetch(
-        "SELECT key_set, document, valid_until_ts FROM server_key_documents"
-        " WHERE server = $1 AND valid_until_ts >= $2 ORDER BY fetched_ts DESC, key_set",
-        name,
-        minimum_valid_until_ts,
+        "SELECT server, key_set, document, valid_until_ts FROM (SELECT *, row_number()"
+        " OVER (PARTITION BY server ORDER BY fetched_ts DESC, key_set) AS rank FROM server_key_documents"
+        " WHERE server = ANY ($1::text[])) AS d ORDER BY rank, server LIMIT $2",
+        list(names),
+        limit,
     )
-    return [StoredDocument(r["key_set"], bytes(r["document"]), r["valid_until_ts"]) for r in rows]
+    return [
+        StoredDocument(r["server"], r["key_set"], bytes(r["document"]), r["valid_until_ts"]) for r in rows
+    ]
+
+
+async def count(db: Executor) -> int:
+    """Servers that we have keys of."""
+    found: int = await db.fetchval("SELECT count(*) FROM key_servers")
+    return found

@@ -15,13 +15,6 @@ async def test_own_keys_are_signed_and_say_linearized(db: Database) -> None:
         check_json_signature(document, HUB, KEYS[HUB])
 
 
-async def test_a_bad_authorization_header_is_ignored(db: Database) -> None:
-    """Attack X13."""
-    headers = {"Authorization": "X-Matrix nonsense"}
-    async with World(db) as world, world.http.get("/_matrix/key/v2/server", headers=headers) as response:
-        assert response.status == 200
-
-
 async def test_the_notary_knows_our_own_keys_and_bounds_what_it_is_asked(db: Database) -> None:
     async with World(db) as world:
         async with world.http.get(f"/_matrix/key/v2/query/{HUB}") as response:
@@ -31,6 +24,6 @@ async def test_the_notary_knows_our_own_keys_and_bounds_what_it_is_asked(db: Dat
         body = {"server_keys": {HUB: {}, "unknown.test": {"ed25519:a": {"minimum_valid_until_ts": 5}}}}
         async with world.http.post("/_matrix/key/v2/query", json=body) as response:
             assert len((await response.json())["server_keys"]) == 1
-        many = {"server_keys": {f"s{n}.test": {} for n in range(11)}}
+        many = {"server_keys": {f"s{n}.test": {} for n in range(101)}}
         async with world.http.post("/_matrix/key/v2/query", json=many) as response:
             assert response.status == 400
