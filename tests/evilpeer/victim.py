@@ -43,14 +43,24 @@ class Victim:
         return self._network.ports[self.name]
 
     async def start(self) -> None:
+        await self.listen()
+
+    async def listen(self) -> None:
+        """Serve other servers, on the port they know if there is one."""
         self._runner = web.AppRunner(self.server.federation_app, access_log=None, auto_decompress=False)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        port = self._network.ports.get(self.name, 0)
+        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
         self._network.ports[self.name] = int(self._runner.addresses[0][1])
 
-    async def stop(self) -> None:
+    async def unlisten(self) -> None:
+        """Be away for other servers."""
         if self._runner is not None:
             await self._runner.cleanup()
+            self._runner = None
+
+    async def stop(self) -> None:
+        await self.unlisten()
         await self.server.close()
 
     async def problems(self, room_id: str) -> list[str]:
