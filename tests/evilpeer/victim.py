@@ -23,7 +23,7 @@ class Victim:
     def __init__(self, db: Database, network: Network, name: str, folder: Path, **config: Any) -> None:
         self.name = name
         self.db = db
-        self._network = network
+        self.network = network
         raw = {
             "server_name": name,
             "registration": {"mode": "open"},
@@ -40,7 +40,7 @@ class Victim:
 
     @property
     def port(self) -> int:
-        return self._network.ports[self.name]
+        return self.network.ports[self.name]
 
     async def start(self) -> None:
         await self.listen()
@@ -49,9 +49,9 @@ class Victim:
         """Serve other servers, on the port they know if there is one."""
         self._runner = web.AppRunner(self.server.federation_app, access_log=None, auto_decompress=False)
         await self._runner.setup()
-        port = self._network.ports.get(self.name, 0)
+        port = self.network.ports.get(self.name, 0)
         await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self._network.ports[self.name] = int(self._runner.addresses[0][1])
+        self.network.ports[self.name] = int(self._runner.addresses[0][1])
 
     async def unlisten(self) -> None:
         """Be away for other servers."""

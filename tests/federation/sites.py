@@ -55,12 +55,12 @@ class Person:
     """A user through the client API; `since` follows /sync."""
 
     def __init__(self, site: Site, user_id: str, token: str) -> None:
-        self.site, self.user_id, self._token = site, user_id, token
+        self.site, self.user_id, self.token = site, user_id, token
         self.since: str | None = None
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         url = URL(V3 + path, encoded=True)
-        headers = {"Authorization": f"Bearer {self._token}"}
+        headers = {"Authorization": f"Bearer {self.token}"}
         async with self.site.http.request(method, url, json=body, headers=headers) as response:
             return response.status, await response.json()
 
