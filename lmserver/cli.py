@@ -113,13 +113,33 @@ def _parser() -> argparse.ArgumentParser:
                   " stored bytes. Exits 1 and names room and position if anything is wrong.")  # fmt: skip
     _add_config(verify)
 
-    held = _add(commands, "evidence", _evidence, "list what rooms' hubs did that the protocol forbids",
+    proof = _add(commands, "evidence", _evidence, "list what rooms' hubs did that the protocol forbids",
                 "List what this server, as a participant, holds against its rooms' hubs: forks, replays,"
                 " altered events, broken rules. It only reads and may run beside the server.")  # fmt: skip
-    _add_config(held)
-    held.add_argument("--room", metavar="ROOM", help="only this room's hub")
-    held.add_argument("--json", action="store_true",
+    _add_config(proof)
+    proof.add_argument("--room", metavar="ROOM", help="only this room's hub")
+    proof.add_argument("--json", action="store_true",
                       help="one JSON object a line, with the signed events that prove each case")  # fmt: skip
+
+    held = _add(commands, "held-rooms", _held_rooms, "list rooms that wait for their newest events",
+                "List the rooms that may be read and not written to, because the database was restored and"
+                " the other servers have not all said that nothing is missing. Exits 1 if there are"
+                " any.")  # fmt: skip
+    _add_config(held)
+
+    release = _add(commands, "release-room", _release_room, "write to a held room again, as it is",
+                   "Let a held room be written to again although events of it may be lost. Servers that have"
+                   " those events will refuse what follows: their users have to leave and join"
+                   " anew.")  # fmt: skip
+    _add_config(release)
+    release.add_argument("room", nargs="*", metavar="ROOM", help="room IDs")
+    release.add_argument("--all", action="store_true", help="every held room")
+
+    restored = _add(commands, "mark-restored", _mark_restored, "say that the database is a restored one",
+                    "After restoring database and data directory together, which leaves no sign of it: hold"
+                    " the rooms shared with other servers until what they lack is recovered, and drop"
+                    " one-time keys.")  # fmt: skip
+    _add_config(restored)
 
     inspect = _add(commands, "inspect-event", _inspect_event, "show what an event's hashes and ID are",
                    "Read an event (LPDU or PDU) as JSON from standard input and print one JSON object: its"
@@ -349,6 +369,29 @@ def _evidence(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     return _with_database_errors(lambda: evidence.run(config, options.room, as_json=options.json))
+
+
+def _held_rooms(options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    config = load_config(options.config)
+    return _with_database_errors(lambda: held_rooms.show(config))
+
+
+def _release_room(options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    config = load_config(options.config)
+    if bool(options.room) == options.all:
+        raise CommandError("name rooms, or give --all")
+    return _with_database_errors(lambda: held_rooms.release(config, options.room))
+
+
+def _mark_restored(options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    config = load_config(options.config)
+    return _with_database_errors(lambda: held_rooms.mark_restored(config))
 
 
 def _inspect_event(options: argparse.Namespace) -> int:

@@ -52,6 +52,7 @@ from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
+from lmserver.federation_server.recovery import RecoveryEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.media.files import MediaFiles
 from lmserver.media.library import Library
@@ -81,12 +82,14 @@ from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
+from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.typing import Typing
 from lmserver.storage import room_reads, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
 from lmserver.web.errors import ApiError
@@ -107,16 +110,18 @@ def clock_ms() -> int:
 
 
 class _Audience:
-    """Who is told after COMMIT: local readers, and the senders to other servers."""
+    """Who is told after COMMIT: local readers, the senders to other servers, the restore guard."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: Notifier, guard: RestoreGuard) -> None:
         self._notifier = notifier
+        self._guard = guard
         self.sender: Sender | None = None
         self.remote_ephemeral: RemoteEphemeral | None = None
 
     def publish(self, keys: Iterable[str], xid: int | None = None) -> None:
         keys = list(keys)
         self._notifier.publish(keys, xid)
+        self._guard.note_change()
         if self.remote_ephemeral is not None:
             self.remote_ephemeral.rooms_changed(keys)
 
@@ -160,6 +165,8 @@ class Server:
     sender: Sender
     gaps: GapFiller
     echo_watch: EchoWatch
+    guard: RestoreGuard
+    recovery: TailRecovery
     notifier: Notifier
     keyring: Keyring
     client: FederationClient
@@ -175,6 +182,7 @@ class Server:
         """Stop in the order in which parts depend on each other."""
         await self.edus.close()
         await self.notifier.close()
+        await self.recovery.close()
         await self.sender.stop()
         await self.engine.close()
         await self.keyring.close()
@@ -200,19 +208,21 @@ def assemble(
     name = config.server_name
     metrics = Metrics()
     notifier = Notifier(lambda: room_reads.stream_positions(db))
-    audience = _Audience(notifier)
+    guard = RestoreGuard(db, config.data_dir, name)
+    audience = _Audience(notifier, guard)
     client = _federation_client(config, key, dns or SystemDns())
     keyring = Keyring(db, client, key, clock, own_old_keys=old_keys)
     api = RoomApi(client)
     answers = LpduAnswers()
     evidence = EvidenceLog(db, clock, metrics.count_evidence)
     turns = Turns(db, key, audience, answers, clock, evidence)
+    recovery = TailRecovery(db, turns, api, keyring, clock)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
     gaps = GapFiller(db, turns, HubHistory(db, api, keyring), evidence, clock)
     engine = RoomEngine(turns, own_lpdus, gaps)
     # A host and a port it listens on name one process: whoever starts there follows a dead one.
     owner = f"{socket.gethostname()} {config.client.host}:{config.client.port}"
-    sender = Sender(db, client, own_lpdus.answered, clock, owner=owner)
+    sender = Sender(db, client, own_lpdus.answered, clock, on_refused=recovery.suspect, owner=owner)
     audience.sender = sender
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
@@ -237,6 +247,7 @@ def assemble(
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, clock),
         EventEndpoints(db, engine),
+        RecoveryEndpoints(db),
         WellKnownEndpoints(config.federation.well_known),
         VersionEndpoints(),
         ServerKeyEndpoints(
@@ -259,6 +270,8 @@ def assemble(
         sender,
         gaps,
         EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
+        guard,
+        recovery,
         notifier,
         keyring,
         client,

@@ -113,11 +113,15 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
     async with open_database(config, progress, migrate=True) as db:
         server = assemble(config, db, keys.signing, old_keys=keys.old)
         runners: list[web.AppRunner] = []
+        restored = await server.guard.check()
+        if restored is not None:
+            progress(f"Restored: {restored}. Shared rooms are held; see `lmserver held-rooms`.")
         keeper = KeyKeeper(keys, db, server.client, clock_ms)
         background = [
             asyncio.create_task(_housekeeping(server), name="housekeeping"),
             asyncio.create_task(_measure(server), name="measure"),
             asyncio.create_task(keeper.watch(), name="own keys"),
+            asyncio.create_task(server.guard.run(server.recovery.restored), name="restore guard"),
         ]
         try:
             certificate = _certificate(config, server.metrics)
@@ -129,6 +133,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             await server.sender.start()
             background.append(asyncio.create_task(server.echo_watch.run(), name="echo watch"))
             background.append(asyncio.create_task(server.gaps.run(), name="gaps"))
+            server.recovery.start()
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()

@@ -13,7 +13,7 @@ from lmserver.protocol import ids
 from lmserver.protocol.errors import AuthRejected, InvalidIdentifier, InvalidJson, SchemaError, TooLarge
 from lmserver.protocol.events import EventDraft, check_draft
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.outcomes import Accepted, ClientTxn, MembershipError, Outcome, Rejected, RoomBusy
+from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, MembershipError, Outcome, Rejected, RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.sync.tokens import BadToken, RoomToken, SyncToken, parse
@@ -135,7 +135,8 @@ def accepted(outcome: Outcome) -> Accepted:
         case Accepted():
             return outcome
         case Rejected(errcode=errcode, reason=reason):
-            raise ApiError(_STATUS.get(errcode, 403), errcode, reason)
+            status = 503 if outcome == HELD else _STATUS.get(errcode, 403)
+            raise ApiError(status, errcode, reason)
 
 
 def busy() -> ApiError:

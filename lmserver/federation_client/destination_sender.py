@@ -78,6 +78,7 @@ class DestinationSender:
         owner: str,
         linger_seconds: float,
         latest: LatestTaker,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.destination = destination
         self.woken = asyncio.Event()
@@ -90,6 +91,7 @@ class DestinationSender:
         self._owner = owner
         self._linger_seconds = linger_seconds
         self._latest = latest
+        self._on_refused = on_refused
         self._prefix = UNSTABLE
         self._bad_states = 0
         self._may_gather = False
@@ -243,6 +245,8 @@ class DestinationSender:
         accepted, failed = _lpdu_answers(contents, answer)
         if accepted or failed:
             await self._answers(self.destination, accepted, failed)
+        if _refuses_events(contents, answer):
+            self._on_refused(self.destination)
         if not await outbound.settle(
             self._db, self.destination, self._lease.fence, txn.txn_id, _taken(contents), self._clock()
         ):
@@ -276,3 +280,9 @@ def _lpdu_answers(contents: Contents, answer: dict[str, Any]) -> tuple[dict[str,
             reason = detail.get("error") if isinstance(detail, dict) else None
             refused[lpdu_id] = reason[:MAX_REASON] if isinstance(reason, str) else "refused by the hub"
     return taken, refused
+
+
+def _refuses_events(contents: Contents, answer: dict[str, Any]) -> bool:
+    """Whether events of rooms that we order were refused: our list may not be what it was."""
+    failed = answer.get("failed_pdus")
+    return isinstance(failed, dict) and bool(failed.keys() - {lpdu_id for _, lpdu_id in contents.lpdus})

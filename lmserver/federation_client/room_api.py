@@ -19,6 +19,9 @@ from lmserver.protocol.room_versions import LM_02_ID
 
 STABLE = "/_matrix/federation"
 UNSTABLE = f"/_matrix/federation/unstable/{LM_02_ID}"
+RECOVERY = "/_matrix/federation/unstable/org.lmserver"
+
+RECOVERY_SECONDS = 10.0
 
 _OTHER_VERSION = ("M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION")
 MAX_JOIN_RESPONSE = 64 * 1024 * 1024
@@ -124,6 +127,27 @@ class RoomApi:
     async def event(self, server: str, version: str, event_id: str) -> dict[str, Any]:
         """GET event."""
         return await self._get(server, version, "v2", "event", event_id, None)
+
+    async def heads(self, server: str, after: str) -> tuple[dict[str, str], str | None]:
+        """Rooms whose hub we are and `server`'s head of each, from beyond the room `after`; and from
+        where to go on (our own extension: what a restored hub asks)."""
+        body = await self._client.send_json(
+            "GET", server, f"{RECOVERY}/heads", query=[("from", after)], timeout=RECOVERY_SECONDS
+        )
+        heads, following = body.get("heads"), body.get("next")
+        if not isinstance(heads, dict) or not all(isinstance(head, str) for head in heads.values()):
+            raise BadResponse("heads answered without heads")
+        return heads, following if isinstance(following, str) and following > after else None
+
+    async def tail(self, server: str, room_id: str, after: Sequence[str], limit: int) -> list[Any]:
+        """What `server` has of the room behind the newest of the events `after` (our own extension)."""
+        query = [*(("after", event_id) for event_id in after), ("limit", str(limit))]
+        path = f"{RECOVERY}/tail" + quote_path(room_id)
+        body = await self._client.send_json("GET", server, path, query=query, timeout=RECOVERY_SECONDS)
+        pdus = body.get("pdus")
+        if not isinstance(pdus, list) or len(pdus) > limit:
+            raise BadResponse("tail answered without a list of events")
+        return pdus
 
     async def _get(
         self, server: str, version: str, api: str, name: str, id_: str, query: list[tuple[str, str]] | None

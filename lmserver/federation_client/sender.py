@@ -43,6 +43,7 @@ class Sender:
         on_lpdu_answers: Answers,
         clock: Callable[[], int],
         *,
+        on_refused: Callable[[str], None] = lambda _: None,
         owner: str = "",
         max_active: int = MAX_ACTIVE,
         poll_seconds: float = POLL_SECONDS,
@@ -51,6 +52,7 @@ class Sender:
         self._db = db
         self._client = client
         self._answers = on_lpdu_answers
+        self._on_refused = on_refused
         self._clock = clock
         self._max_active = max_active
         self._poll_seconds = poll_seconds
@@ -139,6 +141,7 @@ class Sender:
             self._owner,
             self._linger_seconds,
             partial(self._latest.take, name),
+            self._on_refused,
         )
         self._active[name] = sender
         self._spawn(self._run(sender))

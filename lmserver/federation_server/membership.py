@@ -21,7 +21,7 @@ from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.invites import InviteRefused, Invites
-from lmserver.rooms.outcomes import Accepted, Outcome, Rejected
+from lmserver.rooms.outcomes import HELD, Accepted, Outcome, Rejected
 from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Database
 from lmserver.storage.room_log import StoredEvent
@@ -222,7 +222,7 @@ def _refusal(error: InviteRefused) -> ApiError:
 def _accepted(outcome: Outcome) -> Accepted:
     if isinstance(outcome, Rejected):
         status = {"M_NOT_FOUND": 404, "M_BAD_JSON": 400, "M_TOO_LARGE": 413}.get(outcome.errcode, 403)
-        raise ApiError(status, outcome.errcode, outcome.reason)
+        raise ApiError(503 if outcome == HELD else status, outcome.errcode, outcome.reason)
     return outcome
 
 

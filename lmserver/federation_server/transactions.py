@@ -23,7 +23,7 @@ from lmserver.protocol.events import Lpdu, Pdu, is_lpdu_shaped, parse_lpdu, pars
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.outcomes import Accepted, Outcome, RoomBusy
+from lmserver.rooms.outcomes import HELD, Accepted, Outcome, RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.storage import inbound
 from lmserver.storage.database import Database, DatabaseUnavailable
@@ -218,7 +218,7 @@ class TransactionEndpoints:
             for lpdu, outcome in zip(room.lpdus, outcomes, strict=True):
                 if isinstance(outcome, Accepted):
                     result.accepted[lpdu.event_id] = outcome.event_id
-                else:
+                elif outcome != HELD:  # without an echo it is sent again, and finds the room whole
                     result.reject(lpdu.event_id, "internal error" if outcome is None else outcome.reason)
         unplaced = room.pdus
         if room.pdus and room.listed:

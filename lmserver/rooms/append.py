@@ -13,7 +13,7 @@ Steps, and what a crash after each means:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmserver.protocol import hub, participant
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
@@ -21,9 +21,9 @@ from lmserver.protocol.power_levels import PowerLevels
 from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import snapshot as snapshots
-from lmserver.rooms.outcomes import Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.snapshot import Snapshot
-from lmserver.storage import client_transactions, evidence, fanout, lpdus, room_log, room_state
+from lmserver.storage import client_transactions, evidence, fanout, holds, lpdus, room_log, room_state
 from lmserver.storage.client_transactions import KnownTransaction
 from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
@@ -138,13 +138,23 @@ async def append(
     row = await room_log.lock_head(db, room_id)
     if row is None:
         return Appended([NOT_FOUND] * len(proposals), None)
+    if row.hub_server == key.server_name and _went_back(row, cached):
+        await holds.hold(db, room_id, holds.RESTORED)
+        row = replace(row, hold=holds.RESTORED)
     batch = Batch(room_id, key.server_name, await snapshots.refresh(db, row, cached))
     await _look_up_known(db, batch, proposals)
     if row.hub_server == key.server_name:
-        outcomes: list[Outcome | GapFound] = [_hub_decides(batch, p, key) for p in proposals]
+        outcomes: list[Outcome | GapFound] = [
+            HELD if row.held and not p.recovered else _hub_decides(batch, p, key) for p in proposals
+        ]
     else:
         outcomes = await _participant_decides(db, batch, proposals)
     return await write(db, batch, row, outcomes, now_ms)
+
+
+def _went_back(row: RoomRow, cached: Snapshot | None) -> bool:
+    """Memory has what the database has not: it was restored, or failed over, while we ran."""
+    return cached is not None and row.hold is None and cached.view.head_position > row.head_position
 
 
 async def _look_up_known(db: Executor, batch: Batch, proposals: Sequence[Proposal]) -> None:
@@ -162,7 +172,9 @@ def _hub_decides(batch: Batch, proposal: Proposal, key: SigningKey) -> Outcome |
     """We are the hub: complete, authorize, place; a duplicate is what stood there first."""
     event = proposal.event
     if isinstance(event, Pdu):
-        return _place_completed(batch, event, proposal)
+        return (
+            _place_recovered(batch, event) if proposal.recovered else _place_completed(batch, event, proposal)
+        )
     if isinstance(event, Lpdu):
         first = batch.lpdu_hashes.get(event.lpdu_hash or "")
         if first is not None:
@@ -189,6 +201,22 @@ def _place_completed(batch: Batch, pdu: Pdu, proposal: Proposal) -> Outcome | Ga
     if pdu.prev_events != [batch.snapshot.view.head_event_id]:
         return GapFound(pdu.prev_events[0])
     return batch.place(pdu)
+
+
+def _place_recovered(batch: Batch, pdu: Pdu) -> Outcome | GapFound:
+    """An event we appended and lost is judged as a participant judges it, and placed only where it
+    stood: at the head it names."""
+    view = batch.snapshot.view
+    decision = participant.decide(pdu, view, seen_lpdu_hashes=batch.lpdu_hashes)
+    match decision:
+        case participant.Apply():
+            if pdu.type == "m.room.redaction":
+                batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
+            return batch.place(pdu)
+        case participant.Gap(prev_event_id=prev):
+            return GapFound(prev)
+        case _:
+            return Rejected("M_FORBIDDEN", decision.reason)
 
 
 def _place_on_hub(batch: Batch, pdu: Pdu, view: RoomView, txn: ClientTxn | None) -> Accepted:

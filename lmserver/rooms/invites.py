@@ -21,9 +21,9 @@ from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
-from lmserver.rooms.outcomes import GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.outcomes import HELD, GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.turns import Turns
-from lmserver.storage import outside, room_log, room_state
+from lmserver.storage import holds, outside, room_log, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
 
@@ -84,6 +84,8 @@ class Invites:
                 return Rejected("M_NOT_FOUND", "room not known"), None
             if target in snapshot.servers:
                 break  # it came in meanwhile, and gets the invite as everybody does
+            if await holds.is_held(self._db, event.room_id):
+                return HELD, None  # a signature at an old head could start a second list
             decision = hub.decide(event, snapshot.view, self._key)
             if isinstance(decision, hub.Reject):
                 return Rejected(decision.errcode, decision.reason, decision.rule), None

@@ -23,13 +23,18 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.handshakes import Handshakes
 from lmserver.rooms.invites import InviteRefused, Invites
 from lmserver.rooms.joining import Joining
-from lmserver.rooms.outcomes import Accepted, MembershipError, Outcome, Rejected
+from lmserver.rooms.outcomes import HELD, Accepted, MembershipError, Outcome, Rejected
 from lmserver.rooms.outsiders import newest
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage.database import Database
 
-_STATUS = {"M_NOT_FOUND": 404, "M_LIMIT_EXCEEDED": 429, "M_BAD_JSON": 400, "M_TOO_LARGE": 413}
+_STATUS = {
+    "M_NOT_FOUND": 404,
+    "M_LIMIT_EXCEEDED": 429,
+    "M_BAD_JSON": 400,
+    "M_TOO_LARGE": 413,
+}
 
 
 class Membership:
@@ -208,6 +213,7 @@ class Membership:
 def _raise_if_rejected(outcome: Outcome) -> None:
     match outcome:
         case Rejected(errcode=errcode, reason=reason):
-            raise MembershipError(errcode, _STATUS.get(errcode, 403), reason)
+            status = 503 if outcome == HELD else _STATUS.get(errcode, 403)
+            raise MembershipError(errcode, status, reason)
         case Accepted():
             return

@@ -8,7 +8,8 @@ from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.storage.client_transactions import TransactionKey as ClientTxn
 
 __all__ = [
-    "Accepted", "ClientTxn", "GapFound", "MembershipError", "Outcome", "Proposal", "Rejected", "RoomBusy",
+    "HELD", "Accepted", "ClientTxn", "GapFound", "MembershipError", "Outcome", "Proposal", "Rejected",
+    "RoomBusy",
 ]  # fmt: skip
 
 
@@ -38,6 +39,9 @@ class GapFound:
 
 Outcome = Accepted | Rejected
 
+HELD = Rejected("M_UNKNOWN", "The room is read-only until its newest events are recovered")
+"""The room is not to be extended now (storage/holds.py); neither taken nor refused for good."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -45,11 +49,13 @@ class Proposal:
 
     `completed` marks a PDU that we as hub have made ourselves (an invite its target has signed):
     it is placed only if the room's head is still its predecessor, and is a GapFound otherwise.
+    `recovered` marks one we made before our database was restored, and that another server kept.
     """
 
     event: EventDraft | Lpdu | Pdu
     txn: ClientTxn | None = None
     completed: bool = False
+    recovered: bool = False
 
 
 class RoomBusy(Exception):

@@ -139,6 +139,11 @@ class Turns:
         """PDUs of a room's hub, checked and with hashes enforced; gaps are told, not filled."""
         return await self.submit(room_id, [Proposal(pdu) for pdu in pdus])
 
+    async def place_recovered(self, room_id: str, pdus: Sequence[Pdu]) -> list[Outcome | GapFound]:
+        """Events of a room whose hub we are that we had before the database was restored, checked and
+        with hashes enforced."""
+        return await self.submit(room_id, [Proposal(pdu, recovered=True) for pdu in pdus])
+
     async def submit(self, room_id: str, proposals: Sequence[Proposal]) -> list[Outcome | GapFound]:
         """Queue events for the room's next turn and wait until they are durable or refused.
 

@@ -49,6 +49,12 @@ async def add_one_time_keys(
     )
 
 
+async def drop_one_time_keys(db: Executor) -> int:
+    """Every one of every device: after a restore nobody knows which were handed out. Clients are
+    told that none is left and upload new ones."""
+    return len(await db.fetch("DELETE FROM one_time_keys RETURNING key_id"))
+
+
 async def one_time_keys(
     db: Executor, user_id: str, device_id: str, key_ids: Iterable[str]
 ) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmserver.storage.database import Executor
+from lmserver.storage.holds import FORKED, RESTORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,12 @@ class RoomRow:
     head_position: int
     head_event_id: str
     min_position: int
+    hold: str | None = None
+    """Why it may not be extended; see storage/holds.py."""
+
+    @property
+    def held(self) -> bool:
+        return self.hold in (RESTORED, FORKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ def _event(row: Any) -> StoredEvent:
 async def room(db: Executor, room_id: str) -> RoomRow | None:
     row = await db.fetchrow(
         "SELECT room_id, room_version, hub_server, create_event_id, head_position, head_event_id,"
-        " min_position FROM rooms WHERE room_id = $1",
+        " min_position, hold FROM rooms WHERE room_id = $1",
         room_id,
     )
     return None if row is None else _room(row)
@@ -83,7 +90,7 @@ async def lock_head(db: Executor, room_id: str) -> RoomRow | None:
     """Take the room's row for the rest of the transaction: whoever holds it may append."""
     row = await db.fetchrow(
         "SELECT room_id, room_version, hub_server, create_event_id, head_position, head_event_id,"
-        " min_position FROM rooms WHERE room_id = $1 FOR UPDATE",
+        " min_position, hold FROM rooms WHERE room_id = $1 FOR UPDATE",
         room_id,
     )
     return None if row is None else _room(row)

@@ -305,6 +305,13 @@ CREATE UNIQUE INDEX remote_media_pkey ON remote_media USING btree (server, media
 CREATE INDEX remote_media_sha256 ON remote_media USING btree (sha256);
 CREATE INDEX remote_media_used ON remote_media USING btree (used_ts);
 
+CREATE TABLE restore_guard (
+    id smallint NOT NULL DEFAULT 1,
+    beat bigint NOT NULL,
+    beaten_at timestamp with time zone NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX restore_guard_pkey ON restore_guard USING btree (id);
+
 CREATE TABLE room_aliases (
     alias text NOT NULL,
     room_id text NOT NULL,
@@ -345,8 +352,10 @@ CREATE TABLE rooms (
     head_position bigint NOT NULL,
     head_event_id text NOT NULL,
     min_position bigint NOT NULL,
-    created_ts bigint NOT NULL
+    created_ts bigint NOT NULL,
+    hold text
 );
+CREATE INDEX rooms_hold ON rooms USING btree (room_id) WHERE (hold IS NOT NULL);
 CREATE UNIQUE INDEX rooms_pkey ON rooms USING btree (room_id);
 
 CREATE TABLE server_key_documents (

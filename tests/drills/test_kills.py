@@ -12,17 +12,16 @@ from urllib.parse import quote
 import aiohttp
 import asyncpg
 import pytest
-import yaml
 from aiohttp import web
 
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import EventDraft, Pdu, parse_pdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
-from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from tests.evilpeer.hub import EvilHub
 from tests.evilpeer.network import Network
 from tests.evilpeer.peer import UNSTABLE, EvilPeer, Received
+from tests.kit.databases import dsn_of, execute
 from tests.kit.faultproxy import FaultProxy
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 from tests.kit.rooms import RoomBuilder, draft, member, message, now
@@ -52,23 +51,6 @@ def plain(folder: Path, label: str, network: Network, *peers: str) -> ServerProc
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-def data_dir(server: ServerProcess) -> Path:
-    return Path(yaml.safe_load(server.config.read_text(encoding="utf-8"))["data_dir"])
-
-
-def dsn_of(server: ServerProcess) -> str:
-    """Of the embedded database of a running server; a kill leaves it running."""
-    dsn = EmbeddedPostgres(data_dir(server), lambda _: None).running_dsn()
-    assert dsn is not None
-    return dsn
-
-
-async def execute(dsn: str, statement: str, *values: object) -> None:
-    db = await asyncpg.connect(dsn)
-    await db.execute(statement, *values)
-    await db.close()
 
 
 # -- D2 -------------------------------------------------------------------------------------------
