@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmserver.federation_server.membership import auth_chain, wire
+from lmserver.federation_server.membership import auth_chain, wire, wire_list
 from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.federation_server.rooms_known import hub_view
-from lmserver.federation_server.server_view import ServerView, server_view
+from lmserver.federation_server.server_view import ServerView, hides_state_entry, server_view
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms.engine import RoomEngine
 from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Database
-from lmserver.storage.room_log import StoredEvent
+from lmserver.storage.room_log import RoomRow, StoredEvent
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
 from lmserver.web.errors import bad_param, missing_param, not_found
 
@@ -42,39 +42,38 @@ class EventEndpoints:
         row = None if stored is None else await room_log.room(self._db, stored.room_id)
         if stored is None or row is None:
             raise not_found("Event not found")
-        view = await server_view(self._db, stored.room_id, request.origin)
+        view = await server_view(self._db, row, request.origin)
         if not view.knows(stored):
             raise not_found("Event not found")
-        return Reply(200, wire(stored, room_version(row.room_version), hide=view.hides(stored)))
+        if stored.position is None:
+            hide = await hides_state_entry(self._db, view, stored)
+        else:
+            hide = view.hides(stored)
+        return Reply(200, wire(stored, room_version(row.room_version), hide=hide))
 
     @endpoint("GET", STABLE + "/v1/state/{room_id}", UNSTABLE + "/state/{room_id}",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def state(self, request: Request) -> Reply:
         """The state before an event, and what authorizes it; answered by the hub alone."""
-        state, chain, view, version = await self._state(request)
-        return Reply(
-            200,
-            b'{"auth_chain":'
-            + _shown(chain, version, view)
-            + b',"pdus":'
-            + _shown(state, version, view)
-            + b"}",
-        )
+        at, state, chain, view, version = await self._state(request)
+        # Who may see the event may see the state it was sent into, however old that is.
+        pdus = _shown(state, version, view) if view.hides(at) else wire_list(state, version)
+        return Reply(200, b'{"auth_chain":' + _shown(chain, version, view) + b',"pdus":' + pdus + b"}")
 
     @endpoint("GET", STABLE + "/v1/state_ids/{room_id}", UNSTABLE + "/state_ids/{room_id}",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
     async def state_ids(self, request: Request) -> dict[str, Any]:
         """The same, event IDs only."""
-        state, chain, _, _ = await self._state(request)
+        _, state, chain, _, _ = await self._state(request)
         return {"auth_chain_ids": [e.event_id for e in chain], "pdu_ids": [e.event_id for e in state]}
 
     async def _state(
         self, request: Request
-    ) -> tuple[list[StoredEvent], list[StoredEvent], ServerView, RoomVersion]:
+    ) -> tuple[StoredEvent, list[StoredEvent], list[StoredEvent], ServerView, RoomVersion]:
         room = await hub_view(self._engine, request.params["room_id"])
-        at, view = await self._known(request, room.room_id, "event_id")
+        at, view = await self._known(request, await room_log.room(self._db, room.room_id), "event_id")
         state = await room_state.state_at(self._db, room.room_id, _position(at))
-        return state, await auth_chain(self._db, room.room_id, state), view, room.version
+        return at, state, await auth_chain(self._db, room.room_id, state), view, room.version
 
     @endpoint("GET", STABLE + "/v2/backfill/{room_id}", UNSTABLE + "/backfill/{room_id}",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
@@ -87,7 +86,7 @@ class EventEndpoints:
         row = await room_log.room(self._db, room_id) if ids.is_room_id(room_id) else None
         if row is None:
             raise not_found("Room not known")
-        at, view = await self._known(request, room_id, "v")
+        at, view = await self._known(request, row, "v")
         last = _position(at)
         found = await room_log.events_between(
             self._db,
@@ -99,18 +98,22 @@ class EventEndpoints:
         )
         chain: list[StoredEvent] = []
         for event in found:
-            if not view.knows(event):
+            if not view.knows(event) or event.position != last - len(chain):
                 break  # what follows a hole could not be linked to the rest
             chain.append(event)
         return Reply(200, b'{"pdus":' + _shown(chain[::-1], room_version(row.room_version), view) + b"}")
 
-    async def _known(self, request: Request, room_id: str, name: str) -> tuple[StoredEvent, ServerView]:
+    async def _known(
+        self, request: Request, room: RoomRow | None, name: str
+    ) -> tuple[StoredEvent, ServerView]:
         """The event a query parameter names, if it has a place in this room and the server knows it."""
         event_id = request.query.get(name)
         if event_id is None:
             raise missing_param(f"{name} is missing")
-        view = await server_view(self._db, room_id, request.origin)
-        stored = await room_log.event(self._db, event_id, room_id) if ids.is_event_id(event_id) else None
+        if room is None or not ids.is_event_id(event_id):
+            raise not_found("Event not found")
+        view = await server_view(self._db, room, request.origin)
+        stored = await room_log.event(self._db, event_id, room.room_id)
         if stored is None or stored.position is None or not view.knows(stored):
             raise not_found("Event not found")
         return stored, view

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import orjson
 
+from lmserver.rooms.reading import history_visibility
 from lmserver.rooms.visible_ranges import FOREVER, Ranges, Span, last_joined, visible_to_user
 from lmserver.storage import room_state
 from lmserver.storage.database import Executor
-from lmserver.storage.room_log import StoredEvent
+from lmserver.storage.room_log import RoomRow, StoredEvent
 from lmserver.storage.room_state import MembershipSpan
 
 
@@ -30,17 +31,30 @@ class ServerView:
         return (self.until is not None and event.position <= self.until) or event.position in self.visible
 
     def hides(self, event: StoredEvent) -> bool:
-        """Whether the server gets only the redacted copy; MLS commits are always shown."""
+        """Whether the server gets only the redacted copy; MLS commits are always shown.
+
+        An event without a position is part of a state: see `hides_state_entry`.
+        """
         if event.position is None or event.position in self.visible:
             return False
         return bool(orjson.loads(event.pdu)["type"] != "m.mls.commit")
 
 
-async def server_view(db: Executor, room_id: str, server: str) -> ServerView:
-    spans = server_spans(await room_state.server_memberships(db, room_id, server))
-    history = await room_state.state_history(db, room_id, "m.room.history_visibility", "")
-    visibility = [Span(h.from_position, h.to_position, _visibility(h.pdu)) for h in history]
-    return ServerView(visible_to_user(spans, visibility), last_joined(spans))
+async def hides_state_entry(db: Executor, view: ServerView, event: StoredEvent) -> bool:
+    """The same for state that came with our join: shown if the server may see any moment at which
+    it was in force."""
+    fields = orjson.loads(event.pdu)
+    lives = await room_state.state_history(db, event.room_id, fields["type"], fields["state_key"])
+    return not any(
+        view.visible.within(life.from_position, FOREVER if life.to_position is None else life.to_position)
+        for life in lives
+        if life.event_id == event.event_id
+    )
+
+
+async def server_view(db: Executor, room: RoomRow, server: str) -> ServerView:
+    spans = server_spans(await room_state.server_memberships(db, room.room_id, server))
+    return ServerView(visible_to_user(spans, await history_visibility(db, room)), last_joined(spans))
 
 
 def server_spans(memberships: Sequence[MembershipSpan]) -> list[Span]:
@@ -67,8 +81,3 @@ def server_spans(memberships: Sequence[MembershipSpan]) -> list[Span]:
     if value != "leave":
         spans.append(Span(start, None, value))
     return spans
-
-
-def _visibility(pdu: bytes) -> str:
-    value = orjson.loads(pdu)["content"].get("history_visibility")
-    return value if isinstance(value, str) else "shared"

@@ -11,11 +11,17 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
-from lmserver.rooms.visible_ranges import EVERYTHING, Ranges, Span, last_joined, visible_to_user
+from lmserver.rooms.visible_ranges import (
+    EVERYTHING,
+    Ranges,
+    Span,
+    last_joined,
+    spans_of,
+    visibility_spans,
+    visible_to_user,
+)
 from lmserver.storage import aliases, client_transactions, room_log, room_reads, room_state
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
@@ -61,8 +67,12 @@ class Access:
         return self.state_position is None and not self.visible.intervals
 
     def state_at(self, position: int) -> int | None:
-        """The state before `position`, but never newer than the user may see."""
-        return None if self.state_position is None else min(position, self.state_position)
+        """The state before `position`, or the nearest later one that the user may see: neither newer
+        than the last nor between events that are hidden."""
+        if self.state_position is None:
+            return None
+        nearest = self.visible.state_from(position)
+        return self.state_position if nearest is None else min(nearest, self.state_position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,16 @@ class Page:
 Wanted = Callable[[Shown], bool]
 Backfill = Callable[[str, int], Awaitable[None]]
 """Fetches history below our first position: (room ID, position)."""
+
+
+async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
+    """The room's history visibility over all positions."""
+    complete = (
+        room.min_position == 0
+        or await room_log.event_position(db, room.room_id, room.create_event_id) is not None
+    )
+    history = await room_state.state_history(db, room.room_id, "m.room.history_visibility", "")
+    return visibility_spans(history, complete=complete)
 
 
 class Reading:
@@ -94,8 +114,9 @@ class Reading:
         room = await room_log.room(self._db, room_id)
         if room is None:
             return None
-        members = await self._spans(room_id, "m.room.member", user_id, "membership")
-        visibility = await self._spans(room_id, "m.room.history_visibility", "", "history_visibility")
+        history = await room_state.state_history(self._db, room_id, "m.room.member", user_id)
+        members = spans_of(history, "membership")
+        visibility = await history_visibility(self._db, room)
         membership = members[-1].value if members and members[-1].end is None else "leave"
         if (
             membership in ("leave", "ban")
@@ -122,10 +143,6 @@ class Reading:
             return None
         return Access(room, room_version(room.room_version), "join", EVERYTHING, room.head_position + 1)
 
-    async def _spans(self, room_id: str, type_: str, state_key: str, field: str) -> list[Span]:
-        history = await room_state.state_history(self._db, room_id, type_, state_key)
-        return [Span(h.from_position, h.to_position, _string(h.pdu, field)) for h in history]
-
     # -- events ---------------------------------------------------------------------------------
 
     async def event(self, access: Access, event_id: str) -> Shown | None:
@@ -135,7 +152,7 @@ class Reading:
             return None
         event = shown(stored, access.version)
         if event.position is not None:
-            return event if event.position in access.visible else None
+            return event if event.position in access.visible or _is_commit(access, event) else None
         return event if await self._in_visible_state(access, event) else None
 
     async def _in_visible_state(self, access: Access, event: Shown) -> bool:
@@ -143,7 +160,12 @@ class Reading:
         if access.state_position is None or event.state_key is None:
             return False
         history = await room_state.state_history(self._db, access.room_id, event.type, event.state_key)
-        return any(h.event_id == event.event_id and h.from_position < access.state_position for h in history)
+        return any(
+            h.event_id == event.event_id
+            and h.from_position < access.state_position
+            and (h.to_position is None or bool(access.visible.within(h.from_position, h.to_position)))
+            for h in history
+        )
 
     async def backwards(
         self, access: Access, start: int, limit: int, wanted: Wanted, stop: int | None = None
@@ -293,6 +315,17 @@ class Reading:
         }
 
 
+def _is_commit(access: Access, event: Shown) -> bool:
+    """MLS commits are shown to everybody who may see the state after them, whatever the history
+    visibility (D04 §Updating Group State)."""
+    return (
+        event.type == "m.mls.commit"
+        and event.state_key is None
+        and access.state_position is not None
+        and (event.position or 0) < access.state_position
+    )
+
+
 def _may_see_previous(access: Access, position: int | None) -> bool:
     """An outlier was part of the state the user's server joined with."""
     return access.joined if position is None else position in access.visible
@@ -318,8 +351,3 @@ def _position(row: StoredEvent) -> int:
     if row.position is None:
         raise ValueError("an outlier has no place in the list")
     return row.position
-
-
-def _string(pdu: bytes, field: str) -> str:
-    value = orjson.loads(pdu)["content"].get(field)
-    return value if isinstance(value, str) else ""

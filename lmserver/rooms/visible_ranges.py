@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
+from lmserver.storage.room_state import StateSpan
+
 FOREVER: Final = 2**62
 """Later than any position."""
 
@@ -41,9 +45,41 @@ class Ranges:
         """The parts between two positions, both included, oldest first."""
         return [(max(a, first), min(b, last)) for a, b in self.intervals if a <= last and b >= first]
 
+    def state_from(self, position: int) -> int | None:
+        """The first place at or after `position` whose state may be seen: before or after an event
+        that may be. None when there is none."""
+        return next((max(position, a) for a, b in self.intervals if position <= b + 1), None)
+
 
 EVERYTHING = Ranges(((-FOREVER, FOREVER),))
 NOTHING = Ranges(())
+
+
+def spans_of(history: Sequence[StateSpan], field: str) -> list[Span]:
+    """An entry's history as spans of a text field of its content ("" for what is no text).
+
+    An entry known only from the state that came with a join began somewhere before: everything we
+    have of that time, fetched backwards from the join, came after it.
+    """
+    spans: list[Span] = []
+    for life in history:
+        value = orjson.loads(life.pdu)["content"].get(field)
+        start = life.from_position
+        if life.event_position is None:
+            start = -FOREVER if life.lived_before is None else life.lived_before + 1
+            if spans and (spans[-1].end is None or spans[-1].end > start):
+                spans[-1] = Span(spans[-1].start, start, spans[-1].value)
+        spans.append(Span(start, life.to_position, value if isinstance(value, str) else ""))
+    return spans
+
+
+def visibility_spans(history: Sequence[StateSpan], *, complete: bool) -> list[Span]:
+    """The history visibility; `complete` says that we have the room from its beginning. Otherwise
+    the first setting we know may have replaced a stricter one, so nothing before it is shown."""
+    spans = spans_of(history, "history_visibility")
+    if spans and not complete and spans[0].start > -FOREVER:
+        return [Span(-FOREVER, spans[0].start, "joined"), *spans]
+    return spans
 
 
 def last_joined(memberships: Sequence[Span]) -> int | None:

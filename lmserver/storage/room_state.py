@@ -29,12 +29,18 @@ class NewState:
 
 @dataclass(frozen=True, slots=True)
 class StateSpan:
-    """One entry's life: in force for events at positions in (from_position, to_position]."""
+    """One entry's life: in force for events at positions in (from_position, to_position].
+
+    `event_position` is the event's own place, None for one known only from the state that came
+    with a join; `lived_before` then is the last position of the stay before that join.
+    """
 
     from_position: int
     to_position: int | None
     event_id: str
     pdu: bytes
+    event_position: int | None
+    lived_before: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +161,17 @@ async def state_entry(
 async def state_history(db: Executor, room_id: str, type_: str, state_key: str) -> list[StateSpan]:
     """Every life of one entry, oldest first: memberships of a user, history visibility."""
     rows = await db.fetch(
-        "SELECT s.from_position, s.to_position, s.event_id, e.pdu FROM room_state AS s"
+        "SELECT s.from_position, s.to_position, s.event_id, e.pdu, e.position AS event_position,"
+        " CASE WHEN e.position IS NULL THEN (SELECT l.position FROM events AS l WHERE l.room_id = $1"
+        " AND l.position < s.from_position AND NOT l.backfilled ORDER BY l.position DESC LIMIT 1)"
+        " END AS lived_before FROM room_state AS s"
         " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
         " WHERE s.room_id = $1 AND s.type = $2 AND s.state_key = $3 ORDER BY s.from_position",
         room_id,
         type_,
         state_key,
     )
-    return [StateSpan(r["from_position"], r["to_position"], r["event_id"], r["pdu"]) for r in rows]
+    return [StateSpan(*(r[name] for name in StateSpan.__slots__)) for r in rows]
 
 
 @dataclass(frozen=True, slots=True)

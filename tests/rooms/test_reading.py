@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmserver.rooms.visible_ranges import FOREVER, Span, visible_to_user
+from lmserver.rooms.visible_ranges import FOREVER, Span, spans_of, visibility_spans, visible_to_user
+from lmserver.storage.room_state import StateSpan
 from tests.kit.reading_world import CAROL, DAVE, World
 from tests.kit.rooms import ALICE, ROOM, draft
 
@@ -162,3 +163,80 @@ def test_ranges_agree_with_the_rules(
         assert (position in ranges) == sees(members, visibility, position), position
     assert all(a <= b for a, b in ranges.intervals)
     assert ranges.within(-FOREVER, FOREVER) == list(ranges.intervals)
+
+
+# -- a participant, whose list begins with its join ---------------------------------------------
+
+
+def life(
+    start: int, end: int | None, value: str, *, placed: int | None, lived_before: int | None = None
+) -> StateSpan:
+    pdu = b'{"content":{"history_visibility":"%s","membership":"%s"}}' % (value.encode(), value.encode())
+    return StateSpan(start, end, "$x", pdu, placed, lived_before)
+
+
+def test_a26_what_came_with_a_join_counts_for_all_that_we_have_of_the_time_before() -> None:
+    """The setting of the join may be old; that it is not among the events we have says so."""
+    carried = life(99, None, "joined", placed=None)
+    assert visibility_spans([carried], complete=False) == [Span(-FOREVER, None, "joined")]
+    assert visible_to_user(
+        [Span(100, None, "join")], spans_of([carried], "history_visibility")
+    ).intervals == ((100, FOREVER),)
+
+
+def test_a26_before_the_first_setting_we_know_there_may_be_a_stricter_one() -> None:
+    fetched = [life(90, 99, "shared", placed=90), life(99, None, "shared", placed=90)]
+    members = [Span(100, None, "join")]
+    assert 95 in visible_to_user(members, visibility_spans(fetched, complete=False))
+    assert 89 not in visible_to_user(members, visibility_spans(fetched, complete=False))
+    assert 89 in visible_to_user(members, visibility_spans(fetched, complete=True))
+    assert 89 in visible_to_user(members, visibility_spans([], complete=False))
+
+
+def test_what_happened_between_two_stays_is_under_the_later_joins_state() -> None:
+    """Stays [100, 110] and from 500 on; the state of the second join was set while we were away."""
+    visibility = [
+        life(99, 499, "shared", placed=None),
+        life(499, None, "joined", placed=None, lived_before=110),
+    ]
+    assert visibility_spans(visibility, complete=True) == [
+        Span(-FOREVER, 111, "shared"), Span(111, None, "joined"),
+    ]  # fmt: skip
+    members = [
+        life(99, 100, "invite", placed=None),
+        life(100, 499, "join", placed=100),
+        life(499, 500, "leave", placed=None, lived_before=110),
+        life(500, None, "join", placed=500),
+    ]
+    ranges = visible_to_user(spans_of(members, "membership"), visibility_spans(visibility, complete=True))
+    assert 105 in ranges and 300 not in ranges and 500 in ranges
+
+
+async def test_state_between_hidden_events_is_that_of_the_next_visible_one(world: World) -> None:
+    """An old token gives nobody the members of a time that is hidden from them."""
+    await world.create(visibility="joined")
+    await world.member("join", CAROL)
+    await world.member("leave", CAROL)
+    hidden = (await world.access(ALICE)).room.head_position
+    await world.say("hidden")
+    await world.member("join", DAVE)
+    access = await world.access(DAVE)
+    join = access.room.head_position
+    await world.say("seen")
+    at = [access.state_at(at) for at in (hidden, join, join + 1, 10**9)]
+    assert at == [join, join, join + 1, join + 1]
+    alice = await world.access(ALICE)
+    assert alice.state_at(hidden) == hidden
+
+
+async def test_mls_commits_are_shown_to_members_whatever_the_visibility(world: World) -> None:
+    await world.create(visibility="joined")
+    commit = await world.send(draft("m.mls.commit", {"message": "x"}))
+    [said] = await world.say("hidden")
+    await world.member("join", CAROL)
+    await world.member("leave", CAROL)
+    later = await world.send(draft("m.mls.commit", {"message": "y"}))
+    access = await world.access(CAROL)
+    found = [await world.reading.event(access, event_id) for event_id in (commit, said, later)]
+    assert [event is not None for event in found] == [True, False, False]
+    assert await world.reading.event(await world.access(DAVE), commit) is None
