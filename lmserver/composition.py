@@ -231,7 +231,7 @@ def assemble(
     invites = Invites(db, key, api, keyring, turns, accounts, notifier.publish)
     handshakes = Handshakes(db, key, api, notifier.publish, audience.wake, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
-    remote = RemoteUsers(client)
+    remote = RemoteUsers(client, sender.in_reach)
     directory = Directory(db, engine, remote.alias)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
@@ -242,7 +242,8 @@ def assemble(
     dispatcher = _dispatcher(name, db, devices, device_lists, EphemeralEdus(edus.remote, clock))
     transactions = TransactionEndpoints(db, engine, outsiders, keyring, joining.settled, dispatcher, clock)
     media = _media(config, db, client, clock)
-    federated = FederatedDevices(accounts, devices, name)
+    limiter = RateLimiter(config.limits)
+    federated = FederatedDevices(accounts, devices, name, limiter)
     federation: Sequence[object] = (
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, clock),
@@ -260,7 +261,6 @@ def assemble(
         FederationDeviceEndpoints(name, federated, federated, directory),
         FederationMediaEndpoints(media.library),
     )
-    limiter = RateLimiter(config.limits)
     return Server(
         config,
         db,

@@ -138,6 +138,8 @@ DEFAULT_LIMITS = {
     "federation_membership": Rate(5.0, 100),
     "federation_events": Rate(20.0, 500),
     "federation_devices": Rate(20.0, 200),
+    "federation_claims": Rate(0.1, 20),
+    "claim": Rate(2.0, 100),
     "federation_media": Rate(10.0, 100),
     "key_query": Rate(2.0, 50),
 }

@@ -77,14 +77,15 @@ class DeviceStore:
         self._device_lists.tell(await self._db.run(work))
         return await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
 
-    async def query(self, user_id: str, device_ids: list[str]) -> dict[str, Any]:
-        """Device ID to device keys, the display name under `unsigned`."""
+    async def query(self, user_id: str, device_ids: list[str], *, names: bool = True) -> dict[str, Any]:
+        """Device ID to device keys; with `names` the display name under `unsigned`."""
         found = await e2e_keys.device_keys(self._db, user_id, device_ids)
         devices: dict[str, Any] = {}
         for device_id, (data, name) in found.items():
-            keys = orjson.loads(data)
-            keys["unsigned"] = {} if name is None else {"device_display_name": name}
-            devices[device_id] = keys
+            devices[device_id] = keys = orjson.loads(data)
+            keys.pop("unsigned", None)
+            if names:
+                keys["unsigned"] = {} if name is None else {"device_display_name": name}
         return devices
 
     async def cross_signing(self, user_id: str) -> dict[str, Any]:
@@ -100,9 +101,12 @@ class DeviceStore:
 
         self._device_lists.tell(await self._db.run(work))
 
-    async def claim(self, user_id: str, device_id: str, algorithm: str) -> dict[str, Any] | None:
+    async def claim(
+        self, user_id: str, device_id: str, algorithm: str, *, fallback_only: bool = False
+    ) -> dict[str, Any] | None:
         """One key, never handed out again (a fallback key excepted)."""
-        found = await self._db.run(lambda db: e2e_keys.claim(db, user_id, device_id, algorithm))
+        take = e2e_keys.use_fallback if fallback_only else e2e_keys.claim
+        found = await self._db.run(lambda db: take(db, user_id, device_id, algorithm))
         if found is None:
             return None
         key_id, key = found

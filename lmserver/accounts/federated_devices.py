@@ -7,17 +7,18 @@ from typing import Any
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.protocol import ids
-
-MAX_USERS = 500
+from lmserver.web.limits import RateLimiter
 
 
 class FederatedDevices:
-    """Keys, devices and profiles for federation; unknown users are left out."""
+    """Keys, devices and profiles for federation; unknown users are left out. How a user named a
+    device is told to nobody else."""
 
-    def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str) -> None:
+    def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str, limiter: RateLimiter) -> None:
         self._accounts = accounts
         self._store = store
         self._our_name = our_name
+        self._limiter = limiter
 
     def _is_local(self, user_id: str) -> bool:
         return ids.is_user_id(user_id) and ids.server_of(user_id) == self._our_name
@@ -26,15 +27,12 @@ class FederatedDevices:
         """The object the device signed (D04 §Device Info Publishing)."""
         if "\0" in device_id:
             return None
-        found = (await self._store.query(user_id, [device_id])).get(device_id)
-        if found is not None:
-            found.pop("unsigned", None)
-        return found
+        return (await self._store.query(user_id, [device_id], names=False)).get(device_id)
 
     async def devices(self, user_id: str) -> dict[str, Any] | None:
         if not await self._accounts.is_active(user_id):
             return None
-        keys = await self._store.query(user_id, [])
+        keys = await self._store.query(user_id, [], names=False)
         devices = [{"device_id": device_id, "keys": value} for device_id, value in keys.items()]
         answer: dict[str, Any] = {"user_id": user_id, "stream_id": 0, "devices": devices}
         cross_signing = await self._store.cross_signing(user_id)
@@ -45,11 +43,11 @@ class FederatedDevices:
 
     async def query_keys(self, wanted: dict[str, list[str]]) -> dict[str, Any]:
         answer: dict[str, Any] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
-        for user_id, devices in list(wanted.items())[:MAX_USERS]:
+        for user_id, devices in wanted.items():
             if not self._is_local(user_id):
                 continue
             answer["device_keys"][user_id] = await self._store.query(
-                user_id, [d for d in devices if "\0" not in d]
+                user_id, [d for d in devices if "\0" not in d], names=False
             )
             cross_signing = await self._store.cross_signing(user_id)
             for usage in ("master", "self_signing"):
@@ -57,16 +55,21 @@ class FederatedDevices:
                     answer[f"{usage}_keys"][user_id] = cross_signing[usage]
         return answer
 
-    async def claim_keys(self, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """User to device to claimed key; never the same one-time key twice."""
+    async def claim_keys(self, origin: str, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
+        """User to device to claimed key; never the same one-time key twice.
+
+        A server that claims one device's keys over and over gets its last-resort key instead, so
+        that it cannot take them all (attack R10).
+        """
         found: dict[str, Any] = {}
-        for user_id, devices in list(wanted.items())[:MAX_USERS]:
+        for user_id, devices in wanted.items():
             if not self._is_local(user_id):
                 continue
             for device_id, algorithm in devices.items():
                 if "\0" in device_id or "\0" in algorithm:
                     continue
-                key = await self._store.claim(user_id, device_id, algorithm)
+                spare = self._limiter.take("federation_claims", f"{origin} {user_id} {device_id}") > 0
+                key = await self._store.claim(user_id, device_id, algorithm, fallback_only=spare)
                 if key is not None:
                     found.setdefault(user_id, {})[device_id] = key
         return found

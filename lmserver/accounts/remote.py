@@ -6,6 +6,9 @@ Whatever another server says counts for its own users only; a server that cannot
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmserver.federation_client.client import FederationClient
@@ -15,21 +18,44 @@ from lmserver.protocol.errors import InvalidJson
 
 V1 = "/_matrix/federation/v1"
 TIMEOUT = 10.0
+DOUBTFUL_SECONDS = 2.0
+"""For a server that did not answer lately."""
+MAX_AT_ONCE = 20
+MAX_KEYS = 2 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class RemoteKeys:
+    """By server: section of the answer to user ID to what was said of that user; and who failed."""
+
+    answers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
 
 class RemoteUsers:
     """Questions to other servers about their users."""
 
-    def __init__(self, client: FederationClient) -> None:
+    def __init__(self, client: FederationClient, in_reach: Callable[[str], bool]) -> None:
         self._client = client
+        self._in_reach = in_reach
 
-    async def query(self, server: str, users: dict[str, list[str]]) -> dict[str, Any] | None:
-        """POST user/keys/query."""
-        return await self._post(server, f"{V1}/user/keys/query", {"device_keys": users})
+    async def query(self, wanted: Mapping[str, Mapping[str, Any]], seconds: float) -> RemoteKeys:
+        """POST user/keys/query of each server, by server what is asked of it."""
+        found = await self._ask_all(wanted, f"{V1}/user/keys/query", "device_keys", seconds)
+        for answer in found.answers.values():
+            devices = answer.get("device_keys", {})
+            for user_id, by_device in devices.items():
+                devices[user_id] = {d: k for d, k in by_device.items() if _is_device(k, user_id, d)}
+        return found
 
-    async def claim(self, server: str, users: dict[str, dict[str, str]]) -> dict[str, Any] | None:
-        """POST user/keys/claim (D04 §One Time Key Claiming)."""
-        return await self._post(server, f"{V1}/user/keys/claim", {"one_time_keys": users})
+    async def claim(self, wanted: Mapping[str, Mapping[str, Any]], seconds: float) -> RemoteKeys:
+        """POST user/keys/claim of each server (D04 §One Time Key Claiming)."""
+        found = await self._ask_all(wanted, f"{V1}/user/keys/claim", "one_time_keys", seconds)
+        for server, answer in found.answers.items():
+            keys = answer.get("one_time_keys", {})
+            for user_id, by_device in keys.items():
+                keys[user_id] = {d: k for d, k in by_device.items() if d in wanted[server][user_id]}
+        return found
 
     async def profile(self, user_id: str) -> dict[str, Any] | None:
         """GET query/profile: display name and avatar, if they are text."""
@@ -62,8 +88,53 @@ class RemoteUsers:
             return None
         return room_id, [s for s in servers if isinstance(s, str) and ids.is_server_name(s)][:20]
 
-    async def _post(self, server: str, path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+    async def _ask_all(
+        self, wanted: Mapping[str, Mapping[str, Any]], path: str, name: str, seconds: float
+    ) -> RemoteKeys:
+        """All servers at once, a few at a time; whoever has not answered when the time is up failed."""
+        places = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def ask(server: str, users: Mapping[str, Any]) -> dict[str, Any] | None:
+            limit = seconds if self._in_reach(server) else min(seconds, DOUBTFUL_SECONDS)
+            async with places:
+                try:
+                    answer = await self._client.send_json(
+                        "POST",
+                        server,
+                        path,
+                        content={name: dict(users)},
+                        timeout=limit,
+                        max_response=MAX_KEYS,
+                    )
+                except (FederationError, InvalidJson):
+                    return None
+            return _of_users(answer, users)
+
+        tasks = {server: asyncio.create_task(ask(server, users)) for server, users in wanted.items()}
         try:
-            return await self._client.send_json("POST", server, path, content=content, timeout=TIMEOUT)
-        except (FederationError, InvalidJson):
-            return None
+            done = (await asyncio.wait(tasks.values(), timeout=seconds))[0] if tasks else set()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        found = RemoteKeys()
+        for server, task in tasks.items():
+            answer = task.result() if task in done else None
+            if answer is None:
+                found.failed.append(server)
+            else:
+                found.answers[server] = answer
+        return found
+
+
+def _of_users(answer: dict[str, Any], users: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a server says of the users it was asked about, and of nobody else (attack B23)."""
+    return {
+        name: {u: v for u, v in section.items() if u in users and isinstance(v, dict)}
+        for name, section in answer.items()
+        if isinstance(section, dict)
+    }
+
+
+def _is_device(keys: Any, user_id: str, device_id: str) -> bool:
+    """Keys name the device they are of, under its own name and no other."""
+    return isinstance(keys, dict) and keys.get("user_id") == user_id and keys.get("device_id") == device_id

@@ -3,9 +3,11 @@ Encryption, §Send-to-Device messaging)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lmserver.accounts.device_data import MAX_ONE_TIME_KEYS, DeviceStore, KeyConflict
+from lmserver.accounts.remote import RemoteKeys
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.edus import MAX_EDU
 from lmserver.protocol.errors import InvalidJson
@@ -13,6 +15,9 @@ from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json, bad_param, too_large
 
 MAX_USERS = 2_000
+DEFAULT_TIMEOUT_MS = 10_000
+MAX_TIMEOUT_MS = 20_000
+REMOTE_SECTIONS = ("device_keys", "master_keys", "self_signing_keys", "one_time_keys")
 CROSS_SIGNING = {
     "master_key": "master",
     "self_signing_key": "self_signing",
@@ -20,18 +25,18 @@ CROSS_SIGNING = {
 }
 
 
-class RemoteKeys(Protocol):
-    """Keys of users of other servers; an empty answer is a server that cannot be reached."""
+class RemoteUsers(Protocol):
+    """Keys of users of other servers, asked of all those servers within some seconds."""
 
-    async def query(self, server: str, users: dict[str, list[str]]) -> dict[str, Any] | None: ...
+    async def query(self, wanted: Mapping[str, Mapping[str, Any]], seconds: float) -> RemoteKeys: ...
 
-    async def claim(self, server: str, users: dict[str, dict[str, str]]) -> dict[str, Any] | None: ...
+    async def claim(self, wanted: Mapping[str, Mapping[str, Any]], seconds: float) -> RemoteKeys: ...
 
 
 class KeyEndpoints:
     """Keys of devices, as far as a server has to know them."""
 
-    def __init__(self, store: DeviceStore, our_name: str, remote: RemoteKeys) -> None:
+    def __init__(self, store: DeviceStore, our_name: str, remote: RemoteUsers) -> None:
         self._store = store
         self._our_name = our_name
         self._remote = remote
@@ -56,7 +61,8 @@ class KeyEndpoints:
     @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER)
     async def query(self, request: Request) -> dict[str, Any]:
         """Device keys of users, here and elsewhere."""
-        wanted = (await request.json()).get("device_keys")
+        body = await request.json()
+        wanted, seconds = body.get("device_keys"), _seconds(body)
         if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
             raise bad_json(f"device_keys is an object of at most {MAX_USERS} users")
         answer: dict[str, Any] = {
@@ -76,8 +82,7 @@ class KeyEndpoints:
                 await self._query_local(request.requester.user_id, user_id, names, answer)
             else:
                 elsewhere.setdefault(server, {})[user_id] = names
-        for server, users in elsewhere.items():
-            _merge(answer, server, await self._remote.query(server, users), set(users))
+        _merge(answer, await self._remote.query(elsewhere, seconds))
         return answer
 
     async def _query_local(
@@ -88,10 +93,11 @@ class KeyEndpoints:
             if usage != "user_signing" or asking == user_id:
                 answer[f"{usage}_keys"][user_id] = key
 
-    @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim")
     async def claim(self, request: Request) -> dict[str, Any]:
         """Take one-time keys of devices; each is handed out once."""
-        wanted = (await request.json()).get("one_time_keys")
+        body = await request.json()
+        wanted, seconds = body.get("one_time_keys"), _seconds(body)
         if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
             raise bad_json(f"one_time_keys is an object of at most {MAX_USERS} users")
         answer: dict[str, Any] = {"one_time_keys": {}, "failures": {}}
@@ -105,14 +111,7 @@ class KeyEndpoints:
                     answer["one_time_keys"][user_id] = found
             else:
                 elsewhere.setdefault(server, {})[user_id] = devices
-        for server, users in elsewhere.items():
-            found_there = await self._remote.claim(server, users)
-            if found_there is None:
-                answer["failures"][server] = {}
-                continue
-            keys = found_there.get("one_time_keys")
-            if isinstance(keys, dict):
-                answer["one_time_keys"] |= {u: v for u, v in keys.items() if u in users}
+        _merge(answer, await self._remote.claim(elsewhere, seconds))
         return answer
 
     @endpoint("PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER, rate="send")
@@ -161,15 +160,22 @@ async def claim_local(store: DeviceStore, user_id: str, devices: dict[str, str])
     return found
 
 
-def _merge(answer: dict[str, Any], server: str, found: dict[str, Any] | None, users: set[str]) -> None:
-    """What another server says of its own users, and of nobody else."""
-    if found is None:
+def _merge(answer: dict[str, Any], found: RemoteKeys) -> None:
+    """What other servers say of their own users; a server that did not answer is a failure."""
+    for server in found.failed:
         answer["failures"][server] = {}
-        return
-    for name in ("device_keys", "master_keys", "self_signing_keys"):
-        section = found.get(name)
-        if isinstance(section, dict):
-            answer[name] |= {user: value for user, value in section.items() if user in users}
+    for sections in found.answers.values():
+        for name, section in sections.items():
+            if name in REMOTE_SECTIONS and name in answer:
+                answer[name] |= section
+
+
+def _seconds(body: dict[str, Any]) -> float:
+    """How long other servers are waited for: `timeout`, milliseconds."""
+    timeout = body.get("timeout", DEFAULT_TIMEOUT_MS)
+    if type(timeout) is not int or timeout < 0:
+        raise bad_json("timeout is a number of milliseconds")
+    return min(timeout, MAX_TIMEOUT_MS) / 1000
 
 
 def _check_device_keys(value: object, user_id: str, device_id: str) -> None:

@@ -110,6 +110,10 @@ class Sender:
         if self._running and self._retry_at.pop(origin, None) is not None:
             self._spawn(self._revive(origin))
 
+    def in_reach(self, name: str) -> bool:
+        """False for a server that failed and is not to be tried yet."""
+        return self._retry_at.get(name, 0) <= self._clock()
+
     def offer(self, names: Iterable[str], key: str, edu: bytes) -> None:
         """An EDU that counts only now, for those of the destinations that are in reach; `key` tells
         what it replaces."""

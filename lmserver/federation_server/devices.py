@@ -24,7 +24,7 @@ class Devices(Protocol):
 
     async def query_keys(self, wanted: dict[str, list[str]]) -> dict[str, Any]: ...
 
-    async def claim_keys(self, wanted: dict[str, dict[str, str]]) -> dict[str, Any]: ...
+    async def claim_keys(self, origin: str, wanted: dict[str, dict[str, str]]) -> dict[str, Any]: ...
 
 
 class Profiles(Protocol):
@@ -72,9 +72,11 @@ class DeviceEndpoints:
         asked = {
             user_id: {d: a for d, a in devices.items() if isinstance(a, str)}
             for user_id, devices in wanted.items()
-            if isinstance(devices, dict) and len(devices) <= MAX_DEVICES
+            if isinstance(devices, dict)
         }
-        return {"one_time_keys": await self._devices.claim_keys(asked)}
+        if sum(map(len, asked.values())) > MAX_DEVICES:
+            raise bad_json(f"one_time_keys names at most {MAX_DEVICES} devices")
+        return {"one_time_keys": await self._devices.claim_keys(request.origin, asked)}
 
     @endpoint("POST", STABLE + "/v1/user/keys/query", UNSTABLE + "/user/keys/query",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
@@ -84,8 +86,10 @@ class DeviceEndpoints:
         asked = {
             user_id: [d for d in devices if isinstance(d, str)]
             for user_id, devices in wanted.items()
-            if isinstance(devices, list) and len(devices) <= MAX_DEVICES
+            if isinstance(devices, list)
         }
+        if sum(map(len, asked.values())) > MAX_DEVICES:
+            raise bad_json(f"device_keys names at most {MAX_DEVICES} devices")
         return await self._devices.query_keys(asked)
 
     @endpoint("GET", STABLE + "/v1/query/profile", auth=Auth.SERVER, rate=_RATE)

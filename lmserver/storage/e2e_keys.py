@@ -91,13 +91,21 @@ async def claim(db: Executor, user_id: str, device_id: str, algorithm: str) -> t
         algorithm,
     )
     if row is None:
-        row = await db.fetchrow(
-            "UPDATE fallback_keys SET used = true WHERE user_id = $1 AND device_id = $2 AND algorithm = $3"
-            " RETURNING key_id, key",
-            user_id,
-            device_id,
-            algorithm,
-        )
+        return await use_fallback(db, user_id, device_id, algorithm)
+    return row["key_id"], bytes(row["key"])
+
+
+async def use_fallback(
+    db: Executor, user_id: str, device_id: str, algorithm: str
+) -> tuple[str, bytes] | None:
+    """The key of last resort, which may be handed out more than once."""
+    row = await db.fetchrow(
+        "UPDATE fallback_keys SET used = true WHERE user_id = $1 AND device_id = $2 AND algorithm = $3"
+        " RETURNING key_id, key",
+        user_id,
+        device_id,
+        algorithm,
+    )
     return None if row is None else (row["key_id"], bytes(row["key"]))
 
 
