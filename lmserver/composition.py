@@ -16,6 +16,7 @@ from lmserver.accounts.client_data import ClientData
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
+from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
@@ -228,7 +229,9 @@ def assemble(
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
     accounts = Accounts(db, name, passwords, device_lists, clock)
     joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
-    invites = Invites(db, key, api, keyring, turns, accounts, notifier.publish)
+    limiter = RateLimiter(config.limits)
+    invite_policy = InvitePolicy(db, limiter)
+    invites = Invites(db, key, api, keyring, turns, accounts, invite_policy, notifier.publish)
     handshakes = Handshakes(db, key, api, notifier.publish, audience.wake, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(client, sender.in_reach)
@@ -246,7 +249,7 @@ def assemble(
     federated = FederatedDevices(accounts, devices, name, limiter)
     federation: Sequence[object] = (
         transactions,
-        MembershipEndpoints(db, engine, keyring, invites, clock),
+        MembershipEndpoints(db, engine, keyring, invites, limiter, clock),
         EventEndpoints(db, engine),
         RecoveryEndpoints(db),
         WellKnownEndpoints(config.federation.well_known),
@@ -284,6 +287,7 @@ def assemble(
             db,
             engine,
             accounts,
+            invite_policy,
             membership,
             directory,
             devices,
@@ -358,6 +362,7 @@ def _client_app(
     db: Database,
     engine: RoomEngine,
     accounts: Accounts,
+    invite_policy: InvitePolicy,
     membership: Membership,
     directory: Directory,
     devices: DeviceStore,
@@ -372,7 +377,7 @@ def _client_app(
     data = ClientData(db, notifier.publish)
     reading = Reading(db, clock)
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
-    sync = SyncService(db, notifier, reading, edus.typing, Feeds(db, devices, data))
+    sync = SyncService(db, notifier, reading, edus.typing, Feeds(db, devices, data), invite_policy.refuses)
     sessions = Sessions()
     registration = config.registration
     endpoints: Sequence[object] = (

@@ -26,9 +26,13 @@ from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Database
 from lmserver.storage.room_log import StoredEvent
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, not_found
+from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, limited, not_found, too_large
+from lmserver.web.limits import RateLimiter
 
 _RATE = "federation_membership"
+_KNOCK_RATE = "federation_knock"
+MAX_KNOCK = 24 * 1024
+"""Bytes of a knock: a stranger's reason is read by everybody in the room (attack I7)."""
 
 
 class MembershipEndpoints:
@@ -40,12 +44,14 @@ class MembershipEndpoints:
         engine: RoomEngine,
         verifier: Verifier,
         invites: Invites,
+        limiter: RateLimiter,
         clock: Callable[[], int],
     ) -> None:
         self._db = db
         self._engine = engine
         self._verifier = verifier
         self._invites = invites
+        self._limiter = limiter
         self._clock = clock
         self._requests = Once(db, clock)
 
@@ -68,7 +74,7 @@ class MembershipEndpoints:
         return await self._template(request, "leave")
 
     @endpoint("GET", STABLE + "/v1/make_knock/{room_id}/{user_id}",
-              UNSTABLE + "/make_knock/{room_id}/{user_id}", auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              UNSTABLE + "/make_knock/{room_id}/{user_id}", auth=Auth.SERVER, rate=_KNOCK_RATE)  # fmt: skip
     async def make_knock(self, request: Request) -> dict[str, Any]:
         """D04 §Knocks."""
         return await self._template(request, "knock")
@@ -111,7 +117,7 @@ class MembershipEndpoints:
         return await self._send(request, "leave", nothing)
 
     @endpoint("POST", STABLE + "/v3/send_knock/{txn_id}", UNSTABLE + "/send_knock/{txn_id}",
-              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              auth=Auth.SERVER, rate=_KNOCK_RATE)  # fmt: skip
     async def send_knock(self, request: Request) -> Reply:
         """D04 §Knocks."""
         return await self._send(request, "knock", self._knock_answer)
@@ -127,10 +133,19 @@ class MembershipEndpoints:
             lpdu = parse_lpdu(body, view.version)
             _check_sent(lpdu, membership, origin)
             await self._verify(lpdu)
+            if membership == "knock":
+                self._limit_knock(lpdu)
             [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
             return await answer(lpdu, _accepted(outcome).event_id)
 
         return await self._requests.stored(origin, f"send_{membership}", request.params["txn_id"], work)
+
+    def _limit_knock(self, lpdu: Lpdu) -> None:
+        if len(lpdu.canonical) > MAX_KNOCK:
+            raise too_large()
+        wait = self._limiter.take("knock", lpdu.sender)
+        if wait:
+            raise limited(wait)
 
     async def _verify(self, lpdu: Lpdu) -> None:
         [verdict] = await self._verifier.verify_events([lpdu], current_keys_only=True)

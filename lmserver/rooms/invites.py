@@ -43,9 +43,30 @@ class InviteRefused(Exception):
 
 
 class Accounts(Protocol):
-    """Whether a local user exists and may be invited."""
+    """Whether a local user exists."""
 
     async def is_active(self, user_id: str) -> bool: ...
+
+
+class Refusal(Protocol):
+    """Why a user is not to be invited."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def errcode(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def retry_after_ms(self) -> int | None: ...
+
+
+class Policy(Protocol):
+    """Blocks and limits of invites for local users (accounts/invite_policy.py)."""
+
+    def server_limit(self, origin: str) -> Refusal | None: ...
+
+    async def refusal(self, user_id: str, sender: str) -> Refusal | None: ...
 
 
 class Invites:
@@ -59,6 +80,7 @@ class Invites:
         verifier: Verifier,
         turns: Turns,
         accounts: Accounts,
+        policy: Policy,
         publish: Callable[[Iterable[str]], None],
     ) -> None:
         self._db = db
@@ -67,6 +89,7 @@ class Invites:
         self._verifier = verifier
         self._turns = turns
         self._accounts = accounts
+        self._policy = policy
         self._publish = publish
 
     # -- as the hub -----------------------------------------------------------------------------
@@ -126,12 +149,21 @@ class Invites:
             raise InviteRefused(404, "M_NOT_FOUND", "room not known")
         if snapshot.view.hub != self._key.server_name:
             raise InviteRefused(400, "M_WRONG_SERVER", "not the hub of the room")
-        if target == self._key.server_name and not await self._accounts.is_active(lpdu.state_key or ""):
-            raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        if target == self._key.server_name:
+            _raise(self._policy.server_limit(origin))
+            await self.ask_local(lpdu)
         if target in snapshot.servers or target == self._key.server_name:
             [outcome] = await self._turns.accept_lpdus(lpdu.room_id, [lpdu])
             return outcome, None
         return await self.invite(lpdu)
+
+    async def ask_local(self, invite: EventDraft | Lpdu | Pdu) -> None:
+        """Whether a user of ours may be invited: there, willing, and not too often; raises
+        InviteRefused."""
+        target = invite.state_key or ""
+        if not await self._accounts.is_active(target):
+            raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        _raise(await self._policy.refusal(target, invite.sender))
 
     # -- as the target's server -----------------------------------------------------------------
 
@@ -179,13 +211,13 @@ class Invites:
         except ProtocolError as error:
             raise InviteRefused(400, "M_BAD_JSON", str(error)) from error
         self._check_shape(pdu, origin)
+        _raise(self._policy.server_limit(origin))
         [verdict] = await self._verifier.verify_events([pdu])
         if verdict is not None:
             raise InviteRefused(403, "M_FORBIDDEN", str(verdict))
         if not check_hashes(pdu):
             raise InviteRefused(403, "M_FORBIDDEN", "a content hash is wrong")
-        if not await self._accounts.is_active(pdu.state_key or ""):
-            raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        await self.ask_local(pdu)
         return pdu
 
     def _check_shape(self, pdu: Pdu, origin: str) -> None:
@@ -200,6 +232,11 @@ class Invites:
         # The hub is the creator's server, whose room ID it is (D04 §Auth Rules Algorithm, 3.2).
         if hub_server != origin or ids.server_of(pdu.room_id) != origin:
             raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from its hub")
+
+
+def _raise(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise InviteRefused(refusal.status, refusal.errcode, refusal.reason, refusal.retry_after_ms)
 
 
 def _target(event: EventDraft | Lpdu) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from lmserver.federation_client.errors import FederationError, RemoteError
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.protocol import ids
-from lmserver.protocol.errors import ProtocolError
+from lmserver.protocol.auth_rules import authorize
+from lmserver.protocol.errors import AuthRejected, ProtocolError
 from lmserver.protocol.events import EventDraft, parse_pdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_view import RoomView
@@ -125,7 +126,9 @@ class Membership:
         if snapshot is None:
             raise MembershipError("M_FORBIDDEN", 403, "you are not in this room")
         server = ids.server_of(target)
-        if server == self._key.server_name or snapshot.includes(server):
+        if server == self._key.server_name:
+            await self._invite_local(draft, snapshot.view)
+        elif snapshot.includes(server):
             await self._send(draft)
         elif snapshot.view.hub == self._key.server_name:
             await self._invite_as_hub(draft)
@@ -183,13 +186,23 @@ class Membership:
             ) from None
         _raise_if_rejected(outcome)
 
+    async def _invite_local(self, draft: EventDraft, view: RoomView) -> None:
+        """Who may not invite at all is told so before the user's own wishes are looked at."""
+        try:
+            authorize(draft, view)
+        except AuthRejected as error:
+            raise MembershipError("M_FORBIDDEN", 403, error.reason) from None
+        try:
+            await self._invites.ask_local(draft)
+        except InviteRefused as refused:
+            raise _of_refusal(refused) from None
+        await self._send(draft)
+
     async def _invite_as_hub(self, draft: EventDraft) -> None:
         try:
             outcome, _ = await self._invites.invite(draft)
         except InviteRefused as refused:
-            raise MembershipError(
-                refused.errcode, refused.status, refused.reason, refused.retry_after_ms
-            ) from None
+            raise _of_refusal(refused) from None
         except FederationError:
             raise MembershipError("M_UNKNOWN", 502, "the invited user's server cannot be reached") from None
         _raise_if_rejected(outcome)
@@ -208,6 +221,10 @@ class Membership:
             raise of_remote(error) from None
         except (FederationError, ProtocolError):
             raise MembershipError("M_UNKNOWN", 502, "the room's hub cannot be reached") from None
+
+
+def _of_refusal(refused: InviteRefused) -> MembershipError:
+    return MembershipError(refused.errcode, refused.status, refused.reason, refused.retry_after_ms)
 
 
 def _raise_if_rejected(outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from lmserver.storage.database import Database
 from lmserver.storage.to_device import RemoteMessage
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
+from lmserver.web.limits import RateLimiter
 from tests.kit.engines import StaticVerifier, engine_kit
 from tests.kit.rooms import HUB, KEYS, PARTICIPANT, key_of, now
 
@@ -35,6 +36,12 @@ class RemoteUsers:
 
     async def is_active(self, user_id: str) -> bool:
         return True
+
+    def server_limit(self, origin: str) -> None:
+        return None
+
+    async def refusal(self, user_id: str, sender: str) -> None:
+        return None
 
     async def invite(
         self, server: str, version: str, event_id: str, event: dict[str, Any], stripped: list[Any]
@@ -51,7 +58,9 @@ class World:
         self.to_device: list[RemoteMessage] = []
         remote: Any = RemoteUsers()
         verifier = self.verifier = StaticVerifier()
-        invites = Invites(db, key_of(HUB), remote, verifier, self.kit.turns, remote, lambda keys: None)
+        invites = Invites(
+            db, key_of(HUB), remote, verifier, self.kit.turns, remote, remote, lambda keys: None
+        )
         self.transactions = TransactionEndpoints(
             db,
             self.engine,
@@ -61,7 +70,7 @@ class World:
             EduDispatcher(HUB, self._to_device, {}),
             now,
         )
-        self.membership = MembershipEndpoints(db, self.engine, verifier, invites, now)
+        self.membership = MembershipEndpoints(db, self.engine, verifier, invites, RateLimiter({}), now)
         keys = KeyEndpoints(key_of(HUB), {}, self, now, linearized=True)
         app = build_app(
             [self.transactions, self.membership, EventEndpoints(db, self.engine), keys],

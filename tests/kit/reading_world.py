@@ -106,6 +106,10 @@ class FakeAccountData:
         return found
 
 
+async def nobody_is_refused(user_id: str, sender: str) -> bool:
+    return False
+
+
 class World:
     """Everything between the database and a client, without HTTP."""
 
@@ -124,7 +128,9 @@ class World:
         self.devices = FakeDevices()
         self.account_data = FakeAccountData()
         self.feeds = Feeds(db, self.devices, self.account_data)
-        self.service = SyncService(db, self.notifier, self.reading, self.typing, self.feeds)
+        self.service = SyncService(
+            db, self.notifier, self.reading, self.typing, self.feeds, nobody_is_refused
+        )
 
     def receipts(self, markers: Markers) -> Receipts:
         return Receipts(self.db, self.reading, markers, self.notifier.publish, NobodyElse(), self.clock)

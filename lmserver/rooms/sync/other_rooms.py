@@ -6,7 +6,7 @@ the one committed last counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
 
@@ -22,16 +22,21 @@ from lmserver.storage.database import Executor
 from lmserver.storage.outside import OutsideMembership
 from lmserver.storage.room_reads import MemberEntry
 
+RefusesInvites = Callable[[str, str], Awaitable[bool]]
+"""Whether a user does not want to be invited by a sender: (user, sender)."""
 _SECTION = {"invite": "invite_state", "knock": "knock_state"}
 
 
 class OtherRooms:
     """The `invite`, `knock` and `leave` parts of a /sync answer."""
 
-    def __init__(self, db: Executor, reading: Reading, sections: RoomSections) -> None:
+    def __init__(
+        self, db: Executor, reading: Reading, sections: RoomSections, refuses_invites: RefusesInvites
+    ) -> None:
         self._db = db
         self._reading = reading
         self._sections = sections
+        self._refuses_invites = refuses_invites
 
     async def add(
         self,
@@ -81,6 +86,8 @@ class OtherRooms:
         own = await room_reads.member_events(self._db, entry.room_id, at, [user_id])
         members = [shown(stored, version) for stored in own]
         senders = [m.sender for m in members if m.sender != user_id]
+        if senders and await self._refuses_invites(user_id, senders[0]):
+            return None  # its server need not have asked ours, which is in the room
         if senders:
             inviters = await room_reads.member_events(self._db, entry.room_id, at, senders)
             members = [shown(stored, version) for stored in inviters] + members
@@ -116,6 +123,8 @@ class OtherRooms:
         told: OutsideMembership,
         rooms: dict[str, JsonObject],
     ) -> None:
+        if told.membership == "invite" and await self._refuses_invites(request.user_id, told.sender):
+            return  # blocked since it came
         if told.membership in _SECTION:
             rooms[told.membership][told.room_id] = _stripped_section(told)
         elif await self._tells_left(request, interval, told.room_id, not interval.initial):

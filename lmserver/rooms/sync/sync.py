@@ -19,7 +19,7 @@ from lmserver.rooms.reading import Access, Reading
 from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.interval import Interval, SyncRequest
-from lmserver.rooms.sync.other_rooms import OtherRooms
+from lmserver.rooms.sync.other_rooms import OtherRooms, RefusesInvites
 from lmserver.rooms.sync.timeline import RoomSections, Window
 from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.rooms.typing import Typing
@@ -88,6 +88,7 @@ class SyncService:
         reading: Reading,
         typing: Typing,
         feeds: Feeds,
+        refuses_invites: RefusesInvites,
     ) -> None:
         self._db = db
         self._notifier = notifier
@@ -95,7 +96,7 @@ class SyncService:
         self._typing = typing
         self._feeds = feeds
         self._sections = RoomSections(db, reading)
-        self._other_rooms = OtherRooms(db, reading, self._sections)
+        self._other_rooms = OtherRooms(db, reading, self._sections, refuses_invites)
         self._polls: dict[tuple[str, str], _Poll] = {}
 
     async def sync(self, request: SyncRequest) -> JsonObject:
