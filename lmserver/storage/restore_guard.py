@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,11 @@ class RestoreGuard:
             rooms = await holds.hold_shared(db, self._our_name)
             keys = await e2e_keys.drop_one_time_keys(db)
             beat: int = await db.fetchval(
-                "INSERT INTO restore_guard (beat) VALUES ($1) ON CONFLICT (id) DO UPDATE"
-                " SET beat = greatest(restore_guard.beat, $1) + 1, beaten_at = now() RETURNING beat",
+                "INSERT INTO restore_guard (beat, epoch) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE"
+                " SET beat = greatest(restore_guard.beat, $1) + 1, epoch = $2, beaten_at = now()"
+                " RETURNING beat",
                 least,
+                secrets.randbits(48),
             )
             return rooms, keys, beat
 

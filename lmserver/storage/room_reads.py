@@ -63,6 +63,15 @@ async def stream_positions(db: Executor) -> tuple[int, int]:
     return row["settled"], row["next"]
 
 
+async def sync_positions(db: Executor) -> tuple[int, int, int]:
+    """The same, and the epoch: another one means that positions of before mean nothing now."""
+    row = await db.fetchrow(
+        "SELECT pg_snapshot_xmin(s)::text::bigint AS settled, pg_snapshot_xmax(s)::text::bigint AS next,"
+        " coalesce((SELECT epoch FROM restore_guard), 0) AS epoch FROM pg_current_snapshot() AS s"
+    )
+    return row["settled"], row["next"], row["epoch"]
+
+
 async def memberships_at(db: Executor, user_id: str, upto: int) -> list[MemberEntry]:
     """The user's membership in every room as it was before a stream position."""
     rows = await db.fetch(

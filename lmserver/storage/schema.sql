@@ -308,7 +308,8 @@ CREATE INDEX remote_media_used ON remote_media USING btree (used_ts);
 CREATE TABLE restore_guard (
     id smallint NOT NULL DEFAULT 1,
     beat bigint NOT NULL,
-    beaten_at timestamp with time zone NOT NULL DEFAULT now()
+    beaten_at timestamp with time zone NOT NULL DEFAULT now(),
+    epoch bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX restore_guard_pkey ON restore_guard USING btree (id);
 

@@ -7,8 +7,6 @@ the files of an embedded cluster under real processes.
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,11 +14,11 @@ import pytest
 from aiohttp import web
 
 from lmserver.protocol import hub
-from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.outcomes import HELD
 from lmserver.storage import evidence, holds, room_log
 from lmserver.storage.restore_guard import FILE, Mark, judge
 from tests.drills.long import rounds
+from tests.drills.restorable import World
 from tests.evilpeer.network import Network
 from tests.evilpeer.peer import EvilPeer, Received
 from tests.kit.federation import Node, until
@@ -31,71 +29,13 @@ from tests.kit.rooms import (
     EVIL,
     HUB,
     MALLORY,
-    PARTICIPANT,
     ROOM,
     draft,
     key_of,
     lpdu,
     member,
     message,
-    opening,
 )
-
-
-class World:
-    """A hub whose database can be copied and put back, and servers that take part in ROOM."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.network = Network()
-        self._cluster = cluster
-        self._folder = folder
-        self._databases = contextlib.AsyncExitStack()
-        self.hub: Node
-        self.nodes: list[Node] = []
-
-    async def __aenter__(self) -> World:
-        for name in (HUB, PARTICIPANT, EVIL):
-            dsn = await self._databases.enter_async_context(self._cluster.database())
-            self.nodes.append(Node(name, dsn, self.network, self._folder / name))
-        self.hub = self.nodes[0]
-        for node in self.nodes:
-            await node.start()
-        await self.hub.server.engine.create(LM_02, opening())
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        for node in self.nodes:
-            await node.stop()
-        await self._databases.aclose()
-
-    async def back_up(self) -> str:
-        """A copy of the hub's database, made while the hub is stopped."""
-        await self.hub.stop()
-        name = f"lmtest_{uuid.uuid4().hex[:12]}"
-        await self._cluster._admin(
-            f"CREATE DATABASE {name} TEMPLATE {self.hub.dsn.partition('?')[0].rpartition('/')[2]}"
-        )
-        self._databases.push_async_callback(
-            self._cluster._admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"
-        )
-        await self.hub.start()
-        return self._cluster.dsn(name)
-
-    async def restore(self, backup: str) -> None:
-        """The hub starts on the copy; its data directory is what it was."""
-        await self.hub.stop()
-        self.hub.dsn = backup
-        await self.hub.start()
-
-    async def everybody_has(self, event_id: str) -> None:
-        for node in self.nodes:
-            await node.has(ROOM, event_id)
-
-    async def released(self, seconds: float = 20.0) -> None:
-        async def free() -> bool:
-            return await holds.held(self.hub.db) == []
-
-        await until(free, seconds)
 
 
 @pytest.fixture
@@ -121,11 +61,11 @@ async def tail(world: World) -> list[str]:
 async def test_d15_a_restored_hub_gets_its_tail_back_and_goes_on(world: World) -> None:
     hub_, one, two = world.nodes
     await one.join("bob", ROOM, HUB)
-    backup = await world.back_up()
+    backup = await world.back_up(world.hub)
     await tail(world)
     chain = await hub_.chain(ROOM)
     kept = await hub_.bytes_of(ROOM)
-    await world.restore(backup)
+    await world.restore(world.hub, backup)
     assert hub_.restored is not None
     assert await hub_.try_to_send(message("at a stale head")) == HELD
     await hub_.has(ROOM, chain[-1])
@@ -148,13 +88,13 @@ async def test_d15_control_a_hub_that_does_not_notice_forks_the_room(world: Worl
     appends. The refusal is then looked into, and the room is held as forked."""
     hub_, one, two = world.nodes
     await one.join("bob", ROOM, HUB)
-    backup = await world.back_up()
+    backup = await world.back_up(world.hub)
     sent = await tail(world)
     await one.stop()
     await two.stop()
     await hub_.stop()
     (hub_.folder / FILE).unlink()
-    await world.restore(backup)
+    await world.restore(world.hub, backup)
     assert hub_.restored is None
     fork = await hub_.send(message("at a stale head"))
     await one.start()
@@ -177,12 +117,12 @@ async def test_d15_a_copy_of_the_whole_machine_is_found_out_by_asking(world: Wor
     """Nothing local tells, because the data directory went back too; the participants do."""
     hub_, one, _ = world.nodes
     await one.join("bob", ROOM, HUB)
-    backup = await world.back_up()
+    backup = await world.back_up(world.hub)
     await tail(world)
     chain = await hub_.chain(ROOM)
     await hub_.stop()
     (hub_.folder / FILE).unlink()
-    await world.restore(backup)
+    await world.restore(world.hub, backup)
     assert hub_.restored is None
     await hub_.has(ROOM, chain[-1])
     await world.released()
@@ -192,11 +132,11 @@ async def test_d15_a_copy_of_the_whole_machine_is_found_out_by_asking(world: Wor
 async def test_d15_without_an_answer_a_room_is_read_only_until_the_operator_decides(world: World) -> None:
     hub_, one, two = world.nodes
     await one.join("bob", ROOM, HUB)
-    backup = await world.back_up()
+    backup = await world.back_up(world.hub)
     await tail(world)
     await one.stop()
     await two.stop()
-    await world.restore(backup)
+    await world.restore(world.hub, backup)
     assert await hub_.server.recovery.recover_held() == 1
     assert await hub_.try_to_send(message("not yet")) == HELD
     assert await hub_.chain(ROOM) != []
@@ -352,7 +292,7 @@ async def test_d15_one_time_keys_of_a_backup_are_gone(world: World) -> None:
         "INSERT INTO one_time_keys (user_id, device_id, key_id, algorithm, key)"
         " VALUES ($1, 'D', 'signed_curve25519:A', 'signed_curve25519', '{}')", ALICE,
     )  # fmt: skip
-    backup = await world.back_up()
+    backup = await world.back_up(world.hub)
     assert await hub_.db.fetchval("SELECT count(*) FROM one_time_keys") == 1
-    await world.restore(backup)
+    await world.restore(world.hub, backup)
     assert await hub_.db.fetchval("SELECT count(*) FROM one_time_keys") == 0

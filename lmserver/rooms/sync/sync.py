@@ -151,9 +151,9 @@ class SyncService:
     # -- one answer -----------------------------------------------------------------------------
 
     async def _answer(self, request: SyncRequest) -> _Answer:
-        settled, upcoming = await room_reads.stream_positions(self._db)
+        settled, upcoming, epoch = await room_reads.sync_positions(self._db)
         since = request.since
-        if since is not None and since.stream > upcoming:
+        if since is not None and (since.epoch != epoch or since.stream > upcoming):
             since = None  # from before the database was restored: begin anew
         typing_serial = self._typing.serial
         upto = settled if since is None else max(settled, since.stream)
@@ -161,7 +161,7 @@ class SyncService:
             request.user_id, request.device_id, 0 if since is None else since.stream, upto
         )
         entries = await room_reads.memberships_at(self._db, request.user_id, upto)
-        interval = await self._interval(request, entries, since, SyncToken(upto, typing_serial))
+        interval = await self._interval(request, entries, since, SyncToken(upto, typing_serial, epoch))
         answer = _Answer(interval.upto, upcoming, frozenset(interval.joined))
         if messages:
             answer.body["to_device"] = messages
