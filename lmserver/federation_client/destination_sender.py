@@ -94,6 +94,7 @@ class DestinationSender:
         self._on_refused = on_refused
         self._prefix = UNSTABLE
         self._bad_states = 0
+        self._more = True
         self._may_gather = False
         self._lease = Lease(0, 0, 0)
 
@@ -120,18 +121,19 @@ class DestinationSender:
             self.retry_at = self._clock() + FIRST_BACKOFF_MS * 10
 
     async def _send_all(self) -> None:
-        pending = await outbound.transaction(self._db, self.destination)
+        """Until nothing is left and no hint comes for a while; what no hint tells of, the poll finds."""
+        txn = await outbound.transaction(self._db, self.destination)
         while not self.stopping:
+            if not (self._more or self.woken.is_set()) and not await self._linger():
+                return
             self.woken.clear()
-            txn = pending or await self._next()
+            txn = txn or await self._next()
             if txn is None:
-                if not await self._linger():
-                    return
                 continue
             started = time.monotonic()
             if not await self._deliver(txn):
                 return
-            pending = None
+            txn = None
             if self._may_gather:
                 await asyncio.sleep(started + GATHER_SECONDS - time.monotonic())
 
@@ -165,15 +167,15 @@ class DestinationSender:
 
     async def _next(self) -> OutboundTransaction | None:
         """Build and store the next transaction, if anything is due."""
-        events = await outbound.due_events(self._db, self.destination, MAX_EVENTS)
-        lpdus = await outbound.due_lpdus(self._db, self.destination, self._clock(), MAX_EVENTS)
-        edus = await outbound.due_edus(self._db, self.destination, MAX_EDUS)
-        built = build(events, lpdus, edus, self._latest)
+        due = await outbound.due(self._db, self.destination, self._clock(), MAX_EVENTS, MAX_EDUS)
+        built = build(due, self._latest)
         if built is None:
+            self._more = False
             return None
-        body, contents = built
-        self._may_gather = not lpdus and len(events) < MAX_EVENTS
-        txn = OutboundTransaction(f"{self._clock()}_{secrets.token_hex(8)}", body, contents.encode())
+        self._more = built.more
+        self._may_gather = not built.more and not built.contents.lpdus
+        txn_id = f"{self._clock()}_{secrets.token_hex(8)}"
+        txn = OutboundTransaction(txn_id, built.body, built.contents.encode())
         fence = self._lease.fence
         if not await outbound.store_transaction(self._db, self.destination, fence, txn, self._clock()):
             raise LeaseLost

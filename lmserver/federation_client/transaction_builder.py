@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from lmserver.storage.outbound import DueEdu, DueEvent, DueLpdu
+from lmserver.storage.outbound import Due, DueEvent
 
 MAX_EVENTS: Final = 50
 MAX_EDUS: Final = 100
@@ -45,16 +45,24 @@ LatestTaker = Callable[[int, int], list[bytes]]
 """(count, size): at most so many EDUs that count only now, with at most so many bytes together."""
 
 
-def build(
-    events: Sequence[DueEvent], lpdus: Sequence[DueLpdu], edus: Sequence[DueEdu], latest: LatestTaker
-) -> tuple[bytes, Contents] | None:
-    """The body and its contents, or None when nothing is due.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A transaction's body; `more` when more is due than is in it, or may be."""
+
+    body: bytes
+    contents: Contents
+    more: bool
+
+
+def build(due: Due, latest: LatestTaker) -> Built | None:
+    """A transaction of what is due, or None when nothing is.
 
     Our own LPDUs go first, because clients wait for them, but leave half to the events if there
     are any; one EDU always finds a place, so that a busy room cannot hold up keys. What counts only
     now fills what is left.
     """
-    lpdus = lpdus[: MAX_EVENTS // 2 if events else MAX_EVENTS]
+    events, edus = due.events, due.edus
+    lpdus = due.lpdus[: MAX_EVENTS // 2 if events else MAX_EVENTS]
     budget = MAX_BODY - (len(edus[0].edu) if edus else 0)
     sent_lpdus, used = _fitting([lpdu.lpdu for lpdu in lpdus], budget, 0)
     room_left = MAX_EVENTS - sent_lpdus
@@ -70,7 +78,10 @@ def build(
     if contents == Contents() and not passing:
         return None
     items = [lpdu.lpdu for lpdu in lpdus[:sent_lpdus]] + [event.pdu for event in events[:sent_events]]
-    return _body(items, [*(edu.edu for edu in edus[:sent_edus]), *passing]), contents
+    left = len(due.lpdus) > sent_lpdus or len(events) > sent_events or len(edus) > sent_edus
+    full = len(items) >= MAX_EVENTS or sent_edus + len(passing) >= MAX_EDUS
+    body = _body(items, [*(edu.edu for edu in edus[:sent_edus]), *passing])
+    return Built(body, contents, left or full)
 
 
 def _fitting(items: Sequence[bytes], budget: int, used: int) -> tuple[int, int]:

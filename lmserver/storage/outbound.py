@@ -41,12 +41,22 @@ class DueLpdu:
     room_id: str
     lpdu_id: str
     lpdu: bytes
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class DueEdu:
     seq: int
     edu: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What waits for a destination, each list in the order in which it is to be sent."""
+
+    events: list[DueEvent]
+    lpdus: list[DueLpdu]
+    edus: list[DueEdu]
 
 
 async def transaction(db: Executor, destination: str) -> OutboundTransaction | None:
@@ -155,43 +165,47 @@ async def replace_body(db: Executor, destination: str, txn_id: str, body: bytes)
     )
 
 
-async def due_events(db: Executor, destination: str, limit: int) -> list[DueEvent]:
-    """The next events of every room that has some, each room in order and with an equal share."""
+async def due(db: Executor, destination: str, now_ms: int, max_pdus: int, max_edus: int) -> Due:
+    """What may go into the next transaction, at most so many of each, read in one statement.
+
+    Events: the next ones of every room that has some, each room in order and with an equal share.
+    LPDUs: unanswered ones, in the order they were made; those sent lately wait for the echo.
+    """
     rows = await db.fetch(
-        "SELECT r.room_id, r.from_position, e.position, e.pdu FROM ("
-        "SELECT q.*, count(*) OVER () AS ranges FROM ("
+        "WITH ranges AS (SELECT q.*, count(*) OVER () AS number FROM ("
         "SELECT o.room_id, o.from_position, o.acked_position,"
         " least(m.head_position, o.until_position) AS last_position"
         " FROM outbound_ranges AS o JOIN rooms AS m ON m.room_id = o.room_id"
         " WHERE o.destination = $1 AND o.acked_position < least(m.head_position, o.until_position)"
-        " ORDER BY o.room_id, o.from_position LIMIT $2) AS q) AS r"
+        " ORDER BY o.room_id, o.from_position LIMIT $3) AS q),"
+        " events AS (SELECT r.room_id, r.from_position, e.position, e.pdu FROM ranges AS r"
         " CROSS JOIN LATERAL (SELECT position, pdu FROM events WHERE events.room_id = r.room_id"
         " AND position > r.acked_position AND position <= r.last_position"
-        " ORDER BY position LIMIT greatest(1, $2 / r.ranges)) AS e"
-        " ORDER BY r.room_id, e.position LIMIT $2",
-        destination,
-        limit,
-    )
-    return [DueEvent(r["room_id"], r["from_position"], r["position"], r["pdu"]) for r in rows]
-
-
-async def due_lpdus(db: Executor, destination: str, now_ms: int, limit: int) -> list[DueLpdu]:
-    """Unanswered LPDUs, in the order they were made; those sent lately wait for the echo."""
-    rows = await db.fetch(
-        "SELECT room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE destination = $1 AND status = 'pending'"
-        " AND resend_at <= $2 ORDER BY seq LIMIT $3",
+        " ORDER BY position LIMIT greatest(1, $3 / r.number)) AS e"
+        " ORDER BY r.room_id, e.position LIMIT $3),"
+        " lpdus AS (SELECT seq, room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE destination = $1"
+        " AND status = 'pending' AND resend_at <= $2 ORDER BY seq LIMIT $3),"
+        " edus AS (SELECT seq, edu FROM outbound_edus WHERE destination = $1 ORDER BY seq LIMIT $4)"
+        " SELECT 'event' AS kind, room_id, position AS place, from_position, NULL AS lpdu_id, pdu AS data"
+        " FROM events UNION ALL SELECT 'lpdu', room_id, seq, NULL, lpdu_id, lpdu FROM lpdus"
+        " UNION ALL SELECT 'edu', NULL, seq, NULL, NULL, edu FROM edus ORDER BY kind, room_id, place",
         destination,
         now_ms,
-        limit,
+        max_pdus,
+        max_edus,
     )
-    return [DueLpdu(r["room_id"], r["lpdu_id"], r["lpdu"]) for r in rows]
-
-
-async def due_edus(db: Executor, destination: str, limit: int) -> list[DueEdu]:
-    rows = await db.fetch(
-        "SELECT seq, edu FROM outbound_edus WHERE destination = $1 ORDER BY seq LIMIT $2", destination, limit
-    )
-    return [DueEdu(r["seq"], r["edu"]) for r in rows]
+    found = Due([], [], [])
+    for row in rows:
+        match row["kind"]:
+            case "event":
+                place = row["room_id"], row["from_position"], row["place"]
+                found.events.append(DueEvent(*place, row["data"]))
+            case "lpdu":
+                found.lpdus.append(DueLpdu(row["room_id"], row["lpdu_id"], row["data"], row["place"]))
+            case _:
+                found.edus.append(DueEdu(row["place"], row["data"]))
+    found.lpdus.sort(key=lambda lpdu: lpdu.seq)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,24 @@ async def test_work_is_found_without_a_hint(kit: EngineKit) -> None:
     await sender.stop()
 
 
+async def test_what_is_told_while_a_transaction_is_in_flight_goes_next(kit: EngineKit) -> None:
+    peer = Peer()
+    sender = Sender(kit.db, peer, Answers(), now, poll_seconds=3600.0, linger_seconds=3600.0)
+    await sender.start()
+    for told in ("before any", "in flight", "after an answer, while the sender lingers"):
+        peer.gate = asyncio.Event()
+        await kit.engine.send([message(told)])
+        seen = len(peer.seen)
+        sender.wake([PARTICIPANT])
+        await until(lambda: len(peer.seen) == seen + 1)  # noqa: B023
+        await kit.engine.send([message(f"{told}, again")])
+        sender.wake([PARTICIPANT])
+        peer.gate.set()
+        await until(lambda: len(peer.seen) == seen + 2)  # noqa: B023
+    await sender.stop()
+    assert len(set(peer.ids(PARTICIPANT))) == len(peer.ids(PARTICIPANT)) == 6
+
+
 async def test_a_backlog_goes_in_transactions_of_fifty(kit: EngineKit) -> None:
     for n in range(60):
         await kit.engine.send([message(str(n))])
@@ -305,6 +323,6 @@ async def test_r9_a_full_outbox_drops_the_oldest_of_its_kind(
     assert await outbound.waiting_edus(db) == {"to_device": 5, "receipt": 5}
     waiting = [
         canonical_json.parse_object(e.edu)["content"]["n"]
-        for e in await outbound.due_edus(db, PARTICIPANT, 99)
+        for e in (await outbound.due(db, PARTICIPANT, 0, 1, 99)).edus
     ]
     assert waiting == [3, 4, 5, 6, 7, 8, 4, 5, 6, 7]

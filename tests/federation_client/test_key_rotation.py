@@ -76,7 +76,7 @@ async def test_k5_what_waits_for_the_hub_is_signed_with_the_new_key(db: Database
         await say(kit, f"waiting {n}")
     before = await outbound.transaction(db, HUB)
     assert before is not None
-    queued = [lpdu.lpdu_id for lpdu in await outbound.due_lpdus(db, HUB, 2**62, 100)]
+    queued = [lpdu.lpdu_id for lpdu in (await outbound.due(db, HUB, 2**62, 100, 0)).lpdus]
 
     assert await sign_waiting(db, NEW, [kit.key.key_id]) == 4
     assert await sign_waiting(db, NEW, [kit.key.key_id]) == 0
@@ -87,7 +87,7 @@ async def test_k5_what_waits_for_the_hub_is_signed_with_the_new_key(db: Database
     assert check(old, kit.key) == check(new, NEW) == queued[0]
     with pytest.raises(SignatureError):
         check(new, kit.key)
-    waiting = await outbound.due_lpdus(db, HUB, 2**62, 100)
+    waiting = (await outbound.due(db, HUB, 2**62, 100, 0)).lpdus
     assert [check(canonical_json.parse_object(lpdu.lpdu), NEW) for lpdu in waiting] == queued
     await kit.engine.close()
 
