@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from lmserver.conformance import checks_auth, checks_keys, checks_transport
+from lmserver.conformance import (
+    checks_auth,
+    checks_hub,
+    checks_join,
+    checks_keys,
+    checks_lpdu,
+    checks_send,
+    checks_transport,
+)
 from lmserver.conformance.model import CHECKS
 
-_FILES = [module.__name__ for module in (checks_transport, checks_keys, checks_auth)]
+_IN_ORDER = (
+    checks_transport, checks_keys, checks_auth, checks_join, checks_hub, checks_lpdu, checks_send,
+)  # fmt: skip
+_FILES = [module.__name__ for module in _IN_ORDER]
 ALL = sorted(CHECKS, key=lambda check: _FILES.index(check.function.__module__))

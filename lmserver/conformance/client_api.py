@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ class ClientApi:
 
     async def call(self, method: str, path: str, body: Any = None) -> Answer:
         """A request under /_matrix/client/v3; `path` is quoted already."""
+        while True:
+            answer = await self._once(method, path, body)
+            if answer.status != 429:
+                return answer
+            after = answer.fields.get("retry_after_ms")
+            await asyncio.sleep(min(after / 1000 if isinstance(after, int) else 1.0, TIMEOUT))
+
+    async def _once(self, method: str, path: str, body: Any) -> Answer:
         url = URL(f"{self._url}/_matrix/client/v3{path}", encoded=True)
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         data = None if body is None else json.dumps(body).encode()

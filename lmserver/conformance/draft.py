@@ -118,6 +118,12 @@ class Key:
         made = Ed25519PrivateKey.generate() if seed is None else Ed25519PrivateKey.from_private_bytes(seed)
         return cls(server, key_id, made)
 
+    @classmethod
+    def derive(cls, server: str, seed: bytes, use: str) -> Key:
+        """The same key for the same seed, server and use; other bytes have another key ID."""
+        digest = hashlib.sha512(f"{use} {server} ".encode() + seed).digest()
+        return cls.make(server, f"ed25519:{use}_{digest[32:36].hex()}", digest[:32])
+
     @property
     def public(self) -> str:
         return encode(self.private.public_key().public_bytes_raw())

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signing-key",
         type=Path,
         metavar="FILE",
-        help="the suite's key, from `lmserver generate-key` (default: a new one)",
+        help="the suite's key, made if FILE is not there (default: in --dev's DIR, else a new key each run)",
     )
     us.add_argument(
         "--dev",

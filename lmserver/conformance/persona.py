@@ -60,21 +60,25 @@ def now_ms() -> int:
 
 
 class Persona:
-    """One server name of the suite. `key` signs; `second_key` is published too, `old_key` has expired."""
+    """One server name of the suite, its keys derived from `seed`.
 
-    def __init__(self, name: str, server: str, wire: Wire, trace: Trace, key: Key | None = None) -> None:
+    `key` signs; `second_key` is published too, `old_key` has expired.
+    """
+
+    def __init__(self, name: str, server: str, wire: Wire, trace: Trace, seed: bytes) -> None:
         self.name = name
         self.server = server
         self.wire = wire
         self.trace = trace
-        self.key = key or Key.make(name, "ed25519:suite")
-        self.second_key = Key.make(name, "ed25519:second")
-        self.old_key = Key.make(name, "ed25519:old")
+        self.key, self.second_key, self.old_key = (
+            Key.derive(name, seed, use) for use in ("suite", "second", "old")
+        )
         self.lifetime_ms = DAY_MS
         self.received: list[Inbound] = []
         self.pdus: list[Event] = []
         self.edus: list[Event] = []
-        self.handlers: dict[str, Handler] = {"send": self._receive}
+        self.invites: list[Event] = []
+        self.handlers: dict[str, Handler] = {"send": self._receive, "invite": self._invited}
         self.on_lpdu: Callable[[Event], Awaitable[dict[str, Any] | None]] | None = None
         self._interceptors: list[tuple[str, Interceptor]] = []
         self._news = asyncio.Event()
@@ -128,6 +132,15 @@ class Persona:
                 failed |= await self.on_lpdu(event) or {}
         self.edus += [edu for edu in request.fields.get("edus", []) if isinstance(edu, dict)]
         return 200, {"failed_pdus": failed}
+
+    async def _invited(self, request: Inbound) -> Reply:
+        """Sign an invite of a user of ours, as the target's server does (D04 §Invites)."""
+        self.invites.append(request.fields)
+        event, version = request.fields.get("event"), request.fields.get("room_version")
+        if not isinstance(event, dict) or not isinstance(version, str):
+            return 400, {"errcode": "M_BAD_JSON", "error": "Not an invite"}
+        signed = self.key.sign_event(event, version)
+        return 200, {"pdu": signed, "event": signed}
 
     def remember(self, pdu: Event) -> None:
         if pdu not in self.pdus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import os
 import ssl
 import tempfile
 import time
@@ -15,7 +16,6 @@ from lmserver import dev_ca, own_keys
 from lmserver.config import ConfigError
 from lmserver.conformance import checks
 from lmserver.conformance.client_api import ClientApi, ClientApiError, Login
-from lmserver.conformance.draft import Key
 from lmserver.conformance.exchange import Trace, Wire, resolve
 from lmserver.conformance.listener import CannotListen, Listener, server_context
 from lmserver.conformance.model import Check, Failed, Level, Outcome, Result, Role, Skipped
@@ -93,9 +93,8 @@ async def _session(options: Options) -> AsyncIterator[Session]:
             raise CannotRun(f"{options.server}: {error} {error.detail}".strip()) from error
         wire = Wire(target, ca_file, trace)
         names = (options.name, *options.also)
-        personas = [Persona(name, options.server, wire, trace) for name in names]
-        if options.signing_key is not None:
-            personas[0].key = _own_key(options)
+        seed = _seed(options)
+        personas = [Persona(name, options.server, wire, trace, seed) for name in names]
         expired = personas.pop() if len(personas) == 3 else None
         if expired is not None:
             expired.lifetime_ms = EXPIRED_MS
@@ -148,11 +147,17 @@ def _certificates(options: Options, folder: Path) -> tuple[dict[str, ssl.SSLCont
     return contexts, options.ca_file or made[options.name].ca
 
 
-def _own_key(options: Options) -> Key:
-    if options.signing_key is None:
-        return Key.make(options.name, "ed25519:suite")
+def _seed(options: Options) -> bytes:
+    """Of a key file that is kept: a server that has seen NAME before believes only its keys of then.
+    Raises CannotRun."""
+    path = options.signing_key
+    if path is None and options.dev is not None:
+        path = options.dev / "conformance.key"
+    if path is None:
+        return os.urandom(32)
     try:
-        given = own_keys.load(options.signing_key, options.name).signing
+        if not path.exists():
+            own_keys.generate(path)
+        return own_keys.load(path, options.name).signing.seed
     except ConfigError as error:
         raise CannotRun("; ".join(error.problems)) from error
-    return Key.make(options.name, given.key_id, given.seed)

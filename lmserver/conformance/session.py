@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, TypeVar
@@ -66,6 +67,10 @@ class Session:
         if self.client is None:
             raise Skipped("needs a user of the server: --client-url")
         return self.client
+
+    def say(self, text: str) -> None:
+        """Tell the person who waits for the result."""
+        print(text, file=sys.stderr, flush=True)
 
     def fresh(self, label: str = "t") -> str:
         """A text used only once: a transaction ID or a part of one."""
