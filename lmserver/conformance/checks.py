@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from lmserver.conformance import (
     checks_auth,
+    checks_events,
     checks_hub,
     checks_join,
     checks_keys,
     checks_lpdu,
+    checks_membership,
+    checks_rules,
     checks_send,
     checks_transport,
 )
 from lmserver.conformance.model import CHECKS
 
 _IN_ORDER = (
-    checks_transport, checks_keys, checks_auth, checks_join, checks_hub, checks_lpdu, checks_send,
+    checks_transport, checks_keys, checks_auth,
+    checks_join, checks_hub, checks_lpdu, checks_send, checks_rules, checks_membership, checks_events,
 )  # fmt: skip
 _FILES = [module.__name__ for module in _IN_ORDER]
 ALL = sorted(CHECKS, key=lambda check: _FILES.index(check.function.__module__))

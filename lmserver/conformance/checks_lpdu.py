@@ -7,7 +7,7 @@ from typing import Any
 
 from lmserver.conformance import draft, rooms
 from lmserver.conformance.draft import Event
-from lmserver.conformance.model import Role, check, expect
+from lmserver.conformance.model import Level, Role, check, expect
 from lmserver.conformance.remote_room import RemoteRoom
 from lmserver.conformance.session import Session
 
@@ -62,7 +62,8 @@ async def foreign_sender(s: Session) -> None:
     await room.refused(room.message(sender=f"@somebody:{s.server}"))
 
 
-@check("lpdu.relayed", SEND, "An LPDU comes from the sender's server, not through a third one.", role=HUB)
+@check("lpdu.relayed", SEND, "An LPDU SHOULD be taken from its sender's server, not through a third one.",
+       role=HUB, level=Level.SHOULD)  # fmt: skip
 async def relayed(s: Session) -> None:
     room = await rooms.room(s)
     await room.refused(room.message(), persona=s.other)
@@ -211,7 +212,7 @@ MALFORMED: dict[str, tuple[str, Change]] = {
     "timestamp_true": ("origin_server_ts is an integer, not a boolean.", _set(origin_server_ts=True)),
     "no_content": ("content is required.", _drop("content")),
     "content_list": ("content is an object.", _set(content=[])),
-    "no_hub_server": ("hub_server names the hub.", _drop("hub_server")),
+    "no_hub_server": ("Events without hub_server MUST NOT contain lpdu hashes.", _drop("hub_server")),
     "hub_server_address": ("hub_server MUST be a valid server name.", _set(hub_server="127.0.0.1:8448")),
     "auth_events_null": ("An LPDU MUST NOT have auth_events, not even null.", _set(auth_events=None)),
     "prev_events": ("An LPDU MUST NOT have prev_events.", _set(prev_events=[])),

@@ -64,7 +64,7 @@ def levels(s: Session) -> dict[str, Any]:
         "state_default": 50,
         "ban": 50,
         "kick": 50,
-        "redact": 50,
+        "redact": 75,
         "invite": 50,
     }
 

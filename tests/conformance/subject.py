@@ -51,6 +51,7 @@ class Subject:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", where).start()
             self._runners.append(runner)
+        await self._server.sender.start()
 
     async def stop(self) -> None:
         for runner in self._runners:
