@@ -210,12 +210,12 @@ async def _housekeeping(server: Server) -> None:
     """Forget what nobody will ask for again."""
     while True:
         with contextlib.suppress(DatabaseUnavailable):
-            now = clock_ms()
-            await inbound.purge(server.db, now - KEEP_INBOUND_MS)
-            await lpdus.purge(server.db, now - KEEP_OWN_LPDUS_MS)
-            await client_transactions.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS)
-            await to_device.purge(server.db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
-            await outbound.purge_edus(server.db, now - KEEP_EDUS_MS)
+            now, db = clock_ms(), server.db.patient()
+            await inbound.purge(db, now - KEEP_INBOUND_MS)
+            await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
+            await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
+            await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
+            await outbound.purge_edus(db, now - KEEP_EDUS_MS)
             await server.media.local.tidy()
             await server.media.remote.tidy()
         await asyncio.sleep(HOUSEKEEPING_SECONDS)

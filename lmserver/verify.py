@@ -24,7 +24,7 @@ async def _verify(config: Config) -> int:
     started = time.monotonic()
     rooms = events = entries = wrong = 0
     async with open_database(config, _progress, beside=True) as db:
-        verification = Verification(db, config.server_name, ours)
+        verification = Verification(db.patient(), config.server_name, ours)
         async for report in verification.rooms(_progress):
             rooms += 1
             events += report.events

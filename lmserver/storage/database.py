@@ -21,6 +21,10 @@ T = TypeVar("T")
 
 MAX_TRIES = 5
 FIRST_PAUSE_SECONDS = 0.01
+CONNECT_SECONDS = 10.0
+STATEMENT_SECONDS = 10.0
+"""How long we wait for an answer: a connection may have gone silent without a word (drill D5)."""
+UPKEEP_SECONDS = 60.0
 
 # A lock is waited for 5 s, a statement runs 30 s at most, and a transaction whose client has gone
 # silent is ended by the server after 5 s: one stuck process cannot hold a room for long.
@@ -93,16 +97,24 @@ class FaultHook(Protocol):
 class Database:
     """A pool of connections with retried transactions."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], faults: FaultHook | None = None) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[Any], faults: FaultHook | None = None, timeout: float | None = None
+    ) -> None:
         self._pool = pool
         self._faults = faults
+        self._timeout = timeout
+
+    def patient(self) -> Database:
+        """The same pool for statements that go through whole tables; transactions are as ever."""
+        return Database(self._pool, self._faults, UPKEEP_SECONDS)
 
     @classmethod
     async def connect(cls, dsn: str, max_size: int = 10, faults: FaultHook | None = None) -> Database:
         """Open the pool; raises DatabaseUnavailable."""
         try:
             pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=max_size, server_settings=_SESSION, timeout=10, command_timeout=60,
+                dsn, min_size=1, max_size=max_size, server_settings=_SESSION,
+                timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
                 reset=_nothing_to_reset,
             )  # fmt: skip
         except (asyncpg.PostgresError, *_UNAVAILABLE) as error:
@@ -170,7 +182,7 @@ class Database:
         pause = FIRST_PAUSE_SECONDS
         for attempt in range(1, MAX_TRIES + 1):
             try:
-                return await method(query, *args)
+                return await method(query, *args, timeout=self._timeout)
             except _RETRIED as error:
                 if attempt == MAX_TRIES:
                     raise DatabaseUnavailable("the statement kept conflicting") from error

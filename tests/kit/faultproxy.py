@@ -28,15 +28,16 @@ class Faults:
 
 
 class FaultProxy:
-    """Listens on `port` (0: any) of loopback and passes on to `target`."""
+    """Listens on `port` (0: any) of loopback and passes on to `target`: a port, or a Unix socket."""
 
-    def __init__(self, target: int, port: int = 0) -> None:
+    def __init__(self, target: int | str, port: int = 0) -> None:
         self.target = target
         self.port = port
         self.faults = Faults()
         self.cuts = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._forgotten = asyncio.Event()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -48,6 +49,17 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> int:
+        """Reset every connection there is; how many."""
+        for task in self._tasks:
+            task.cancel()
+        return len(self._tasks)
+
+    def forget(self) -> None:
+        """Pass nothing more on any connection there is, without a word to either side."""
+        self._forgotten.set()
+        self._forgotten = asyncio.Event()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
@@ -65,30 +77,43 @@ class FaultProxy:
 
     async def _between(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            far_reader, far_writer = await self._open()
         except OSError:
             return
+        forgotten = self._forgotten
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, far_writer))
-                both.create_task(self._answer(far_reader, writer))
+                both.create_task(self._pass(reader, far_writer, forgotten))
+                both.create_task(self._answer(far_reader, writer, forgotten))
         except* (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             _reset(far_writer)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, str):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection("127.0.0.1", self.target)
+
+    async def _silence(self, forgotten: asyncio.Event) -> None:
+        """As long as nothing may pass."""
+        while self.faults.silent or forgotten.is_set():
+            await asyncio.sleep(0.02)
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forgotten: asyncio.Event
+    ) -> None:
         while data := await reader.read(CHUNK):
-            while self.faults.silent:
-                await asyncio.sleep(0.02)
+            await self._silence(forgotten)
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError("the client is gone")
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forgotten: asyncio.Event
+    ) -> None:
         while data := await reader.read(CHUNK):
-            while self.faults.silent:
-                await asyncio.sleep(0.02)
+            await self._silence(forgotten)
             if self.faults.delay:
                 await asyncio.sleep(self.faults.delay)
             left = self.faults.cut_answer_after
