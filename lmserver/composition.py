@@ -91,6 +91,7 @@ from lmserver.rooms.typing import Typing
 from lmserver.storage import room_reads, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
+from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
 from lmserver.web.errors import ApiError
@@ -243,9 +244,10 @@ def assemble(
     edus = _edus(db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
     dispatcher = _dispatcher(name, db, devices, device_lists, EphemeralEdus(edus.remote, clock))
-    transactions = TransactionEndpoints(db, engine, outsiders, keyring, joining.settled, dispatcher, clock)
+    transactions = TransactionEndpoints(
+        db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
+    )
     media = _media(config, db, client, clock)
-    limiter = RateLimiter(config.limits)
     federated = FederatedDevices(accounts, devices, name, limiter)
     federation: Sequence[object] = (
         transactions,
@@ -305,6 +307,7 @@ def assemble(
             failures=FAILURES,
             limiter=limiter,
             observe=partial(metrics.observe_request, "federation"),
+            proxies=TrustedProxies(config.trusted_proxies),
         ),
         metrics,
     )
@@ -392,7 +395,7 @@ def _client_app(
         PushRuleEndpoints(PushRules(data)),
         KeyEndpoints(devices, config.server_name, remote),
         RoomEndpoints(
-            db, engine, membership, directory, accounts.profile, clock, config.rooms.default_version
+            db, engine, membership, directory, accounts.profile, limiter, clock, config.rooms.default_version
         ),
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading),
@@ -412,6 +415,7 @@ def _client_app(
         failures=FAILURES,
         limiter=limiter,
         observe=partial(metrics.observe_request, "client"),
+        proxies=TrustedProxies(config.trusted_proxies),
     )
 
 

@@ -108,6 +108,7 @@ class Config:
     logging: Logging
     metrics: MetricsListener | None
     limits: Mapping[str, Rate]
+    trusted_proxies: tuple[Network, ...]
 
     def warnings(self) -> list[str]:
         """What an operator should know before anything goes wrong."""
@@ -138,6 +139,9 @@ DEFAULT_LIMITS = {
     "invites_from_user": Rate(0.2, 50),
     "invites_from_server": Rate(2.0, 200),
     "invites_to_user": Rate(0.02, 50),
+    "requests": Rate(50.0, 1000),
+    "anonymous": Rate(20.0, 200),
+    "room_joins": Rate(10.0, 300),
     "federation_membership": Rate(5.0, 100),
     "federation_knock": Rate(1.0, 50),
     "federation_events": Rate(20.0, 500),
@@ -145,9 +149,13 @@ DEFAULT_LIMITS = {
     "federation_claims": Rate(0.1, 20),
     "claim": Rate(2.0, 100),
     "federation_media": Rate(10.0, 100),
+    "federation_requests": Rate(200.0, 2000),
+    "federation_room_events": Rate(200.0, 5000),
+    "federation_room_joins": Rate(1.0, 50),
+    "federation_edus": Rate(200.0, 5000),
     "key_query": Rate(2.0, 50),
 }
-"""What each rate protects is said in the configuration; every endpoint's `rate` is one of these."""
+"""What each rate protects is said in docs/configuration.md; every endpoint's `rate` is one of these."""
 
 
 class _Reader:
@@ -217,11 +225,20 @@ class _Reader:
             return []
         return value
 
+    def networks(self, section: dict[str, Any], key: str, path: str) -> tuple[Network, ...]:
+        found: list[Network] = []
+        for text in self.strings(section, key, path):
+            try:
+                found.append(ip_network(text))
+            except ValueError:
+                self.problems.append(f"{path}{key}: {_shown(text)} is not a network like 10.0.0.0/8")
+        return tuple(found)
+
 
 _NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "media", "logging", "metrics", "limits",
+    "rooms", "media", "logging", "metrics", "limits", "trusted_proxies",
 }  # fmt: skip
 
 
@@ -283,6 +300,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         ),
         metrics=_metrics(reader, raw),
         limits=_limits(reader, raw),
+        trusted_proxies=reader.networks(raw, "trusted_proxies", ""),
     )
 
 
@@ -342,19 +360,11 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
     for name in plain:
         if not ids.is_server_name(name):
             reader.problems.append(f"federation.plain_http_servers: {_shown(name)} is not a server name")
-    networks: list[Network] = []
-    for text in reader.strings(section, "allowed_networks", "federation."):
-        try:
-            networks.append(ip_network(text))
-        except ValueError:
-            reader.problems.append(
-                f"federation.allowed_networks: {_shown(text)} is not a network like 10.0.0.0/8"
-            )
     return Federation(
         "linearized",
         well_known,
         frozenset(plain),
-        tuple(networks),
+        reader.networks(section, "allowed_networks", "federation."),
         reader.file(section, "ca_file", "federation."),
     )
 

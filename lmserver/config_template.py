@@ -117,8 +117,13 @@ logging:
 # Prometheus metrics on a listener of their own, for example {{host: "127.0.0.1", port: 9100}}; null: none.
 metrics: null
 
+# Reverse proxies whose X-Forwarded-For is believed, as networks such as "127.0.0.1/32"; without them
+# everybody behind a proxy counts as one address. They have to set or extend that header themselves.
+trusted_proxies: []
+
 # Token buckets: per_second come back, up to burst. login and registration count by address and
-# account; send, create_room, media_*, join, invite and knock by user; the others by the server that asks.
+# account; anonymous and key_query by address; room_joins by room; federation_* by the server that
+# asks, federation_room_* by server and room; the others by user.
 limits:
 {_limits()}
 """

@@ -121,7 +121,7 @@ class LoginEndpoints:
         name, password = _name(body), body.get("password")
         if not isinstance(name, str) or not isinstance(password, str):
             raise bad_json("identifier.user and password are strings")
-        self._limit("login", request.remote)
+        self._limit("login", request.remote_key)
         self._limit("login", name[:255])
         try:
             user_id = self._accounts.user_id(name.lower() if not name.startswith("@") else name)
@@ -185,7 +185,7 @@ class LoginEndpoints:
         self._require_registration()
         body = await request.json_or_empty()
         self._check_stage(body.get("auth"))
-        self._limit("registration", request.remote)
+        self._limit("registration", request.remote_key)
         name, password = body.get("username"), body.get("password")
         if not isinstance(name, str | None) or not isinstance(password, str):
             raise bad_json("username and password are strings")

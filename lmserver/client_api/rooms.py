@@ -23,7 +23,8 @@ from lmserver.rooms.presets import BadRoomRequest, NewRoom
 from lmserver.storage import aliases, outside, room_state
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, limited
+from lmserver.web.limits import RateLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class RoomEndpoints:
         membership: Membership,
         directory: Directory,
         profile_of: Profile,
+        limiter: RateLimiter,
         clock: Callable[[], int],
         default_version: str,
     ) -> None:
@@ -54,6 +56,7 @@ class RoomEndpoints:
         self._membership = membership
         self._directory = directory
         self._profile_of = profile_of
+        self._limiter = limiter
         self._clock = clock
         self._default_version = default_version
 
@@ -112,13 +115,20 @@ class RoomEndpoints:
     @endpoint("POST", CLIENT + "/join/{room}", auth=Auth.USER, rate="join", deadline=120)
     async def join_any(self, request: Request) -> JsonObject:
         """Join by room ID or alias."""
-        return await self._enter(request, self._membership.join, *await self._named(request))
+        return await self._enter(request, self._join, *await self._named(request))
 
     @endpoint("POST", ROOM + "/join", auth=Auth.USER, rate="join", deadline=120)
     async def join(self, request: Request) -> JsonObject:
         """Join a room by its ID."""
         room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
-        return await self._enter(request, self._membership.join, room_id, request.query.getall("via", []))
+        return await self._enter(request, self._join, room_id, request.query.getall("via", []))
+
+    async def _join(self, user_id: str, room_id: str, via: list[str], reason: str | None) -> None:
+        """As fast as the room may be joined, whoever joins (attack R7)."""
+        wait = self._limiter.take("room_joins", room_id)
+        if wait:
+            raise limited(wait)
+        await self._membership.join(user_id, room_id, via, reason)
 
     @endpoint("POST", CLIENT + "/knock/{room}", auth=Auth.USER, rate="knock", deadline=120)
     async def knock(self, request: Request) -> JsonObject:

@@ -3,6 +3,7 @@ user's server. Templates are hints, never hashed nor signed (attack T5)."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.federation_server.rooms_known import hub_view
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.auth_rules import authorize
+from lmserver.protocol.errors import AuthRejected
 from lmserver.protocol.events import EventDraft, Lpdu, is_lpdu_shaped, parse_lpdu
 from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import RoomVersion
+from lmserver.protocol.room_view import RoomView
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
@@ -135,6 +138,8 @@ class MembershipEndpoints:
             await self._verify(lpdu)
             if membership == "knock":
                 self._limit_knock(lpdu)
+            if membership == "join":
+                self._limit_joins(origin, lpdu, view)
             [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
             return await answer(lpdu, _accepted(outcome).event_id)
 
@@ -146,6 +151,20 @@ class MembershipEndpoints:
         wait = self._limiter.take("knock", lpdu.sender)
         if wait:
             raise limited(wait)
+
+    def _limit_joins(self, origin: str, lpdu: Lpdu, view: RoomView) -> None:
+        """As fast as one server may join the room, and as all may together (attack R7). Joins that
+        the room refuses are not counted, or whoever may not come in could keep others out."""
+        with contextlib.suppress(AuthRejected):
+            authorize(lpdu, view)
+            wait = self._limiter.take_all(
+                [
+                    ("federation_room_joins", f"{origin} {lpdu.room_id}", 1),
+                    ("room_joins", lpdu.room_id, 1),
+                ]
+            )
+            if wait:
+                raise limited(wait)
 
     async def _verify(self, lpdu: Lpdu) -> None:
         [verdict] = await self._verifier.verify_events([lpdu], current_keys_only=True)

@@ -29,7 +29,8 @@ from lmserver.storage import inbound
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.inbound import Claim, StoredResponse
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json
+from lmserver.web.errors import ApiError, bad_json, limited
+from lmserver.web.limits import RateLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +84,7 @@ class TransactionEndpoints:
         verifier: Verifier,
         joins_settled: Callable[[str], Awaitable[None]],
         edus: EduSink,
+        limiter: RateLimiter,
         clock: Callable[[], int],
     ) -> None:
         self._db = db
@@ -91,6 +93,7 @@ class TransactionEndpoints:
         self._verifier = verifier
         self._joins_settled = joins_settled
         self._edus = edus
+        self._limiter = limiter
         self._clock = clock
         self._requests = Once(db, clock)
 
@@ -113,7 +116,7 @@ class TransactionEndpoints:
             return claim.response
         fence = claim.fence or 0
         try:
-            result = await self._process(origin, pdus)
+            result = await self._process(origin, pdus, len(edus))
             await self._edus.receive(origin, txn_id, edus)
             answer = StoredResponse(200, result.body())
             return await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock(), fence)
@@ -141,12 +144,13 @@ class TransactionEndpoints:
 
     # -- events ---------------------------------------------------------------------------------
 
-    async def _process(self, origin: str, items: list[Any]) -> _Result:
+    async def _process(self, origin: str, items: list[Any], edus: int) -> _Result:
         result = _Result()
         rooms: dict[str, _RoomWork | None] = {}
         for item in items:
             await self._sort(origin, item, rooms, result)
         work = [room for room in rooms.values() if room is not None]
+        self._check_rates(origin, work, edus)
         await self._check_signatures(work, result)
         await asyncio.gather(*(self._append(origin, room, result) for room in work))
         return result
@@ -177,6 +181,24 @@ class TransactionEndpoints:
             result.reject(hashes.event_id(item, room.version), "the event is too large")
         except ProtocolError:
             return  # dropped: not an event of this room version
+
+    def _check_rates(self, origin: str, rooms: Sequence[_RoomWork], edus: int) -> None:
+        """All of a transaction or nothing of it: 429 before anything is processed, so that the peer
+        sends the same again. An event told as failed would be lost to its author, who did nothing
+        wrong but be early. PDUs of a room's hub are not counted: one transaction in flight is
+        limit enough, and to refuse them would stop the room."""
+        wanted = [("federation_edus", origin, edus)]
+        for room in rooms:
+            key = f"{origin} {room.room_id}"
+            joins = sum(lpdu.membership == "join" for lpdu in room.lpdus)
+            wanted += [
+                ("federation_room_events", key, len(room.lpdus)),
+                ("federation_room_joins", key, joins),
+                ("room_joins", room.room_id, joins),
+            ]
+        wait = self._limiter.take_all([entry for entry in wanted if entry[2]])
+        if wait:
+            raise limited(wait)
 
     async def _room(self, origin: str, room_id: str) -> _RoomWork | None:
         """The room, from its list or from what its hub told of one of our users."""

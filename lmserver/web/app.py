@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from lmserver.protocol.errors import ProtocolError
+from lmserver.web.addresses import TrustedProxies
 from lmserver.web.endpoint import Auth, Endpoint, Reply, Request, Streamed, endpoints_of
 from lmserver.web.errors import ApiError, limited, of_protocol
 from lmserver.web.limits import RateLimiter
@@ -55,6 +56,7 @@ class Dispatcher:
         failures: Mapping[type[Exception], ApiError],
         limiter: RateLimiter | None,
         observe: Observer | None,
+        proxies: TrustedProxies,
     ) -> None:
         self.endpoints = endpoints
         self._router = Router(endpoints)
@@ -64,6 +66,7 @@ class Dispatcher:
         self._failures = failures
         self._limiter = limiter
         self._observe = observe
+        self._proxies = proxies
 
     async def __call__(self, raw: web.BaseRequest) -> web.StreamResponse:
         started = time.monotonic()
@@ -73,7 +76,8 @@ class Dispatcher:
                 return self._json(200, {})
             entry, params = self._find(raw)
             path = entry.path
-            request = Request(raw, params, entry.max_body, strict=entry.auth is Auth.SERVER)
+            remote = self._proxies.client_of(raw.remote or "", raw.headers.getall("X-Forwarded-For", []))
+            request = Request(raw, params, entry.max_body, remote, strict=entry.auth is Auth.SERVER)
             result = await self._answer(entry, request)
             if isinstance(result, Streamed):
                 response = await self._stream(raw, result, entry.deadline)
@@ -121,8 +125,8 @@ class Dispatcher:
             await authenticate(request)
         elif entry.auth is not Auth.NONE:
             raise ApiError(401, "M_FORBIDDEN", "Not available here")
-        if entry.rate is not None and self._limiter is not None:
-            key = request.requester.user_id or request.origin or request.remote
+        if self._limiter is not None:
+            key = request.requester.user_id or request.origin or request.remote_key
             wait = self._limiter.take(entry.rate, key)
             if wait:
                 raise limited(wait)
@@ -174,6 +178,7 @@ def build_app(
     failures: Mapping[type[Exception], ApiError] | None = None,
     limiter: RateLimiter | None = None,
     observe: Observer | None = None,
+    proxies: TrustedProxies | None = None,
 ) -> web.Application:
     """An application that serves the endpoints of these objects and nothing else.
 
@@ -181,7 +186,13 @@ def build_app(
     """
     entries = [entry for owner in endpoint_objects for entry in endpoints_of(owner)]
     dispatcher = Dispatcher(
-        entries, authenticators, cors=cors, failures=failures or {}, limiter=limiter, observe=observe
+        entries,
+        authenticators,
+        cors=cors,
+        failures=failures or {},
+        limiter=limiter,
+        observe=observe,
+        proxies=proxies or TrustedProxies(),
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -33,6 +33,15 @@ class Auth(Enum):
     SERVER = "server"
 
 
+_DEFAULT_RATES = {
+    Auth.NONE: "anonymous",
+    Auth.OPTIONAL_USER: "anonymous",
+    Auth.USER: "requests",
+    Auth.SERVER: "federation_requests",
+}
+"""No endpoint is without a limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """What the decorator says."""
@@ -41,7 +50,7 @@ class Declaration:
     paths: tuple[str, ...]
     auth: Auth
     max_body: int
-    rate: str | None
+    rate: str
     deadline: float
 
 
@@ -53,7 +62,7 @@ class Endpoint:
     path: str
     auth: Auth
     max_body: int
-    rate: str | None
+    rate: str
     deadline: float
     handler: Handler
     doc: str
@@ -68,9 +77,11 @@ def endpoint(
     deadline: float = DEADLINE_SECONDS,
 ) -> Callable[[F], F]:
     """Declare a method of an endpoints class. `{name}` segments become path parameters; client
-    paths under /v3 are served under /r0 too; `rate` names the rate limit that applies."""
+    paths under /v3 are served under /r0 too; `rate` names the rate limit that applies, counted by
+    user, by server or, where neither is known, by address."""
     default = MAX_SERVER_BODY if auth is Auth.SERVER else MAX_CLIENT_BODY
-    declaration = Declaration(method, _with_r0(paths), auth, max_body or default, rate, deadline)
+    limit = rate or _DEFAULT_RATES[auth]
+    declaration = Declaration(method, _with_r0(paths), auth, max_body or default, limit, deadline)
 
     def mark(function: F) -> F:
         setattr(function, _MARK, declaration)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_BUCKETS = 100_000
@@ -26,20 +26,38 @@ class RateLimiter:
         self._clock = clock
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
-    def take(self, name: str, key: str) -> float:
-        """Take a token: 0.0 if there was one, else the seconds until there is."""
+    def take(self, name: str, key: str, cost: int = 1) -> float:
+        """Take `cost` tokens: 0.0 if they were there, else the seconds until they are."""
+        return self.take_all([(name, key, cost)])
+
+    def take_all(self, wanted: Sequence[tuple[str, str, int]]) -> float:
+        """Take tokens of several buckets, or of none: 0.0, else the seconds until all could be.
+
+        What costs more than a bucket holds waits for a full one and leaves it in debt.
+        """
+        wait = max((self._wait(name, key, cost) for name, key, cost in wanted), default=0.0)
+        if wait <= 0.0:
+            for name, key, cost in wanted:
+                self._spend(name, key, cost)
+        return wait
+
+    def _wait(self, name: str, key: str, cost: int) -> float:
         rate = self._rates.get(name)
         if rate is None:
             return 0.0
-        now = self._clock()
-        tokens, at = self._buckets.pop((name, key), (float(rate.burst), now))
-        tokens = min(float(rate.burst), tokens + (now - at) * rate.per_second)
-        wait = 0.0
-        if tokens >= 1.0:
-            tokens -= 1.0
-        else:
-            wait = (1.0 - tokens) / rate.per_second if rate.per_second > 0 else 3600.0
-        self._buckets[name, key] = (tokens, now)
+        missing = min(cost, rate.burst) - self._tokens(rate, name, key)
+        return max(0.0, missing / rate.per_second)
+
+    def _spend(self, name: str, key: str, cost: int) -> None:
+        rate = self._rates.get(name)
+        if rate is None:
+            return
+        self._buckets[name, key] = (self._tokens(rate, name, key) - cost, self._clock())
+        self._buckets.move_to_end((name, key))
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
-        return wait
+
+    def _tokens(self, rate: Rate, name: str, key: str) -> float:
+        now = self._clock()
+        tokens, at = self._buckets.get((name, key), (float(rate.burst), now))
+        return min(float(rate.burst), tokens + (now - at) * rate.per_second)

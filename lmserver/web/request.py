@@ -12,6 +12,7 @@ from aiohttp import web
 
 from lmserver.protocol import canonical_json
 from lmserver.protocol.errors import InvalidJson, SchemaError
+from lmserver.web.addresses import rate_key
 from lmserver.web.errors import ApiError, too_large
 
 MAX_NESTING = 100
@@ -49,10 +50,14 @@ class Streamed:
 
 
 class Request:
-    """One request. `requester` is set for users, `origin` for servers, by the authenticator."""
+    """One request. `remote` is the address it comes from; `requester` is set for users, `origin` for
+    servers, by the authenticator."""
 
-    def __init__(self, raw: web.BaseRequest, params: dict[str, str], max_body: int, *, strict: bool) -> None:
+    def __init__(
+        self, raw: web.BaseRequest, params: dict[str, str], max_body: int, remote: str, *, strict: bool
+    ) -> None:
         self._raw = raw
+        self.remote = remote
         self._max_body = max_body
         self._strict = strict
         self._body: bytes | None = None
@@ -79,8 +84,9 @@ class Request:
         return self._raw.headers
 
     @property
-    def remote(self) -> str:
-        return self._raw.remote or ""
+    def remote_key(self) -> str:
+        """What the address it comes from is counted under."""
+        return rate_key(self.remote)
 
     async def body(self) -> bytes:
         """The whole body, read once; 413 as soon as it is known to be too large."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from lmserver.config import DEFAULT_LIMITS
 from lmserver.web.endpoint import Auth, Endpoint
@@ -12,15 +13,11 @@ from tests.kit.rooms import EVIL, HUB, ROOM
 
 OPEN = {"/_matrix/key/v2/server", "/_matrix/key/v2/query/{server_name}", "/_matrix/key/v2/query",
         "/_matrix/federation/v1/version", "/.well-known/matrix/server"}  # fmt: skip
-UNLIMITED = OPEN - {"/_matrix/key/v2/query/{server_name}", "/_matrix/key/v2/query"} | {
-    # One transaction in flight for each origin limits it.
-    "/_matrix/federation/v2/send/{txn_id}", f"{UNSTABLE}/send/{{txn_id}}",
-}  # fmt: skip
 
 
-def declared(arena: Arena) -> list[Endpoint]:
-    """Every endpoint of the federation listener, through the handler aiohttp holds."""
-    [route] = list(arena.victim.server.federation_app.router.routes())
+def declared(arena: Arena, app: web.Application | None = None) -> list[Endpoint]:
+    """Every endpoint of the federation listener, or another, through the handler aiohttp holds."""
+    [route] = list((app or arena.victim.server.federation_app).router.routes())
     closure = route.handler.__closure__
     assert closure is not None
     return list(closure[0].cell_contents.endpoints)
@@ -42,10 +39,11 @@ async def test_every_endpoint_wants_a_signature_unless_it_is_listed(arena: Arena
             assert (status, answer["errcode"]) == (401, "M_FORBIDDEN"), entry.path
 
 
-async def test_every_endpoint_has_a_rate_unless_it_is_listed(arena: Arena) -> None:
-    for entry in declared(arena):
-        assert (entry.rate is None) == (entry.path in UNLIMITED), entry.path
-        assert entry.rate is None or entry.rate in DEFAULT_LIMITS
+async def test_every_endpoint_has_a_rate(arena: Arena) -> None:
+    server = arena.victim.server
+    for app in (server.federation_app, server.client_app):
+        for entry in declared(arena, app):
+            assert entry.rate in DEFAULT_LIMITS, entry.path
 
 
 @pytest.mark.parametrize("config", [{"limits": {"federation_membership": {"per_second": 0.1, "burst": 2}}}])

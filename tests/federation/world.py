@@ -68,6 +68,7 @@ class World:
             verifier,
             self._settled,
             EduDispatcher(HUB, self._to_device, {}),
+            RateLimiter({}),
             now,
         )
         self.membership = MembershipEndpoints(db, self.engine, verifier, invites, RateLimiter({}), now)

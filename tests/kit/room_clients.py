@@ -28,6 +28,7 @@ from lmserver.storage.database import Database
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth, Request
 from lmserver.web.errors import ApiError
+from lmserver.web.limits import RateLimiter
 from lmserver.web.request import Requester
 from tests.kit.reading_world import World
 
@@ -172,7 +173,9 @@ class RoomServer:
         directory = Directory(db, world.engine)
         self.filters: dict[tuple[str, str], JsonObject] = {}
         self.endpoints = [
-            RoomEndpoints(db, world.engine, membership, directory, _no_profile, world.clock, LM_02_ID),
+            RoomEndpoints(
+                db, world.engine, membership, directory, _no_profile, RateLimiter({}), world.clock, LM_02_ID
+            ),
             SendEndpoints(world.engine, world.reading, world.typing, world.clock),
             HistoryEndpoints(db, world.reading),
             SyncEndpoints(world.service, self._filter),
