@@ -141,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
                     " one-time keys.")  # fmt: skip
     _add_config(restored)
 
+    conflicts = _add(commands, "key-conflicts", _key_conflicts, "list key IDs of others that have two keys",
+                     "List key IDs that another server, or a notary, has published with other keys than the"
+                     " one we knew first, which stays in use. It may run beside the server.")  # fmt: skip
+    _add_config(conflicts)
+
     inspect = _add(commands, "inspect-event", _inspect_event, "show what an event's hashes and ID are",
                    "Read an event (LPDU or PDU) as JSON from standard input and print one JSON object: its"
                    " form, hashes, event ID, redacted form, the bytes hashed for the ID, and whether its"
@@ -392,6 +397,13 @@ def _mark_restored(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     return _with_database_errors(lambda: held_rooms.mark_restored(config))
+
+
+def _key_conflicts(options: argparse.Namespace) -> int:
+    from lmserver import conflicts
+
+    config = load_config(options.config)
+    return _with_database_errors(lambda: conflicts.run(config))
 
 
 def _inspect_event(options: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ from lmserver.federation_client.addresses import AddressGuard
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.connector import PinnedHttp, tls_context
 from lmserver.federation_client.dns_lookup import Dns, SystemDns
-from lmserver.federation_client.keyring import Keyring
+from lmserver.federation_client.keyring import Keyring, log_conflict
 from lmserver.federation_client.notary_documents import NotaryDocuments
 from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.room_api import RoomApi
@@ -213,7 +213,15 @@ def assemble(
     guard = RestoreGuard(db, config.data_dir, name)
     audience = _Audience(notifier, guard)
     client = _federation_client(config, key, dns or SystemDns())
-    keyring = Keyring(db, client, key, clock, own_old_keys=old_keys)
+    keyring = Keyring(
+        db,
+        client,
+        key,
+        clock,
+        own_old_keys=old_keys,
+        notaries=config.federation.notaries,
+        alert=partial(_key_conflict, metrics),
+    )
     api = RoomApi(client)
     answers = LpduAnswers()
     evidence = EvidenceLog(db, clock, metrics.count_evidence)
@@ -311,6 +319,11 @@ def assemble(
         ),
         metrics,
     )
+
+
+def _key_conflict(metrics: Metrics, server: str, key_id: str) -> None:
+    metrics.key_conflicts.inc()
+    log_conflict(server, key_id)
 
 
 def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationClient:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from lmserver.config_notaries import Notary, read_notaries
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
 from lmserver.web.limits import Rate
@@ -55,6 +56,7 @@ class Federation:
     plain_http_servers: frozenset[str]
     allowed_networks: tuple[Network, ...]
     ca_file: Path | None
+    notaries: tuple[Notary, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,7 @@ def _client(reader: _Reader, raw: dict[str, Any]) -> ClientListener:
 
 _FEDERATION = {
     "mode", "well_known", "host", "port", "tls_certificate", "tls_private_key", "ca_file",
-    "plain_http_servers", "allowed_networks",
+    "plain_http_servers", "allowed_networks", "notaries",
 }  # fmt: skip
 
 
@@ -366,6 +368,7 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
         frozenset(plain),
         reader.networks(section, "allowed_networks", "federation."),
         reader.file(section, "ca_file", "federation."),
+        read_notaries(section.get("notaries"), reader.problems),
     )
 
 

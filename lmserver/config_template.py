@@ -86,6 +86,9 @@ federation:
   plain_http_servers: []
   # Networks that servers may be in although they are private, loopback or otherwise not global.
   allowed_networks: {networks}
+  # Servers believed about keys of servers that cannot be reached, at most five: names, or
+  # {{name: "notary.example", keys: {{"ed25519:1": "<unpadded base64>"}}}} to believe those keys alone.
+  notaries: []
 
 registration:
   # closed: only `lmserver register-user`. token: with one of `tokens`. open: anybody.

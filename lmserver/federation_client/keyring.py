@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from lmserver.config_notaries import Notary
 from lmserver.federation_client.errors import FederationError, KeysUnavailable
 from lmserver.federation_client.keys_fetch import (
     KeyDocument,
     Requests,
     fetch_document,
-    fetch_from_notary,
 )
 from lmserver.federation_client.known_keys import (
     Key,
@@ -31,15 +31,15 @@ from lmserver.federation_client.known_keys import (
     needs_of,
     unavailable,
     unknown_ids,
-    usable,
 )
+from lmserver.federation_client.notaries import Notaries
 from lmserver.federation_client.single_flight import SingleFlight
 from lmserver.own_keys import OldKey
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import Lpdu, Pdu
 from lmserver.protocol.ids import is_server_name
 from lmserver.protocol.signatures import SigningKey, VerifyKey
-from lmserver.storage import server_keys
+from lmserver.storage import key_conflicts, server_keys
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.server_keys import KeyServer, StoredDocument, StoredKey
 
@@ -51,6 +51,8 @@ VERIFY_THREADS = 2
 VERIFY_INLINE = 8
 MIN_CHUNK, MAX_CHUNK = 16, 64
 FOREVER = 2**53 - 1
+BY_A_NOTARY = "(notary)"
+"""Who told us bytes that the server itself has corrected since."""
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +70,8 @@ def chunk_size(events: int) -> int:
 class Keyring:
     """The keys of every server; `clock` is milliseconds since the epoch.
 
-    `notaries` are trusted wholly for keys of servers that do not answer; there are none by default.
+    `notaries` are believed about keys that their server does not tell us, for events only; there are
+    none by default.
     `own_old_keys` are those we signed with once; like the signing key they change when it is rotated.
     """
 
@@ -80,25 +83,27 @@ class Keyring:
         clock: Callable[[], int],
         *,
         own_old_keys: Mapping[str, OldKey] | None = None,
-        notaries: Sequence[str] = (),
+        notaries: Sequence[Notary] = (),
         alert: Callable[[str, str], None] = log_conflict,
     ) -> None:
         self._db = db
         self._client = client
         self._clock = clock
-        self._notaries = tuple(notaries)
         self._alert = alert
         self._own_key = signing_key
         self._own_name = signing_key.server_name
+        self._notaries = Notaries(client, notaries, self._own_name)
         self._own_old_keys = {} if own_old_keys is None else own_old_keys
         self._cache: OrderedDict[str, Known] = OrderedDict()
         self._loads: SingleFlight[Known] = SingleFlight()
         self._fetches: SingleFlight[None] = SingleFlight()
+        self._questions: SingleFlight[None] = SingleFlight()
         self._slots = asyncio.Semaphore(MAX_FETCHES)
         self._pool = ThreadPoolExecutor(VERIFY_THREADS, thread_name_prefix="verify")
 
     async def close(self) -> None:
         """Stop what is being fetched and the verifying threads."""
+        await self._questions.close()
         await self._fetches.close()
         await self._loads.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -114,18 +119,6 @@ class Keyring:
         )
         now = self._clock()
         return {key_id: known.keys[key_id].key for key_id in wanted if known.current(key_id, now)}
-
-    async def keys_for_event(
-        self, server: str, key_ids: Iterable[str], at_ts: int
-    ) -> Mapping[str, VerifyKey]:
-        """Those of `key_ids`, current or old, that counted at `at_ts`; asks the server when none does.
-
-        Raises KeysUnavailable when none is usable and the server does not answer.
-        """
-        wanted = grammatical(key_ids)
-        at_ts = min(at_ts, self._clock())
-        known = await self._ensure(server, lambda k: not k.lacks(wanted, at_ts))
-        return usable(known, wanted, at_ts)
 
     async def is_linearized(self, server: str) -> bool:
         """Whether the server's own document says m.linearized. Raises KeysUnavailable."""
@@ -184,7 +177,9 @@ class Keyring:
         async def one(server: str) -> Known:
             wants = by_server[server]
             try:
-                return await self._ensure(server, lambda k: not any(lacks(k, ids, at) for ids, at in wants))
+                return await self._ensure(
+                    server, lambda k: not any(lacks(k, ids, at) for ids, at in wants), notaries=True
+                )
             except KeysUnavailable:
                 return self._cache.get(server) or Known(failures=1)
 
@@ -208,13 +203,17 @@ class Keyring:
                 results[i] = KeysUnavailable("keys of a signing server are not available")
         return results
 
-    async def _ensure(self, server: str, good: Callable[[Known], bool]) -> Known:
-        """What is known of a server, refreshed at most once if it is not `good`. Raises KeysUnavailable."""
+    async def _ensure(self, server: str, good: Callable[[Known], bool], *, notaries: bool = False) -> Known:
+        """What is known of a server, refreshed at most once if it is not `good`: by the server itself,
+        then with `notaries` by those. Raises KeysUnavailable."""
         known = await self.known(server)
         if good(known):
             return known
         if self._clock() >= known.next_fetch:
             await self._fetches.run(server, lambda: self._refresh(server))
+            known = self._cache.get(server, known)
+        if notaries and not good(known) and self._clock() >= known.next_notary:
+            await self._questions.run(server, lambda: self._ask_notaries(server))
             known = self._cache.get(server, known)
         if not good(known) and known.failures:
             raise KeysUnavailable("keys of the server are not available")
@@ -226,7 +225,7 @@ class Keyring:
         stored = await server_keys.keys(self._db, server)
         valid_until = max((k.valid_until_ts for k in stored if k.expired_ts is None), default=0)
         known = Known(
-            {k.key_id: Key(VerifyKey(k.key), k.valid_until_ts, k.expired_ts) for k in stored},
+            {k.key_id: Key(VerifyKey(k.key), k.valid_until_ts, k.expired_ts, k.told_until) for k in stored},
             info.linearized if info else None,
             (info.fetched_ts + valid_until) // 2 if info else 0,
             min(info.fetched_ts, self._clock()) + FETCH_INTERVAL if info else 0,
@@ -243,20 +242,19 @@ class Keyring:
     def _own(self) -> Known:
         keys = {i: Key(old.key, old.expired_ts, old.expired_ts) for i, old in self._own_old_keys.items()}
         keys[self._own_key.key_id] = Key(self._own_key.verify_key, FOREVER, None)
-        return Known(keys, True, FOREVER, FOREVER)
+        return Known(keys, True, half_life=FOREVER, next_fetch=FOREVER, next_notary=FOREVER)
 
     async def _refresh(self, server: str) -> None:
         """Fetch and store; afterwards the cache says how it went."""
-        failures = self._cache[server].failures if server in self._cache else 0
+        before = self._cache.get(server, Known())
         document = await self._fetch(server)
         if document is not None:
             await self._store(document)
-            await self._load(server)
-            return
-        await self._ask_notaries(server)
         known = await self._load(server)
-        known.failures = failures + 1
-        known.next_fetch = self._clock() + min(FETCH_INTERVAL << min(failures, 10), MAX_BACKOFF)
+        known.next_notary, known.notary_failures = before.next_notary, before.notary_failures
+        if document is None:
+            known.failures = before.failures + 1
+            known.next_fetch = self._clock() + _backoff(before.failures)
 
     async def _fetch(self, server: str) -> KeyDocument | None:
         async with self._slots:
@@ -273,44 +271,53 @@ class Keyring:
         found = [StoredKey(i, k.key_bytes, document.valid_until_ts, None) for i, k in document.keys.items()]
         found += [StoredKey(i, k.key_bytes, ts, ts) for i, (k, ts) in document.old_keys.items()]
 
-        async def work(connection: Connection) -> set[str]:
-            taken = await server_keys.store_keys(connection, server, found, now)
-            await server_keys.end_unlisted(connection, server, sorted(taken), now - 1)
+        async def work(connection: Connection) -> list[str]:
+            conflicts, kept = await _put_keys(connection, server, found, server, now)
+            await server_keys.end_unlisted(connection, server, kept, now - 1)
             await server_keys.store_server(connection, KeyServer(server, document.linearized, now))
             stored = StoredDocument(server, document.key_set, document.canonical, document.valid_until_ts)
             await server_keys.store_document(connection, stored, now)
-            return taken
+            return conflicts
 
-        taken = await self._db.run(work)
-        for key in found:
-            if key.key_id not in taken:
-                self._alert(server, key.key_id)
+        for key_id in await self._db.run(work):
+            self._alert(server, key_id)
 
     async def _ask_notaries(self, server: str) -> None:
-        """The first notary that knows the server; its word counts for events, never for requests."""
-        for notary in self._notaries:
-            if notary in (server, self._own_name):
-                continue
-            try:
-                now = self._clock()
-                of_notary = await self._ensure(notary, lambda k: k.any_current(self._clock()))
-                current = {i: key.key for i, key in of_notary.keys.items() if of_notary.current(i, now)}
-                documents = await fetch_from_notary(self._client, notary, current, server, now)
-            except (FederationError, ProtocolError) as error:
-                log.info("notary_failed", notary=notary, server=server, reason=str(error))
-                continue
-            for document in documents:
-                await self._add_from_notary(document)
-            if documents:
-                return
-
-    async def _add_from_notary(self, document: KeyDocument) -> None:
+        """What notaries tell counts for events, never for requests; for the past alone while the server
+        itself answers, and never against what it said itself."""
+        before = self._cache.get(server, Known())
         now = self._clock()
-        until = min(document.valid_until_ts, now - 1)
-        found = [StoredKey(i, k.key_bytes, until, None) for i, k in document.keys.items()]
-        found += [StoredKey(i, k.key_bytes, ts, ts) for i, (k, ts) in document.old_keys.items()]
-        pinned = {k.key_id: k.key for k in await server_keys.keys(self._db, document.server)}
-        for key in found:
-            if pinned.get(key.key_id, key.key) != key.key:
-                self._alert(document.server, key.key_id)
-        await server_keys.add_keys(self._db, document.server, found, now)
+        told = await self._notaries.told(server, now, self._current_keys)
+        for notary, document in told:
+            until = document.valid_until_ts if before.failures else min(document.valid_until_ts, now - 1)
+            found = [StoredKey(i, k.key_bytes, 0, None, False, until) for i, k in document.keys.items()]
+            found += [StoredKey(i, k.key_bytes, 0, ts, False) for i, (k, ts) in document.old_keys.items()]
+            conflicts, _ = await self._db.run(lambda c: _put_keys(c, server, found, notary, now))  # noqa: B023
+            for key_id in conflicts:
+                self._alert(server, key_id)
+        known = await self._load(server)
+        known.failures, known.next_fetch = before.failures, before.next_fetch
+        known.notary_failures = 0 if told else before.notary_failures + 1
+        known.next_notary = self._clock() + _backoff(before.notary_failures)
+
+    async def _current_keys(self, server: str) -> Mapping[str, VerifyKey]:
+        known = await self._ensure(server, lambda k: k.any_current(self._clock()))
+        return {i: key.key for i, key in known.keys.items() if known.current(i, self._clock())}
+
+
+def _backoff(failures: int) -> int:
+    return min(FETCH_INTERVAL << min(failures, 10), MAX_BACKOFF)
+
+
+async def _put_keys(
+    db: Connection, server: str, found: Sequence[StoredKey], told_by: str, now: int
+) -> tuple[list[str], list[str]]:
+    """Store keys; the key IDs that are told with other bytes for the first time, and those now in use."""
+    before = {k.key_id: k.key for k in await server_keys.keys(db, server)}
+    await server_keys.store_keys(db, server, found, now)
+    after = {k.key_id: k.key for k in await server_keys.keys(db, server)}
+    refused = [(k.key_id, k.key) for k in found if after.get(k.key_id, k.key) != k.key]
+    replaced = [(key_id, key) for key_id, key in before.items() if after[key_id] != key]
+    new = await key_conflicts.add(db, server, refused, told_by, now) if refused else []
+    new += await key_conflicts.add(db, server, replaced, BY_A_NOTARY, now) if replaced else []
+    return new, [k.key_id for k in found if after.get(k.key_id) == k.key]

@@ -18,12 +18,17 @@ MAX_SIGNATURES = 8
 
 @dataclass(frozen=True, slots=True)
 class Key:
+    """`valid_until_ts` is the server's own word, `told_until` a notary's: good for events only."""
+
     key: VerifyKey
     valid_until_ts: int
     expired_ts: int | None
+    told_until: int = 0
 
     def usable(self, at_ts: int) -> bool:
-        return at_ts <= (self.valid_until_ts if self.expired_ts is None else self.expired_ts)
+        if self.expired_ts is not None:
+            return at_ts <= self.expired_ts
+        return at_ts <= max(self.valid_until_ts, self.told_until)
 
 
 @dataclass(slots=True)
@@ -31,7 +36,7 @@ class Known:
     """What we know of one server; `linearized` is None when it was never asked with success.
 
     `half_life` is when half of the time that its document is good for is over, `next_fetch` when it
-    may be asked again.
+    may be asked again, `next_notary` when notaries may be asked about it.
     """
 
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -39,10 +44,12 @@ class Known:
     half_life: int = 0
     next_fetch: int = 0
     failures: int = 0
+    next_notary: int = 0
+    notary_failures: int = 0
 
     def current(self, key_id: str, now: int) -> bool:
         key = self.keys.get(key_id)
-        return key is not None and key.expired_ts is None and key.usable(now)
+        return key is not None and key.expired_ts is None and now <= key.valid_until_ts
 
     def serves(self, now: int, until: int) -> bool:
         """Good enough for a notary: young, and valid as long as is asked for (D04 §Validity)."""

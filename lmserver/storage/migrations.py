@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -157,6 +157,17 @@ CREATE TABLE inbound_transactions (
 CREATE INDEX inbound_transactions_age ON inbound_transactions USING btree (created_ts);
 CREATE UNIQUE INDEX inbound_transactions_pkey ON inbound_transactions USING btree (origin, endpoint, txn_id);
 
+CREATE TABLE key_conflicts (
+    server text NOT NULL,
+    key_id text NOT NULL,
+    key bytea NOT NULL,
+    told_by text NOT NULL,
+    first_seen bigint NOT NULL,
+    last_seen bigint NOT NULL,
+    times bigint NOT NULL DEFAULT 1
+);
+CREATE UNIQUE INDEX key_conflicts_pkey ON key_conflicts USING btree (server, key_id, key, told_by);
+
 CREATE TABLE key_servers (
     server text NOT NULL,
     linearized boolean NOT NULL,
@@ -374,7 +385,9 @@ CREATE TABLE server_keys (
     key bytea NOT NULL,
     valid_until_ts bigint NOT NULL,
     expired_ts bigint,
-    first_seen bigint NOT NULL
+    first_seen bigint NOT NULL,
+    direct boolean NOT NULL DEFAULT true,
+    told_until bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX server_keys_pkey ON server_keys USING btree (server, key_id);
 

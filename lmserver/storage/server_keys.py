@@ -17,12 +17,18 @@ MAX_DOCUMENTS_PER_SERVER = 20
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """`expired_ts` is set for keys that the server calls old; it then counts instead of valid_until_ts."""
+    """`expired_ts` is set for keys that the server calls old; it then counts instead of the others.
+
+    `direct`: the server itself told us, and `valid_until_ts` is what it said. `told_until` is until
+    when a notary says that the key is good.
+    """
 
     key_id: str
     key: bytes
     valid_until_ts: int
     expired_ts: int | None
+    direct: bool = True
+    told_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,11 @@ async def linearized(db: Executor, names: Iterable[str]) -> list[str]:
 async def keys(db: Executor, name: str) -> list[StoredKey]:
     """Every key of the server, current and old."""
     rows = await db.fetch(
-        "SELECT key_id, key, valid_until_ts, expired_ts FROM server_keys WHERE server = $1 ORDER BY key_id",
+        "SELECT key_id, key, valid_until_ts, expired_ts, direct, told_until FROM server_keys"
+        " WHERE server = $1 ORDER BY key_id",
         name,
     )
-    return [StoredKey(r["key_id"], bytes(r["key"]), r["valid_until_ts"], r["expired_ts"]) for r in rows]
+    return [StoredKey(*r.values()) for r in rows]
 
 
 async def store_server(db: Executor, server_: KeyServer) -> None:
@@ -81,44 +88,29 @@ async def store_server(db: Executor, server_: KeyServer) -> None:
     )
 
 
-async def store_keys(db: Executor, name: str, found: Sequence[StoredKey], now: int) -> set[str]:
-    """Add or renew keys; the IDs that were taken. An ID known with other bytes is left as it is."""
-    rows = await db.fetch(
-        "INSERT INTO server_keys (server, key_id, key, valid_until_ts, expired_ts, first_seen)"
-        " SELECT $1, f.key_id, f.key, f.valid_until_ts, f.expired_ts, $6"
-        " FROM unnest($2::text[], $3::bytea[], $4::bigint[], $5::bigint[])"
-        " AS f (key_id, key, valid_until_ts, expired_ts)"
-        " WHERE (SELECT count(*) FROM server_keys k WHERE k.server = $1) < $7"
-        " OR EXISTS (SELECT FROM server_keys k WHERE k.server = $1 AND k.key_id = f.key_id)"
-        " ORDER BY f.key_id"
-        " ON CONFLICT (server, key_id) DO UPDATE"
-        " SET valid_until_ts = excluded.valid_until_ts, expired_ts = excluded.expired_ts"
-        " WHERE server_keys.key = excluded.key RETURNING key_id",
-        name,
-        [k.key_id for k in found],
-        [k.key for k in found],
-        [k.valid_until_ts for k in found],
-        [k.expired_ts for k in found],
-        now,
-        MAX_KEYS_PER_SERVER,
-    )
-    return {r["key_id"] for r in rows}
-
-
-async def add_keys(db: Executor, name: str, found: Sequence[StoredKey], now: int) -> None:
-    """Add keys told by a third party: what is known already is not touched."""
+async def store_keys(db: Executor, name: str, found: Sequence[StoredKey], now: int) -> None:
+    """Add or renew keys. An ID known with other bytes is left as it is, unless only a notary had told
+    us of it and now the server itself does. A notary makes a key that is known good for longer at most."""
     await db.execute(
-        "INSERT INTO server_keys (server, key_id, key, valid_until_ts, expired_ts, first_seen)"
-        " SELECT $1, f.key_id, f.key, f.valid_until_ts, f.expired_ts, $6"
-        " FROM unnest($2::text[], $3::bytea[], $4::bigint[], $5::bigint[])"
-        " AS f (key_id, key, valid_until_ts, expired_ts)"
-        " WHERE (SELECT count(*) FROM server_keys k WHERE k.server = $1) < $7"
-        " ORDER BY f.key_id ON CONFLICT (server, key_id) DO NOTHING",
+        "INSERT INTO server_keys AS k"
+        " (server, key_id, key, valid_until_ts, expired_ts, direct, told_until, first_seen)"
+        " SELECT $1, f.*, $8 FROM unnest($2::text[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bool[],"
+        " $7::bigint[]) AS f (key_id, key, valid_until_ts, expired_ts, direct, told_until)"
+        " WHERE (SELECT count(*) FROM server_keys n WHERE n.server = $1) < $9"
+        " OR EXISTS (SELECT FROM server_keys n WHERE n.server = $1 AND n.key_id = f.key_id)"
+        " ORDER BY f.key_id ON CONFLICT (server, key_id) DO UPDATE SET key = excluded.key,"
+        " valid_until_ts = CASE WHEN excluded.direct THEN excluded.valid_until_ts ELSE k.valid_until_ts END,"
+        " expired_ts = CASE WHEN k.direct > excluded.direct THEN k.expired_ts ELSE excluded.expired_ts END,"
+        " told_until = CASE WHEN excluded.direct THEN 0 ELSE greatest(k.told_until, excluded.told_until) END,"
+        " direct = k.direct OR excluded.direct"
+        " WHERE k.key = excluded.key OR (excluded.direct AND NOT k.direct)",
         name,
         [k.key_id for k in found],
         [k.key for k in found],
         [k.valid_until_ts for k in found],
         [k.expired_ts for k in found],
+        [k.direct for k in found],
+        [k.told_until for k in found],
         now,
         MAX_KEYS_PER_SERVER,
     )
@@ -127,8 +119,10 @@ async def add_keys(db: Executor, name: str, found: Sequence[StoredKey], now: int
 async def end_unlisted(db: Executor, name: str, listed: Sequence[str], until: int) -> None:
     """Keys that the server no longer lists stop counting for anything newer than `until`."""
     await db.execute(
-        "UPDATE server_keys SET valid_until_ts = $3"
-        " WHERE server = $1 AND key_id <> ALL ($2::text[]) AND expired_ts IS NULL AND valid_until_ts > $3",
+        "UPDATE server_keys"
+        " SET valid_until_ts = least(valid_until_ts, $3), told_until = least(told_until, $3)"
+        " WHERE server = $1 AND key_id <> ALL ($2::text[]) AND expired_ts IS NULL"
+        " AND greatest(valid_until_ts, told_until) > $3",
         name,
         list(listed),
         until,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import stat
@@ -11,16 +12,18 @@ import pytest
 import yaml
 from cryptography import x509
 
-from lmserver import own_keys
+from lmserver import conflicts, own_keys
 from lmserver.cli import main
 from lmserver.config import ConfigError, load_config, parse_config
+from lmserver.storage import key_conflicts
+from lmserver.storage.database import Database
 from tests.kit.processes import lmserver
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
 COMMANDS = [
     "conformance",
     "run", "generate-config", "check-config", "migrate", "generate-key", "rotate-key", "register-user",
-    "verify", "evidence", "inspect-event", "demo",
+    "verify", "evidence", "key-conflicts", "inspect-event", "demo",
 ]  # fmt: skip
 
 
@@ -174,3 +177,14 @@ def test_the_demo_tells_its_story() -> None:
 def test_yaml_of_the_example_has_no_secrets() -> None:
     text = (Path(__file__).parent.parent.parent / "config.example.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["registration"]["tokens"] == []
+
+
+async def test_key_conflicts_are_listed(
+    database_url: str, db: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse_config({"server_name": "us.test", "database": {"url": database_url}}, tmp_path)
+    assert await asyncio.to_thread(conflicts.run, config) == 0
+    assert "No key ID" in capsys.readouterr().out
+    await key_conflicts.add(db, "evil.test", [("ed25519:1", bytes(32))], "notary.test", 1_700_000_000_000)
+    assert await asyncio.to_thread(conflicts.run, config) == 0
+    assert "evil.test ed25519:1: not used: AAAA" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lmserver.config_notaries import Notary
 from lmserver.federation_client.errors import BadResponse, KeysUnavailable
 from lmserver.federation_client.keyring import FETCH_INTERVAL, Keyring, chunk_size
 from lmserver.federation_client.keys_fetch import CLOCK_SKEW, MAX_TRUST, read_document
@@ -154,10 +155,6 @@ async def test_k3_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, mi
 async def test_k4_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -> None:
     peers.documents["peer.test"] = document(SECOND, old={PEER: NOW - HOUR})  # K4
     assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == {}
-    assert await keyring.keys_for_event("peer.test", ["ed25519:1"], NOW - HOUR) == {
-        "ed25519:1": PEER.verify_key
-    }
-    assert await keyring.keys_for_event("peer.test", ["ed25519:1"], NOW - HOUR + 1) == {}
     before, after = event(PEER, ts=NOW - HOUR), event(PEER, ts=NOW - HOUR + 1)
     assert [type(e) for e in await keyring.verify_events([before, after])] == [type(None), SignatureError]
     assert [type(e) for e in await keyring.verify_events([before], current_keys_only=True)] == [
@@ -351,7 +348,7 @@ async def test_k1_the_word_of_a_notary(
     peers.notary["notary.test", "peer.test"] = [
         sign_json(document(key("peer.test", "ed25519:1", 66)), notary)
     ]
-    ring = make(db, peers, millis, alerts, notaries=["notary.test"])
+    ring = make(db, peers, millis, alerts, notaries=[Notary("notary.test")])
     await ring.verify_events([event(PEER)])
     results = await ring.verify_events([event(gone, ts=NOW - 1), event(attacker, ts=NOW - 1)])
     assert [type(r) for r in results] == [type(None), SignatureError]

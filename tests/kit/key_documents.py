@@ -59,14 +59,21 @@ class Peers:
     def __init__(self) -> None:
         self.documents: dict[str, Any] = {}
         self.notary: dict[tuple[str, str], list[Any]] = {}
+        self.odd: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.questions: list[str] = []
         self.pause = 0.0
         self.slow: set[str] = set()
 
     async def request(self, method: str, destination: str, path: str, **_options: Any) -> Response:
         await asyncio.sleep(self.pause)
         if path.startswith("/_matrix/key/v2/query/"):
-            return Response(200, {"server_keys": self.notary[destination, path.rsplit("/", 1)[1]]})
+            self.questions.append(destination)
+            if destination in self.slow:
+                await asyncio.sleep(10)
+            if destination in self.odd:
+                return Response(200, self.odd[destination])
+            return Response(200, {"server_keys": self.notary.get((destination, path.rsplit("/", 1)[1]), [])})
         assert (method, path) == ("GET", "/_matrix/key/v2/server")
         self.asked.append(destination)
         if destination in self.slow:
