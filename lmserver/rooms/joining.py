@@ -7,7 +7,7 @@ the whole join (attack S3). Our own numbering of the list starts at the join.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from lmserver.federation_client.room_api import JoinResponse, RoomApi
@@ -16,6 +16,7 @@ from lmserver.protocol.auth_rules import authorize, check_create
 from lmserver.protocol.errors import AuthRejected, ProtocolError
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.protocol.hub import state_event
+from lmserver.protocol.joined_state import check_by_citations
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import SUPPORTED, RoomVersion, room_version
 from lmserver.protocol.room_view import RoomView, StateKey
@@ -31,6 +32,8 @@ FIRST_POSITION = 2**40
 """Where a participant's list starts: history fetched later goes below, never negative."""
 REJOIN_LEAP = 2**32
 """Positions left free between leaving and joining again, for the history in between."""
+CHECKED_AT_ONCE = 100
+"""Events judged before others get their turn: a large room must not stop the server."""
 MAX_STATE_EVENTS = 200_000
 JOIN_WAIT_SECONDS = 20.0
 
@@ -111,6 +114,7 @@ class Joining:
             if isinstance(item, ProtocolError):
                 raise BadJoinResponse(f"the hub answered with a bad event: {item}")
         pdus = [item for item in checked if isinstance(item, Pdu)]
+        await self._check_state(pdus[1:], hub)
         join, chain = pdus[0], pdus[1 : 1 + len(response.state)]
         state = {(p.type, p.state_key): p for p in chain if p.state_key is not None}
         _check_join(join, lpdu)
@@ -123,6 +127,21 @@ class Joining:
         except AuthRejected as error:
             raise BadJoinResponse("the join is not allowed by the state it came with") from error
         return join, state
+
+    async def _check_state(self, came: Sequence[Pdu], hub: str) -> None:
+        """State the rules allow, with nothing that they refused when we saw it (attacks S3, A22)."""
+        by_id = {pdu.event_id: pdu for pdu in came}
+        for count, pdu in enumerate(by_id.values()):
+            if pdu.state_key is None:
+                continue  # one peer sends its whole list
+            try:
+                check_by_citations(pdu, hub, by_id)
+            except AuthRejected as error:
+                raise BadJoinResponse("the state has an event that is not allowed") from error
+            if count % CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if came and await room_log.any_soft_failed(self._db, came[0].room_id, by_id):
+            raise BadJoinResponse("the state has an event that was refused before")
 
     async def store(
         self, db: Connection, version: RoomVersion, hub: str, state: dict[StateKey, Pdu], join: Pdu

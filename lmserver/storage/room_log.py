@@ -200,6 +200,17 @@ async def successors(db: Executor, room_id: str, event_ids: Iterable[str]) -> di
     return {r["prev_event_id"]: r["event_id"] for r in rows}
 
 
+async def any_soft_failed(db: Executor, room_id: str, event_ids: Iterable[str]) -> bool:
+    """Whether any of these events is in the room and was refused."""
+    found: bool = await db.fetchval(
+        "SELECT EXISTS (SELECT FROM events WHERE event_id = ANY($2::text[]) AND room_id = $1"
+        " AND soft_failed IS NOT NULL)",
+        room_id,
+        list(event_ids),
+    )
+    return found
+
+
 async def event(db: Executor, event_id: str, room_id: str | None = None) -> StoredEvent | None:
     """One event by its ID, in the room given or wherever it is."""
     row = await db.fetchrow(

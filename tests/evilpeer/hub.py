@@ -51,7 +51,9 @@ class EvilHub(EvilPeer):
         self.answers["backfill"] = self._backfill
         self.answers["make_join"] = self._make
         self.answers["make_leave"] = self._make
+        self.answers["make_knock"] = self._make
         self.answers["send_join"] = self._send_join
+        self.answers["send_knock"] = self._send_leave
         self.answers["send_leave"] = self._send_leave
 
     async def deliver(self, victim: str, txn_id: str, *pdus: Pdu) -> dict[str, Any]:
