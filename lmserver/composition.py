@@ -29,6 +29,7 @@ from lmserver.client_api.history import HistoryEndpoints
 from lmserver.client_api.keys import KeyEndpoints
 from lmserver.client_api.login import LoginEndpoints, Sessions, UserAuthenticator
 from lmserver.client_api.media import MediaEndpoints
+from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
@@ -47,7 +48,7 @@ from lmserver.federation_client.sender import Sender
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
-from lmserver.federation_server.edus import Edu, EduDispatcher
+from lmserver.federation_server.edus import Edu, EduDispatcher, Taker
 from lmserver.federation_server.ephemeral import EphemeralEdus
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
@@ -61,7 +62,7 @@ from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
-from lmserver.protocol.edus import DEVICE_LIST, RECEIPT, SIGNING_KEY, TYPING
+from lmserver.protocol.edus import DEVICE_LIST, PRESENCE, RECEIPT, SIGNING_KEY, TYPING
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.announcements import Announcements
@@ -80,10 +81,12 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.presence import Presence
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
+from lmserver.rooms.serial import Serial
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
@@ -146,11 +149,13 @@ class EduParts:
     """What goes on in rooms besides events, here and elsewhere."""
 
     typing: Typing
+    presence: Presence
     announcements: Announcements
     remote: RemoteEphemeral
 
     async def close(self) -> None:
         self.typing.close()
+        await self.presence.close()
         await self.announcements.close()
         await self.remote.close()
 
@@ -249,9 +254,10 @@ def assemble(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
     outsiders = Outsiders(db, name, notifier.publish)
-    edus = _edus(db, engine, sender, notifier, metrics, clock)
+    edus = _edus(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
-    dispatcher = _dispatcher(name, db, devices, device_lists, EphemeralEdus(edus.remote, clock))
+    ephemeral = EphemeralEdus(edus.remote, edus.presence, clock)
+    dispatcher = _dispatcher(config, db, devices, device_lists, ephemeral)
     transactions = TransactionEndpoints(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
     )
@@ -345,6 +351,7 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
 
 
 def _edus(
+    config: Config,
     db: Database,
     engine: RoomEngine,
     sender: Sender,
@@ -353,24 +360,34 @@ def _edus(
     clock: Callable[[], int],
 ) -> EduParts:
     announcements = Announcements(db, engine, sender, metrics.observe_dropped, clock)
-    typing = Typing(notifier.nudge, announcements.typing)
-    return EduParts(typing, announcements, RemoteEphemeral(db, typing, notifier.publish))
+    serial = Serial()
+    typing = Typing(notifier.nudge, announcements.typing, serial)
+    presence = Presence(
+        db, config.server_name, notifier.nudge, sender.offer, serial, clock, enabled=config.presence
+    )
+    return EduParts(typing, presence, announcements, RemoteEphemeral(db, typing, notifier.publish))
 
 
 def _dispatcher(
-    name: str, db: Database, devices: DeviceStore, device_lists: DeviceLists, ephemeral: EphemeralEdus
+    config: Config,
+    db: Database,
+    devices: DeviceStore,
+    device_lists: DeviceLists,
+    ephemeral: EphemeralEdus,
 ) -> EduDispatcher:
     async def lists_changed(origin: str, found: Sequence[Edu]) -> None:
         users = (edu.user(origin, edu.content.get("user_id")) for edu in found)
         await device_lists.changed_elsewhere(db, [user for user in users if user is not None])
 
-    takers = {
+    takers: dict[str, Taker] = {
         DEVICE_LIST: lists_changed,
         SIGNING_KEY: lists_changed,
         TYPING: ephemeral.typing,
         RECEIPT: ephemeral.receipts,
     }
-    return EduDispatcher(name, devices.receive, takers)
+    if config.presence:
+        takers[PRESENCE] = ephemeral.presence
+    return EduDispatcher(config.server_name, devices.receive, takers)
 
 
 def _client_app(
@@ -393,7 +410,8 @@ def _client_app(
     data = ClientData(db, notifier.publish)
     reading = Reading(db, clock)
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
-    sync = SyncService(db, notifier, reading, edus.typing, Feeds(db, devices, data), invite_policy.refuses)
+    feeds = Feeds(db, devices, data, edus.presence)
+    sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
     sessions = Sessions()
     registration = config.registration
     endpoints: Sequence[object] = (
@@ -412,7 +430,8 @@ def _client_app(
         ),
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading),
-        SyncEndpoints(sync, data.get_filter),
+        SyncEndpoints(sync, data.get_filter, edus.presence),
+        PresenceEndpoints(edus.presence),
         EphemeralEndpoints(reading, edus.typing, receipts),
         DirectoryEndpoints(db, directory, reading),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),

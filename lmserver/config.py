@@ -105,6 +105,7 @@ class Config:
     federation_listener: FederationListener
     federation: Federation
     registration: Registration
+    presence: bool
     rooms: Rooms
     media: Media
     logging: Logging
@@ -237,10 +238,10 @@ class _Reader:
         return tuple(found)
 
 
-_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "a section"}
+_NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "media", "logging", "metrics", "limits", "trusted_proxies",
+    "rooms", "presence", "media", "logging", "metrics", "limits", "trusted_proxies",
 }  # fmt: skip
 
 
@@ -283,6 +284,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
     data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
     database = reader.section(raw, "database", {"url", "pool_size"})
     rooms = reader.section(raw, "rooms", {"default_version"})
+    presence = reader.section(raw, "presence", {"enabled"})
     logging = reader.section(raw, "logging", {"level", "format"})
     return Config(
         server_name=name,
@@ -294,6 +296,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation_listener=_federation_listener(reader, raw),
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
+        presence=reader.value(presence, "enabled", bool, False, "presence."),
         rooms=Rooms(reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms.")),
         media=_media(reader, raw),
         logging=Logging(

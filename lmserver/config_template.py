@@ -100,6 +100,11 @@ rooms:
   # (what peers know today) or {I_1_ID} (the draft as published).
   default_version: "{LM_02_ID}"
 
+presence:
+  # Whether people see who of those they share a room with is online, here and on other servers. It is
+  # the most expensive thing a server can tell.
+  enabled: false
+
 # Files that users upload, and copies of what other servers' users did; bytes.
 media:
   # The largest upload.

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject, parse
 from lmserver.protocol.errors import ProtocolError
+from lmserver.rooms.presence import STATES, Presence
 from lmserver.rooms.sync.filters import BadFilter, SyncFilter, parse_sync_filter
 from lmserver.rooms.sync.interval import SyncRequest
 from lmserver.rooms.sync.sync import SyncService
@@ -25,16 +26,20 @@ StoredFilter = Callable[[str, str], Awaitable[JsonObject | None]]
 class SyncEndpoints:
     """The long poll."""
 
-    def __init__(self, service: SyncService, stored_filter: StoredFilter) -> None:
+    def __init__(self, service: SyncService, stored_filter: StoredFilter, presence: Presence) -> None:
         self._service = service
+        self._presence = presence
         self._stored_filter = stored_filter
 
     @endpoint("GET", "/_matrix/client/v3/sync", auth=Auth.USER, deadline=90)
     async def sync(self, request: Request) -> JsonObject:
         """What happened since `since`; waits up to `timeout` ms when nothing did.
 
-        Unknown parameters (`set_presence`, `use_state_after`, `_cacheBuster`) change nothing.
+        Unknown parameters (`use_state_after`, `_cacheBuster`) change nothing.
         """
+        set_presence = request.query.get("set_presence", "online")
+        if set_presence in STATES:
+            await self._presence.syncing(request.requester.user_id, set_presence)
         return await self._service.sync(
             SyncRequest(
                 user_id=request.requester.user_id,

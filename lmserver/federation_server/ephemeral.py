@@ -1,4 +1,5 @@
-"""Typing and receipts in EDUs (SS API §Typing Notifications, §Receipts): shapes, and whose they are."""
+"""Typing, receipts and presence in EDUs (SS API §Typing Notifications, §Receipts, §Presence): shapes, and
+whose they are."""
 
 from __future__ import annotations
 
@@ -7,18 +8,22 @@ from typing import Any
 
 from lmserver.federation_server.edus import Edu, is_of
 from lmserver.protocol import ids
+from lmserver.rooms.presence import MAX_STATUS, STATES, Presence, Status
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral, RemoteReceipt, RemoteTyping
 
 MAX_RECEIPTS = 1_000
 """Receipts of one transaction; the rest of it is ignored."""
 MAX_EVENT_IDS = 10
+MAX_PRESENCE = 100
+"""Users of one transaction."""
 
 
 class EphemeralEdus:
     """Takers for the dispatcher."""
 
-    def __init__(self, rooms: RemoteEphemeral, clock: Callable[[], int]) -> None:
+    def __init__(self, rooms: RemoteEphemeral, presence: Presence, clock: Callable[[], int]) -> None:
         self._rooms = rooms
+        self._presence = presence
         self._clock = clock
 
     async def typing(self, origin: str, found: Sequence[Edu]) -> None:
@@ -40,6 +45,25 @@ class EphemeralEdus:
                     break
                 receipts.append(receipt)
         await self._rooms.receive_receipts(receipts)
+
+    async def presence(self, origin: str, found: Sequence[Edu]) -> None:
+        """m.presence: the users of the origin in its `push` lists."""
+        statuses: dict[str, Status] = {}
+        for edu in found:
+            push = edu.content.get("push")
+            for entry in (push if isinstance(push, list) else [])[:MAX_PRESENCE]:
+                user_id = edu.user(origin, entry.get("user_id")) if isinstance(entry, dict) else None
+                if user_id is not None and entry.get("presence") in STATES and len(statuses) < MAX_PRESENCE:
+                    statuses[user_id] = self._status(entry)
+        await self._presence.changed_elsewhere(list(statuses.items()))
+
+    def _status(self, entry: dict[str, Any]) -> Status:
+        text, ago = entry.get("status_msg"), entry.get("last_active_ago")
+        return Status(
+            entry["presence"],
+            text if isinstance(text, str) and len(text) <= MAX_STATUS else None,
+            max(0, self._clock() - ago) if type(ago) is int and ago >= 0 else 0,
+        )
 
     def _receipts(self, origin: str, edu: Edu) -> Iterator[RemoteReceipt]:
         for room_id, kinds in edu.content.items():

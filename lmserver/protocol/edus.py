@@ -17,6 +17,7 @@ DEVICE_LIST: Final = "m.device_list_update"
 SIGNING_KEY: Final = "m.signing_key_update"
 TYPING: Final = "m.typing"
 RECEIPT: Final = "m.receipt"
+PRESENCE: Final = "m.presence"
 
 MAX_EDU: Final = 65_536
 """Bytes of the content of one message or of one device's keys: as much as an event may have."""
@@ -65,6 +66,11 @@ def receipt(room_id: str, user_id: str, event_id: str, ts: int, thread_id: str) 
     data: JsonObject = {"ts": ts} | ({"thread_id": thread_id} if thread_id else {})
     content = {room_id: {"m.read": {user_id: {"event_ids": [event_id], "data": data}}}}
     return _edu(RECEIPT, user_id, content)
+
+
+def presence(user_id: str, content: JsonObject) -> bytes:
+    """SS API §Presence, of one user."""
+    return _edu(PRESENCE, user_id, {"push": [{"user_id": user_id, **content}]})
 
 
 def _edu(type_: str, sender: str, content: JsonObject) -> bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from lmserver.rooms.serial import Serial
+
 MAX_SECONDS = 120.0
 MAX_TYPING = 10_000
 """(room, user) pairs at one time over all rooms; further ones are ignored."""
@@ -20,13 +22,18 @@ Announce = Callable[[str, str, bool], None]
 class Typing:
     """Typing notifications of local and remote users."""
 
-    def __init__(self, wake: Wake, announce: Announce | None = None) -> None:
+    def __init__(self, wake: Wake, announce: Announce | None = None, serial: Serial | None = None) -> None:
         self._wake = wake
         self._announce = announce
+        self._serial = Serial() if serial is None else serial
         self._timers: dict[str, dict[str, asyncio.TimerHandle]] = {}
         self._changed: dict[str, int] = {}
         self._count = 0
-        self.serial = 0
+
+    @property
+    def serial(self) -> int:
+        """The number of the newest change."""
+        return self._serial.value
 
     def start(self, room_id: str, user_id: str, seconds: float, *, local: bool = True) -> None:
         """The user types for at most `seconds`; the caller has checked that they are joined."""
@@ -74,8 +81,7 @@ class Typing:
         return [room_id for room_id in room_ids if self._changed.get(room_id, 0) > after]
 
     def _note(self, room_id: str) -> None:
-        self.serial += 1
-        self._changed[room_id] = self.serial
+        self._changed[room_id] = self._serial.next()
         if len(self._changed) > 2 * MAX_TYPING:
             # Old changes are forgotten; clients that slept through them see nobody typing anyway.
             keep = sorted(self._changed, key=self._changed.__getitem__)[MAX_TYPING:]

@@ -84,6 +84,16 @@ class FakeDevices:
         return {user for at, user in self.key_changes if since <= at < upto}
 
 
+class NobodyOnline:
+    """Presence that is switched off."""
+
+    async def changed(self, user_id: str, since: int | None) -> list[JsonObject]:
+        return []
+
+    async def syncing(self, user_id: str, presence: str) -> None:
+        """Nobody sees it."""
+
+
 class FakeAccountData:
     """Account data whose answers the test sets: (position, room ID, event)."""
 
@@ -127,7 +137,7 @@ class World:
         self.typing = Typing(self.notifier.nudge)
         self.devices = FakeDevices()
         self.account_data = FakeAccountData()
-        self.feeds = Feeds(db, self.devices, self.account_data)
+        self.feeds = Feeds(db, self.devices, self.account_data, NobodyOnline())
         self.service = SyncService(
             db, self.notifier, self.reading, self.typing, self.feeds, nobody_is_refused
         )

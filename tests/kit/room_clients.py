@@ -30,7 +30,7 @@ from lmserver.web.endpoint import Auth, Request
 from lmserver.web.errors import ApiError
 from lmserver.web.limits import RateLimiter
 from lmserver.web.request import Requester
-from tests.kit.reading_world import World
+from tests.kit.reading_world import NobodyOnline, World
 
 _txn = count(1)
 PREFIX = "/_matrix/client/v3"
@@ -172,13 +172,14 @@ class RoomServer:
         receipts = world.receipts(self.markers)
         directory = Directory(db, world.engine)
         self.filters: dict[tuple[str, str], JsonObject] = {}
+        nobody: Any = NobodyOnline()
         self.endpoints = [
             RoomEndpoints(
                 db, world.engine, membership, directory, _no_profile, RateLimiter({}), world.clock, LM_02_ID
             ),
             SendEndpoints(world.engine, world.reading, world.typing, world.clock),
             HistoryEndpoints(db, world.reading),
-            SyncEndpoints(world.service, self._filter),
+            SyncEndpoints(world.service, self._filter, nobody),
             EphemeralEndpoints(world.reading, world.typing, receipts),
             DirectoryEndpoints(db, directory, world.reading),
         ]

@@ -49,11 +49,22 @@ class AccountData(Protocol):
         ...
 
 
+class PresenceData(Protocol):
+    """Who is online."""
+
+    async def changed(self, user_id: str, since: int | None) -> list[JsonObject]:
+        """Events of users the user shares a room with, after a serial number."""
+        ...
+
+
 class Feeds:
     """The non-room parts of one user's stream."""
 
-    def __init__(self, db: Executor, devices: DeviceData, account_data: AccountData) -> None:
+    def __init__(
+        self, db: Executor, devices: DeviceData, account_data: AccountData, presence: PresenceData
+    ) -> None:
         self._db = db
+        self._presence = presence
         self._devices = devices
         self._account_data = account_data
 
@@ -73,6 +84,9 @@ class Feeds:
 
     async def account_data(self, user_id: str, since: int | None, upto: int) -> dict[str, list[JsonObject]]:
         return await self._account_data.changed(user_id, since or 0, upto)
+
+    async def presence(self, user_id: str, since: int | None) -> list[JsonObject]:
+        return await self._presence.changed(user_id, since)
 
     async def room_account_data(self, user_id: str, room_ids: Iterable[str]) -> dict[str, list[JsonObject]]:
         return await self._account_data.of_rooms(user_id, room_ids)

@@ -98,6 +98,7 @@ class SyncFilter:
     ephemeral: EventFilter = field(default_factory=EventFilter)
     room_account_data: EventFilter = field(default_factory=EventFilter)
     account_data: EventFilter = field(default_factory=EventFilter)
+    presence: EventFilter = field(default_factory=EventFilter)
     rooms: frozenset[str] | None = None
     not_rooms: frozenset[str] = frozenset()
     include_leave: bool = False
@@ -125,6 +126,7 @@ def parse_sync_filter(value: object) -> SyncFilter:
         ephemeral=parse_event_filter(room.get("ephemeral", {})),
         room_account_data=parse_event_filter(room.get("account_data", {})),
         account_data=parse_event_filter(whole.get("account_data", {})),
+        presence=parse_event_filter(whole.get("presence", {})),
         rooms=_names(room, "rooms"),
         not_rooms=_names(room, "not_rooms") or frozenset(),
         include_leave=_flag(room, "include_leave") or False,

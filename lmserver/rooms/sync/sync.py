@@ -60,7 +60,7 @@ class _Answer:
     def has_news(self) -> bool:
         return (
             any(self.rooms.values())
-            or bool(self.body.get("to_device") or self.body.get("account_data"))
+            or any(self.body.get(part) for part in ("to_device", "account_data", "presence"))
             or bool(self.device_lists.changed or self.device_lists.left)
         )
 
@@ -70,7 +70,7 @@ class _Answer:
             "next_batch": str(self.next_batch),
             "rooms": {name: section for name, section in self.rooms.items() if section},
             "account_data": {"events": self.body.get("account_data", [])},
-            "presence": {"events": []},
+            "presence": {"events": self.body.get("presence", [])},
             "to_device": {"events": self.body.get("to_device", [])},
             "device_lists": {"changed": sorted(lists.changed), "left": sorted(lists.left)},
             "device_one_time_keys_count": self.body.get("one_time_keys", {}),
@@ -165,6 +165,11 @@ class SyncService:
         answer = _Answer(interval.upto, upcoming, frozenset(interval.joined))
         if messages:
             answer.body["to_device"] = messages
+        online = await self._feeds.presence(request.user_id, None if since is None else since.typing)
+        wanted = request.filter.presence
+        answer.body["presence"] = [
+            e for e in online if wanted.type_passes(e["type"]) and wanted.sender_passes(e["sender"])
+        ]
         by_room = await self._account_data(request, interval, answer)
         await self._joined_rooms(request, interval, by_room, answer)
         await self._other_rooms.add(request, interval, entries, answer.rooms)
