@@ -36,6 +36,7 @@ from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.config import Config
+from lmserver.edu_parts import EduParts, edu_dispatcher, edu_parts
 from lmserver.federation_client.addresses import AddressGuard
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.connector import PinnedHttp, tls_context
@@ -48,8 +49,6 @@ from lmserver.federation_client.sender import Sender
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
-from lmserver.federation_server.edus import Edu, EduDispatcher, Taker
-from lmserver.federation_server.ephemeral import EphemeralEdus
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
@@ -62,10 +61,8 @@ from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
-from lmserver.protocol.edus import DEVICE_LIST, PRESENCE, RECEIPT, SIGNING_KEY, TYPING
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
-from lmserver.rooms.announcements import Announcements
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
@@ -81,16 +78,13 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
-from lmserver.rooms.presence import Presence
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
-from lmserver.rooms.serial import Serial
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
-from lmserver.rooms.typing import Typing
 from lmserver.storage import room_reads, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
@@ -142,22 +136,6 @@ class MediaParts:
     local: LocalMedia
     remote: RemoteMedia
     library: Library
-
-
-@dataclass(frozen=True, slots=True)
-class EduParts:
-    """What goes on in rooms besides events, here and elsewhere."""
-
-    typing: Typing
-    presence: Presence
-    announcements: Announcements
-    remote: RemoteEphemeral
-
-    async def close(self) -> None:
-        self.typing.close()
-        await self.presence.close()
-        await self.announcements.close()
-        await self.remote.close()
 
 
 @dataclass(slots=True)
@@ -254,10 +232,9 @@ def assemble(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
     outsiders = Outsiders(db, name, notifier.publish)
-    edus = _edus(config, db, engine, sender, notifier, metrics, clock)
+    edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
-    ephemeral = EphemeralEdus(edus.remote, edus.presence, clock)
-    dispatcher = _dispatcher(config, db, devices, device_lists, ephemeral)
+    dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)
     transactions = TransactionEndpoints(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
     )
@@ -348,46 +325,6 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
     local = LocalMedia(db, local_files, limits.user_quota, clock)
     remote = RemoteMedia(db, client, remote_files, limits.max_remote_size, limits.remote_cache_size, clock)
     return MediaParts(local, remote, Library(config.server_name, local, local_files, remote, remote_files))
-
-
-def _edus(
-    config: Config,
-    db: Database,
-    engine: RoomEngine,
-    sender: Sender,
-    notifier: Notifier,
-    metrics: Metrics,
-    clock: Callable[[], int],
-) -> EduParts:
-    announcements = Announcements(db, engine, sender, metrics.observe_dropped, clock)
-    serial = Serial()
-    typing = Typing(notifier.nudge, announcements.typing, serial)
-    presence = Presence(
-        db, config.server_name, notifier.nudge, sender.offer, serial, clock, enabled=config.presence
-    )
-    return EduParts(typing, presence, announcements, RemoteEphemeral(db, typing, notifier.publish))
-
-
-def _dispatcher(
-    config: Config,
-    db: Database,
-    devices: DeviceStore,
-    device_lists: DeviceLists,
-    ephemeral: EphemeralEdus,
-) -> EduDispatcher:
-    async def lists_changed(origin: str, found: Sequence[Edu]) -> None:
-        users = (edu.user(origin, edu.content.get("user_id")) for edu in found)
-        await device_lists.changed_elsewhere(db, [user for user in users if user is not None])
-
-    takers: dict[str, Taker] = {
-        DEVICE_LIST: lists_changed,
-        SIGNING_KEY: lists_changed,
-        TYPING: ephemeral.typing,
-        RECEIPT: ephemeral.receipts,
-    }
-    if config.presence:
-        takers[PRESENCE] = ephemeral.presence
-    return EduDispatcher(config.server_name, devices.receive, takers)
 
 
 def _client_app(
