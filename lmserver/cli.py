@@ -161,12 +161,24 @@ def _parser() -> argparse.ArgumentParser:
                 "Start two servers with databases and certificates of their own, tell a story with two users,"
                 " and check every step.")  # fmt: skip
     demo.add_argument("--keep", type=Path, metavar="DIR", help="leave data and logs in DIR")
+    _add_peer_commands(commands)
+    return parser
+
+
+def _add_peer_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Those that look at other servers."""
+    peer = _add(commands, "federation-check", _federation_check, "say why a server can or cannot be reached",
+                "Take every step from a server's name to its keys as this server would, and say what is"
+                " wrong and what to do about it. Exits 1 if the server cannot be federated with.",
+                "example: lmserver federation-check example.org --config lmserver.yaml")  # fmt: skip
+    peer.add_argument("server", metavar="SERVER", help="a server name, such as example.org")
+    peer.add_argument("--config", type=Path, metavar="FILE", help="as this server, signing with its key")
+    peer.add_argument("--json", action="store_true", help="print one JSON object")
 
     conformance = _add(commands, "conformance", _conformance, "test a server against the draft",
                        "Run the draft's requirements against any Linearized Matrix server, as a black box,"
                        " and print what it passes, fails and cannot be tested for.")  # fmt: skip
     add_arguments(conformance)
-    return parser
 
 
 def _add(
@@ -431,6 +443,12 @@ def _demo(options: argparse.Namespace) -> int:
     from lmserver import demo
 
     return demo.run(options.keep)
+
+
+def _federation_check(options: argparse.Namespace) -> int:
+    from lmserver.federation_check import command
+
+    return command.run(options.server, options.config, as_json=options.json)
 
 
 def _conformance(options: argparse.Namespace) -> int:

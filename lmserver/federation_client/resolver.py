@@ -61,6 +61,18 @@ class _Failure:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a server name leads, by which step of the draft, before the guard has judged it; `groups`
+    are addresses of falling priority, `ttl` seconds."""
+
+    step: str
+    host_header: str
+    tls_name: str | None
+    groups: list[list[Address]]
+    ttl: int
+
+
 class Resolver:
     """Resolves server names; answers are kept for the DNS time to live (30 s to 1 h).
 
@@ -139,7 +151,8 @@ class Resolver:
 
     async def _refresh(self, server_name: str, plain: bool) -> Target:
         try:
-            target, ttl = await self._lookup(server_name, plain)
+            route = await self.route(server_name, plain=plain)
+            target = self._target(route.host_header, route.tls_name, route.groups)
         except Unreachable as error:
             log.debug("server_not_resolved", server=server_name, reason=error.detail)
             self._failed(server_name)
@@ -148,7 +161,9 @@ class Resolver:
             return self._last_known(server_name, error)
         now = self._clock()
         self._failures.pop(server_name, None)
-        _keep(self._cache, server_name, _Entry(target, now + min(max(ttl, MIN_TTL), MAX_TTL), now + STALE))
+        _keep(
+            self._cache, server_name, _Entry(target, now + min(max(route.ttl, MIN_TTL), MAX_TTL), now + STALE)
+        )
         return target
 
     def _failed(self, server_name: str) -> None:
@@ -164,21 +179,23 @@ class Resolver:
             return entry.target
         raise error
 
-    async def _lookup(self, server_name: str, plain: bool) -> tuple[Target, int]:
+    async def route(self, server_name: str, *, plain: bool = False) -> Route:
+        """Where a server name leads now, past the cache of addresses. Raises Unreachable."""
         host, port = _split(server_name)
+        delegated = None
         if port is None and not plain:
             delegated = await self._well_known.lookup(host)  # step 2
             if delegated is not None:
                 host, port = _split(delegated)
         tls_name = None if plain else host
-        if port is not None:  # steps 1 and 2.1
+        if port is not None:
             addresses, ttl = await self._addresses(host, port)
-            return self._target(f"{host}:{port}", tls_name, [addresses]), ttl
-        found = await self._srv(host)  # steps 2.3 and 3
-        if found is None:  # steps 2.4 and 4
-            addresses, ttl = await self._addresses(host, DEFAULT_PORT)
-            found = [addresses], ttl
-        return self._target(host, tls_name, found[0]), found[1]
+            return Route("1" if delegated is None else "2.1", f"{host}:{port}", tls_name, [addresses], ttl)
+        found = await self._srv(host)
+        if found is not None:
+            return Route("3" if delegated is None else "2.3", host, tls_name, *found)
+        addresses, ttl = await self._addresses(host, DEFAULT_PORT)
+        return Route("4" if delegated is None else "2.4", host, tls_name, [addresses], ttl)
 
     async def _addresses(self, host: str, port: int) -> tuple[list[Address], int]:
         answer = await self._dns.addresses(host)

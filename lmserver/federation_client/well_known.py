@@ -44,7 +44,7 @@ _URI = re.compile(r"[!-~]+")
 log = structlog.get_logger(__name__)
 
 
-class _NoDelegation(Exception):
+class NoDelegation(Exception):
     """`final`: the host said so; otherwise it may only be out of order just now."""
 
     def __init__(self, reason: str, *, final: bool) -> None:
@@ -87,27 +87,31 @@ class WellKnown:
             entry = await self._flights.run(hostname, lambda: self._refresh(hostname))
         return entry.delegated
 
+    async def fetch(self, hostname: str) -> tuple[str, float]:
+        """The delegated server name and the seconds it may be kept, asked for past the cache.
+
+        Raises NoDelegation.
+        """
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await self._fetch(hostname)
+        except TimeoutError as error:
+            raise NoDelegation("no answer in time", final=False) from error
+        except (FederationError, ProtocolError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoDelegation(_reason(error), final=False) from error
+
     async def close(self) -> None:
         await self._flights.close()
 
     async def _refresh(self, hostname: str) -> _Entry:
         old = self._cache.get(hostname)
         try:
-            async with asyncio.timeout(DEADLINE):
-                delegated, ttl = await self._fetch(hostname)
+            delegated, ttl = await self.fetch(hostname)
             now = self._clock()
             entry = _Entry(delegated, now + ttl, now + MAX_TTL)
-        except (
-            _NoDelegation,
-            FederationError,
-            ProtocolError,
-            aiohttp.ClientError,
-            OSError,
-            ValueError,
-        ) as error:
-            # TimeoutError is an OSError
-            log.debug("no_delegation", server=hostname, reason=_reason(error))
-            entry = self._after_failure(old, final=isinstance(error, _NoDelegation) and error.final)
+        except NoDelegation as error:
+            log.debug("no_delegation", server=hostname, reason=str(error))
+            entry = self._after_failure(old, final=error.final)
         self._cache[hostname] = entry
         self._cache.move_to_end(hostname)
         if len(self._cache) > MAX_ENTRIES:
@@ -133,10 +137,10 @@ class WellKnown:
                     url = urljoin(url, response.headers.get("Location", ""))
                     continue
                 if response.status != 200:
-                    raise _NoDelegation(f"status {response.status}", final=response.status < 500)
+                    raise NoDelegation(f"status {response.status}", final=response.status < 500)
                 body = await read_body(response, MAX_BODY)
                 return _delegated(body), self._ttl(response)
-        raise _NoDelegation("too many redirects", final=True)
+        raise NoDelegation("too many redirects", final=True)
 
     async def _hop(self, url: str) -> tuple[Target, str]:
         """Where one URL leads. https only, a DNS name only, no user name, no port of another protocol."""
@@ -145,9 +149,9 @@ class WellKnown:
         port = parts.port or 443
         uri = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if parts.scheme != "https" or "@" in parts.netloc or len(url) > 2048 or not _URI.fullmatch(uri):
-            raise _NoDelegation("redirect not followed", final=True)
+            raise NoDelegation("redirect not followed", final=True)
         if not is_server_name(host) or port in FORBIDDEN_PORTS:
-            raise _NoDelegation("redirect not followed", final=True)
+            raise NoDelegation("redirect not followed", final=True)
         answer = await self._dns.addresses(host)
         host_header = host if port == 443 else f"{host}:{port}"
         return Target(host_header, host, tuple(Address(ip, port) for ip in answer.addresses)), uri

@@ -21,7 +21,7 @@ from tests.kit.processes import lmserver
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
 COMMANDS = [
-    "conformance",
+    "conformance", "federation-check",
     "run", "generate-config", "check-config", "migrate", "generate-key", "rotate-key", "register-user",
     "verify", "evidence", "key-conflicts", "inspect-event", "demo",
 ]  # fmt: skip

@@ -67,9 +67,9 @@ class Loopback:
 
     def __init__(self, tmp_path: Path) -> None:
         self.ca = trustme.CA()
-        ca_file = tmp_path / "ca.pem"
-        self.ca.cert_pem.write_to_path(str(ca_file))
-        self.client_context = tls_context(ca_file)
+        self.ca_file = tmp_path / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+        self.client_context = tls_context(self.ca_file)
         self._stack = AsyncExitStack()
 
     def http(self, guard: AddressGuard = LOOPBACK) -> PinnedHttp:
@@ -91,13 +91,17 @@ class Loopback:
             (authority or self.ca).issue_cert(*names).configure_cert(context)
             if newest is not None:
                 context.maximum_version = newest
-        return await self._listen(web.ServerRunner(web.Server(handler), shutdown_timeout=0.1), context)
+        return await self.serve_with(handler, context)
 
     async def serve_app(self, app: web.Application, *names: str) -> int:
         """Start an application with a certificate for `names`; its port."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.ca.issue_cert(*names).configure_cert(context)
         return await self._listen(web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False), context)
+
+    async def serve_with(self, handler: Handler, context: ssl.SSLContext | None) -> int:
+        """Start a server with a context of its own; its port."""
+        return await self._listen(web.ServerRunner(web.Server(handler), shutdown_timeout=0.1), context)
 
     async def _listen(self, runner: web.BaseRunner, context: ssl.SSLContext | None) -> int:
         await runner.setup()
