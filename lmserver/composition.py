@@ -63,6 +63,7 @@ from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
+from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
@@ -149,6 +150,7 @@ class Server:
     membership: Membership
     sender: Sender
     gaps: GapFiller
+    backfill: Backfill
     echo_watch: EchoWatch
     guard: RestoreGuard
     recovery: TailRecovery
@@ -169,6 +171,7 @@ class Server:
         await self.notifier.close()
         await self.recovery.close()
         await self.sender.stop()
+        await self.backfill.close()
         await self.engine.close()
         await self.keyring.close()
         await self.media.remote.close()
@@ -211,7 +214,9 @@ def assemble(
     turns = Turns(db, key, audience, answers, clock, evidence)
     recovery = TailRecovery(db, turns, api, keyring, clock)
     own_lpdus = OwnLpdus(db, key, answers, audience.wake, clock)
-    gaps = GapFiller(db, turns, HubHistory(db, api, keyring), evidence, clock)
+    history = HubHistory(db, api, keyring)
+    gaps = GapFiller(db, turns, history, evidence, clock)
+    backfill = Backfill(db, name, history, keyring, evidence, clock)
     engine = RoomEngine(turns, own_lpdus, gaps)
     # A host and a port it listens on name one process: whoever starts there follows a dead one.
     owner = f"{socket.gethostname()} {config.client.host}:{config.client.port}"
@@ -265,6 +270,7 @@ def assemble(
         membership,
         sender,
         gaps,
+        backfill,
         EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
         guard,
         recovery,
@@ -279,6 +285,7 @@ def assemble(
             config,
             db,
             engine,
+            backfill,
             accounts,
             invite_policy,
             membership,
@@ -331,6 +338,7 @@ def _client_app(
     config: Config,
     db: Database,
     engine: RoomEngine,
+    backfill: Backfill,
     accounts: Accounts,
     invite_policy: InvitePolicy,
     membership: Membership,
@@ -366,7 +374,7 @@ def _client_app(
             db, engine, membership, directory, accounts.profile, limiter, clock, config.rooms.default_version
         ),
         SendEndpoints(engine, reading, edus.typing, clock),
-        HistoryEndpoints(db, reading),
+        HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),
         PresenceEndpoints(edus.presence),
         EphemeralEndpoints(reading, edus.typing, receipts),

@@ -7,6 +7,7 @@ from typing import Any
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject, parse
 from lmserver.protocol.errors import ProtocolError
+from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.client_format import Shown
 from lmserver.rooms.reading import Access, Reading
 from lmserver.rooms.sync.filters import BadFilter, EventFilter, parse_event_filter
@@ -25,9 +26,10 @@ _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
 class HistoryEndpoints:
     """What happened in a room, as far as the requester may know."""
 
-    def __init__(self, db: Executor, reading: Reading) -> None:
+    def __init__(self, db: Executor, reading: Reading, backfill: Backfill) -> None:
         self._db = db
         self._reading = reading
+        self._backfill = backfill
 
     @endpoint("GET", ROOM + "/messages", auth=Auth.USER)
     async def messages(self, request: Request) -> JsonObject:
@@ -43,6 +45,9 @@ class HistoryEndpoints:
         default = access.room.head_position if direction == "b" else access.room.min_position - 1
         start = default if begin is None else await self._position(access, begin)
         until = None if stop is None else await self._position(access, stop)
+        more = False
+        if direction == "b" and until is None:
+            access, more = await self._reach_back(request, access, start, limit)
         walk = self._reading.backwards if direction == "b" else self._reading.forwards
         page = await walk(access, start, limit, wanted.passes, until)
         answer: JsonObject = {
@@ -51,9 +56,23 @@ class HistoryEndpoints:
         }
         if page.end is not None:
             answer["end"] = str(RoomToken(page.end))
+        elif more and (page.events or start >= access.room.min_position):
+            answer["end"] = str(RoomToken(access.room.min_position - 1))
         if wanted.lazy_load_members and page.events:
             answer["state"] = await self._senders(request, access, page.events)
         return answer
+
+    async def _reach_back(
+        self, request: Request, access: Access, start: int, limit: int
+    ) -> tuple[Access, bool]:
+        """On a participant, members may read what was before their server came: access to what is
+        there now, and whether there may be more."""
+        if not access.joined or access.room.min_position == 0:
+            return access, False
+        reached = await self._backfill.reach(access.room_id, start, limit)
+        if reached.stored:
+            access = await rooms.readable(self._reading, request)
+        return access, not reached.complete
 
     async def _position(self, access: Access, token: RoomToken | SyncToken) -> int:
         if isinstance(token, RoomToken):

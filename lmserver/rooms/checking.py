@@ -31,12 +31,29 @@ async def check_pdus(
     raw: Sequence[Any], version: RoomVersion, room_id: str, verifier: Verifier
 ) -> list[Pdu | ProtocolError]:
     """Each PDU, hashes enforced (a wrong one leaves the redacted copy), or what is wrong with it."""
-    checked: list[Pdu | ProtocolError] = [_parse(item, version, room_id) for item in raw]
-    good = [(i, item) for i, item in enumerate(checked) if isinstance(item, Pdu)]
+    judged = await judge_pdus(raw, version, room_id, verifier)
+    return [pdu if error is None and pdu is not None else _bad(error) for pdu, error in judged]
+
+
+async def judge_pdus(
+    raw: Sequence[Any], version: RoomVersion, room_id: str, verifier: Verifier
+) -> list[tuple[Pdu | None, ProtocolError | None]]:
+    """Each PDU with what is wrong with its signatures; None for what is no event of the room. The
+    links of an event are proven by its ID even where its signatures are not."""
+    parsed = [_parse(item, version, room_id) for item in raw]
+    judged: list[tuple[Pdu | None, ProtocolError | None]] = [
+        (None, item) if isinstance(item, ProtocolError) else (hashes.with_hashes_enforced(item), None)
+        for item in parsed
+    ]
+    good = [(i, item) for i, item in enumerate(parsed) if isinstance(item, Pdu)]
     verdicts = await verifier.verify_events([pdu for _, pdu in good])
-    for (index, pdu), verdict in zip(good, verdicts, strict=True):
-        checked[index] = hashes.with_hashes_enforced(pdu) if verdict is None else verdict
-    return checked
+    for (index, _), verdict in zip(good, verdicts, strict=True):
+        judged[index] = (judged[index][0], verdict)
+    return judged
+
+
+def _bad(error: ProtocolError | None) -> ProtocolError:
+    return SchemaError("not an event") if error is None else error
 
 
 def _parse(item: object, version: RoomVersion, room_id: str) -> Pdu | ProtocolError:

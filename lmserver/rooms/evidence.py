@@ -25,6 +25,7 @@ KINDS: Final = {
     "forged_echo": "answered one of our events with another one or with other content",
     "future_state": "gave us, as the state before our join, an event that comes after it",
     "gap": "sent an event whose predecessors it never gave",
+    "join_state": "gave us, with our join, another state than its own history says",
     "prev_events": "sent an event that does not have exactly one predecessor",
     "replay": "appended an event again that stands in the list already; shown to nobody",
     "second_create": "sent a second m.room.create",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lmserver.federation_client.errors import BadResponse, KeysUnavailable, RemoteError, Unreachable
 from lmserver.federation_client.room_api import RoomApi
+from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import Pdu
 from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.checking import Verifier, check_pdus
+from lmserver.rooms.checking import Verifier, judge_pdus
 from lmserver.storage import room_log
 from lmserver.storage.database import Database
 
@@ -25,6 +28,21 @@ class HubHistory:
         Empty when the hub has no such event or what it answers does not hold; raises
         FederationError when it cannot be asked now.
         """
+        judged = await self._judged(hub, room_id, event_id, limit)
+        unknown = next((error for _, error in judged if isinstance(error, KeysUnavailable)), None)
+        if unknown is not None:
+            raise Unreachable(str(unknown))
+        return [pdu for pdu, _ in _chain([(pdu, True) for pdu, error in judged if error is None], event_id)]
+
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
+        """The same, with events whose signatures do not hold, or cannot be checked now, in their
+        places and marked: their links are proven by their IDs."""
+        judged = await self._judged(hub, room_id, event_id, limit)
+        return _chain([(pdu, error is None) for pdu, error in judged], event_id)
+
+    async def _judged(
+        self, hub: str, room_id: str, event_id: str, limit: int
+    ) -> list[tuple[Pdu, ProtocolError | None]]:
         row = await room_log.room(self._db, room_id)
         if row is None:
             return []
@@ -34,14 +52,16 @@ class HubHistory:
             if isinstance(error, RemoteError) and (error.status == 429 or error.status >= 500):
                 raise
             return []
-        checked = await check_pdus(raw, room_version(row.room_version), room_id, self._verifier)
-        unknown = next((c for c in checked if isinstance(c, KeysUnavailable)), None)
-        if unknown is not None:
-            raise Unreachable(str(unknown))
-        by_id = {pdu.event_id: pdu for pdu in checked if isinstance(pdu, Pdu)}
-        chain: list[Pdu] = []
-        # Follow the links rather than trust the order: one known peer sends newest first.
-        while (pdu := by_id.pop(event_id, None)) is not None:
-            chain.append(pdu)
-            event_id = pdu.prev_events[0] if len(pdu.prev_events) == 1 else ""
-        return chain[::-1]
+        judged = await judge_pdus(raw, room_version(row.room_version), room_id, self._verifier)
+        return [(pdu, error) for pdu, error in judged if pdu is not None]
+
+
+def _chain(pdus: Sequence[tuple[Pdu, bool]], event_id: str) -> list[tuple[Pdu, bool]]:
+    """From the event backwards, oldest first. The links count and not the order: one known peer
+    sends newest first."""
+    by_id = {pdu.event_id: (pdu, good) for pdu, good in pdus}
+    chain: list[tuple[Pdu, bool]] = []
+    while (found := by_id.pop(event_id, None)) is not None:
+        chain.append(found)
+        event_id = found[0].prev_events[0] if len(found[0].prev_events) == 1 else ""
+    return chain[::-1]

@@ -7,7 +7,7 @@ caller, so an endpoint cannot forget a check (attacks C6, C7).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,8 +85,6 @@ class Page:
 
 
 Wanted = Callable[[Shown], bool]
-Backfill = Callable[[str, int], Awaitable[None]]
-"""Fetches history below our first position: (room ID, position)."""
 
 
 async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
@@ -100,12 +98,11 @@ async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
 
 
 class Reading:
-    """Answers readers; `backfill` may be given to a participant whose history starts at a join."""
+    """Answers readers from what is stored."""
 
-    def __init__(self, db: Executor, clock: Callable[[], int], backfill: Backfill | None = None) -> None:
+    def __init__(self, db: Executor, clock: Callable[[], int]) -> None:
         self._db = db
         self._clock = clock
-        self._backfill = backfill
 
     # -- access ---------------------------------------------------------------------------------
 
@@ -173,8 +170,6 @@ class Reading:
         """Visible events at or below `start`, newest first, down to `stop` (not included)."""
         start = min(start, access.room.head_position)
         lowest = access.room.min_position if stop is None else max(stop + 1, access.room.min_position)
-        if self._backfill is not None and stop is None and start - limit < access.room.min_position:
-            await self._backfill(access.room_id, access.room.min_position)
         found: list[Shown] = []
         scanned = 0
         for first, top in reversed(access.visible.within(lowest, start)):

@@ -20,6 +20,7 @@ from lmserver.protocol.room_view import RoomView, StateKey
 from lmserver.protocol.signatures import VerifyKey, check_event_signatures, required_signers
 from lmserver.storage import room_log, room_state, server_keys
 from lmserver.storage.database import Executor
+from lmserver.storage.history import UNVERIFIED
 from lmserver.storage.room_log import IndexedEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
@@ -103,6 +104,8 @@ class Verification:
         _compare_columns(pdu, stored, room_id)
         if not hashes.check_hashes(pdu) and pdu.fields != redact(pdu.fields, version):
             raise Broken("a content hash is wrong and the event is not its redacted copy")
+        if stored.soft_failed == UNVERIFIED:
+            return pdu
         try:
             check_event_signatures(pdu, {s: await self._keys_of(s) for s in required_signers(pdu)})
         except ProtocolError as error:
@@ -197,14 +200,14 @@ class _Replay:
     def _check_link(self, pdu: Pdu, stored: IndexedEvent, before: int, before_id: str) -> None:
         position = stored.position or 0
         if pdu.type == "m.room.create":
-            if position != 0 or before_id:
+            if before_id or not (position == 0 or stored.backfilled):
                 raise Broken("m.room.create is not the first event")
             return
         if stored.prev_event_id != pdu.prev_events[0] or len(pdu.prev_events) != 1:
             raise Broken("the row's predecessor is not the event's")
         if position == before + 1 and before_id and pdu.prev_events[0] != before_id:
             raise Broken("prev_events does not name the event before it")
-        if position != before + 1 and not self._is_join(position):
+        if position != before + 1 and not (stored.backfilled or self._is_join(position)):
             raise Broken(f"positions {before + 1} to {position - 1} are missing")
 
     def _is_join(self, position: int) -> bool:
@@ -213,6 +216,12 @@ class _Replay:
         return not we_are_hub and bool(self._by_position.get(position - 1))
 
     def _apply(self, pdu: Pdu, stored: IndexedEvent, position: int) -> None:
+        if stored.backfilled:
+            # History is placed by its links; what it was judged by then came later with our join.
+            self._view = None
+            if stored.soft_failed is None:
+                self._expect_entry(pdu, position)
+            return
         if pdu.type == "m.room.create":
             self._view = hub.view_of_create(pdu)
             self._expect_entry(pdu, position)

@@ -321,13 +321,14 @@ class IndexedEvent:
     sender: str
     pdu: bytes
     soft_failed: str | None
+    backfilled: bool
 
 
 async def indexed_events(db: Executor, room_id: str, after: int, limit: int) -> list[IndexedEvent]:
     """Events in list order from beyond a position."""
     rows = await db.fetch(
-        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed"
-        " FROM events WHERE room_id = $1 AND position > $2 ORDER BY position LIMIT $3",
+        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed,"
+        " backfilled FROM events WHERE room_id = $1 AND position > $2 ORDER BY position LIMIT $3",
         room_id,
         after,
         limit,
@@ -338,8 +339,8 @@ async def indexed_events(db: Executor, room_id: str, after: int, limit: int) -> 
 async def outliers(db: Executor, room_id: str) -> list[IndexedEvent]:
     """State events known from a join, without a place in our part of the list."""
     rows = await db.fetch(
-        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed"
-        " FROM events WHERE room_id = $1 AND position IS NULL ORDER BY event_id",
+        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed,"
+        " backfilled FROM events WHERE room_id = $1 AND position IS NULL ORDER BY event_id",
         room_id,
     )
     return [IndexedEvent(*(r[name] for name in IndexedEvent.__slots__)) for r in rows]

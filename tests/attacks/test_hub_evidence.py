@@ -99,8 +99,8 @@ async def test_b8_a_late_event_of_an_earlier_stay_is_no_fork(db: Database) -> No
     room.add(member("join", sender=BOB))
     kit = engine_kit(db, PARTICIPANT)
     await adopt_join(kit, room.pdus, HUB)
-    late = room.add(message("sent while we leave"))
-    room.add(member("leave", sender=BOB))
+    await kit.engine.accept_pdus(ROOM, [room.add(member("leave", sender=BOB))])
+    late = room.add(message("sent after we left"))
     room.add(member("join", sender=BOB))
     state = {(p.type, p.state_key): p for p in room.pdus[:-1] if p.state_key is not None}
     await adopt_join(kit, [*state.values(), room.pdus[-1]], HUB)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import LM_02
+from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.gaps import GapFiller
@@ -26,6 +27,7 @@ from lmserver.rooms.turns import Turns
 from lmserver.rooms.typing import Typing
 from lmserver.storage import room_reads
 from lmserver.storage.database import Database
+from tests.kit.engines import StaticVerifier
 from tests.kit.rooms import ALICE, ROOM, draft, key_of, lpdu, member, message, now, opening
 
 HUB = "hub.test"
@@ -38,6 +40,8 @@ class NoHistory:
 
     async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Any]:
         raise AssertionError("asked for history")
+
+    past = backfill
 
 
 class Audience:
@@ -134,6 +138,7 @@ class World:
             self.turns, own, GapFiller(db, self.turns, NoHistory(), EvidenceLog(db, clock), clock)
         )
         self.reading = Reading(db, clock)
+        self.backfill = Backfill(db, HUB, NoHistory(), StaticVerifier(), EvidenceLog(db, clock), clock)
         self.typing = Typing(self.notifier.nudge)
         self.devices = FakeDevices()
         self.account_data = FakeAccountData()

@@ -178,7 +178,7 @@ class RoomServer:
                 db, world.engine, membership, directory, _no_profile, RateLimiter({}), world.clock, LM_02_ID
             ),
             SendEndpoints(world.engine, world.reading, world.typing, world.clock),
-            HistoryEndpoints(db, world.reading),
+            HistoryEndpoints(db, world.reading, world.backfill),
             SyncEndpoints(world.service, self._filter, nobody),
             EphemeralEndpoints(world.reading, world.typing, receipts),
             DirectoryEndpoints(db, directory, world.reading),
