@@ -6,7 +6,6 @@ stored bytes verify, and nothing was answered with 5xx.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,6 @@ from tests.kit.rooms import (
     EVIL,
     HUB,
     MALLORY,
-    PARTICIPANT,
     ROOM,
     draft,
     key_of,
@@ -239,64 +237,3 @@ async def test_b15_ids_of_other_rooms_do_not_exist(arena: Arena) -> None:
     ):
         status, answer = await arena.ask("GET", uri)
         assert (status, answer["errcode"]) == (404, "M_NOT_FOUND"), uri
-
-
-async def test_x1_x4_a_signature_is_for_one_request(arena: Arena) -> None:
-    path, body = f"{UNSTABLE}/send/x1", b'{"pdus":[]}'
-    header = arena.evil.authorization
-    good = header("PUT", path, HUB, body)
-    cases = {
-        "x1_other_destination": header("PUT", path, "other.test", body),
-        "x2_no_destination": good.replace(f'destination="{HUB}",', ""),
-        "x4_other_path": header("PUT", path + "2", HUB, body),
-        "x4_other_method": header("POST", path, HUB, body),
-        "x4_other_query": header("PUT", path + "?a=1", HUB, body),
-        "x8_other_body": header("PUT", path, HUB, b'{"pdus":[1]}'),
-        "x6_two_origins": good,
-        "x7_duplicate": good + ',origin="evil.test"',
-        "x11_case": good.replace('origin="evil.test"', 'origin="EVIL.test"'),
-        "x12_ip_origin": good.replace('origin="evil.test"', 'origin="127.0.0.1"'),
-        "x_own_name": header("PUT", path, HUB, body, key_of(HUB)),
-        "x_other_key": good.replace("ed25519:t1", "ed25519:t2"),
-        "x_junk": "X-Matrix",
-        "x_other_scheme": "Bearer abc",
-    }
-    for name, header in cases.items():
-        more = (
-            [arena.peers[PARTICIPANT].authorization("PUT", path, HUB, body)]
-            if name == "x6_two_origins"
-            else []
-        )
-        status, answer = await arena.evil.ask_raw(HUB, "PUT", path, body, header, *more)
-        assert (status, answer["errcode"]) == (401, "M_FORBIDDEN"), name
-    assert (await arena.evil.ask_raw(HUB, "PUT", path, body))[0] == 401
-    assert (await arena.evil.ask_raw(HUB, "PUT", path, body, good))[0] == 200
-
-
-async def test_x3_a_replayed_request_gets_the_stored_answer(arena: Arena) -> None:
-    sent = lpdu(message(sender=MALLORY))
-    first = await arena.send("x3", [sent.fields])
-    assert first[0] == 200
-    assert await arena.send("x3", [sent.fields]) == first
-    assert await arena.send("x3", []) == first
-
-
-@pytest.mark.parametrize("target", ["//_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key//v2/server",
-                                    "/_matrix/key/v2/%2e%2e/v2/server", "/_matrix%2Fkey/v2/server"])  # fmt: skip
-async def test_x9_only_declared_paths_exist(arena: Arena, target: str) -> None:
-    port = arena.victim.port
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    assert answer.split(b" ")[1] in (b"404", b"400"), answer[:200]
-
-
-async def test_x9_absolute_form_is_refused(arena: Arena) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", arena.victim.port)
-    writer.write(
-        b"GET http://evil.test/_matrix/key/v2/server HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    answer = await reader.read()
-    writer.close()
-    assert answer.split(b" ")[1] == b"400"

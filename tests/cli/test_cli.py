@@ -106,7 +106,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert len(refused.value.problems) == 3
 
 
-def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+def test_k7_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     assert main(["generate-key", str(path)]) == 0
     before = path.read_bytes()

@@ -108,12 +108,12 @@ async def test_keys_survive_a_restart(
         {**document(PEER), "server_name": "PEER.test"},
     ],
 )
-def test_unbelievable_documents(broken: Any) -> None:
+def test_k2_unbelievable_documents_are_discarded(broken: Any) -> None:
     with pytest.raises((BadResponse, SignatureError)):
         read_document(broken, "peer.test", NOW)
 
 
-def test_unusable_keys_are_skipped() -> None:
+def test_s5_unusable_keys_are_skipped() -> None:
     body = document(PEER)
     body["verify_keys"] |= {
         "ed25519:": {"key": public(PEER)},
@@ -152,7 +152,7 @@ async def test_k3_trust_ends_after_seven_days(keyring: Keyring, peers: Peers, mi
     assert len(peers.asked) == 2
 
 
-async def test_k4_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -> None:
+async def test_k4_k5_old_keys_are_for_events_of_their_time_only(keyring: Keyring, peers: Peers) -> None:
     peers.documents["peer.test"] = document(SECOND, old={PEER: NOW - HOUR})  # K4
     assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == {}
     before, after = event(PEER, ts=NOW - HOUR), event(PEER, ts=NOW - HOUR + 1)
@@ -162,7 +162,7 @@ async def test_k4_old_keys_are_for_events_only(keyring: Keyring, peers: Peers) -
     ]
 
 
-async def test_an_unlisted_key_ends_with_the_document_that_drops_it(
+async def test_k5_an_unlisted_key_ends_with_the_document_that_drops_it(
     keyring: Keyring, peers: Peers, millis: Millis
 ) -> None:
     await keyring.keys_for_request("peer.test", ["ed25519:1"])
@@ -190,7 +190,9 @@ async def test_k6_a_key_id_keeps_its_first_bytes(
     assert [type(r) for r in results] == [type(None), SignatureError]
 
 
-async def test_unknown_keys_cause_one_fetch_a_minute(keyring: Keyring, peers: Peers, millis: Millis) -> None:
+async def test_s7_unknown_keys_cause_one_fetch_a_minute(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
     await keyring.keys_for_request("peer.test", ["ed25519:1"])
     for _ in range(5):
         assert await keyring.keys_for_request("peer.test", ["ed25519:x"]) == {}
@@ -242,12 +244,12 @@ async def test_known_keys_work_while_their_server_is_away(
     assert [type(r) for r in results] == [type(None), KeysUnavailable]
 
 
-async def test_a_time_in_the_future_is_judged_as_now(keyring: Keyring, peers: Peers) -> None:
+async def test_k5_a_time_in_the_future_is_judged_as_now(keyring: Keyring, peers: Peers) -> None:
     assert await keyring.verify_events([event(PEER, ts=2**53 - 1)]) == [None]
     assert len(peers.asked) == 1
 
 
-async def test_odd_key_ids_are_ignored(keyring: Keyring, peers: Peers) -> None:
+async def test_s5_odd_key_ids_are_ignored(keyring: Keyring, peers: Peers) -> None:
     odd = {"ed25519:": BAD, "ed25519:a b": BAD, "rsa:1": BAD, "ed25519:1:2": BAD}  # S5
     assert await keyring.verify_events([event(PEER, signatures=odd)]) == [None]
     only_odd = event(PEER, signatures=odd).fields
@@ -277,7 +279,7 @@ async def test_a_bad_known_signature_does_not_hide_a_good_new_one(
     assert type(results[0]) is SignatureError
 
 
-async def test_sender_and_hub_must_both_have_signed(keyring: Keyring, peers: Peers) -> None:
+async def test_s1_sender_and_hub_must_both_have_signed(keyring: Keyring, peers: Peers) -> None:
     hub = key("hub.test")
     peers.documents["hub.test"] = document(hub)
     good = through_hub(PEER, hub)
@@ -289,7 +291,7 @@ async def test_sender_and_hub_must_both_have_signed(keyring: Keyring, peers: Pee
     assert sorted(peers.asked) == ["hub.test", "peer.test"]
 
 
-async def test_signatures_of_others_cause_no_fetch(keyring: Keyring, peers: Peers) -> None:
+async def test_s2_signatures_of_others_cause_no_fetch(keyring: Keyring, peers: Peers) -> None:
     fields = event(PEER).fields
     extra = {**fields["signatures"], "evil.test": {"ed25519:1": BAD}}
     assert await keyring.verify_events([parse_pdu({**fields, "signatures": extra}, LM_02)]) == [None]
