@@ -115,6 +115,7 @@ class Accounts:
 
         async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
+            await e2e_keys.remove_cross_signing_keys(db, user_id)
             return await self._remove_devices(db, user_id, names)
 
         self._device_lists.tell(await self._db.run(work))

@@ -102,7 +102,8 @@ async def with_work(db: Executor, now_ms: int, limit: int) -> list[str]:
         " UNION SELECT r.destination FROM outbound_ranges AS r JOIN rooms AS m ON m.room_id = r.room_id"
         " WHERE r.acked_position < least(m.head_position, r.until_position)"
         " UNION SELECT destination FROM outbound_lpdus WHERE status = 'pending' AND resend_at <= $1"
-        " UNION SELECT destination FROM outbound_edus) AS w"
+        " UNION SELECT e.destination FROM destinations AS e"
+        " WHERE EXISTS (SELECT FROM outbound_edus AS o WHERE o.destination = e.destination)) AS w"
         " LEFT JOIN destinations AS d ON d.destination = w.destination"
         " WHERE coalesce(d.retry_at, 0) <= $1 AND coalesce(d.lease_until, 0) < $1"
         " ORDER BY coalesce(d.retry_at, 0), w.destination LIMIT $2",

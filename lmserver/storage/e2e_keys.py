@@ -150,6 +150,10 @@ async def cross_signing_keys(db: Executor, user_id: str) -> dict[str, bytes]:
     return {r["usage"]: bytes(r["key"]) for r in rows}
 
 
+async def remove_cross_signing_keys(db: Executor, user_id: str) -> None:
+    await db.execute("DELETE FROM cross_signing_keys WHERE user_id = $1", user_id)
+
+
 async def device_list_changed(db: Executor, user_id: str) -> None:
     """Whoever shares a room with the user has to look again."""
     await db.execute(

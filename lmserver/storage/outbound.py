@@ -223,7 +223,13 @@ async def queue_edus(db: Executor, edus: Sequence[NewEdu], now_ms: int) -> int:
     where more than MAX_WAITING of a kind wait for a destination, the oldest go.
 
     What replaces another gets a new number: the acknowledgement of the old one does not remove it.
+    Each destination gets its row in `destinations`, by which the waiting EDUs are found: to look for
+    them among themselves would mean to read them all.
     """
+    await db.execute(
+        "INSERT INTO destinations (destination) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
+        sorted({e.destination for e in edus}),
+    )
     await db.execute(
         "INSERT INTO outbound_edus (destination, kind, key, edu, created_ts)"
         " SELECT n.destination, n.kind, n.key, n.edu, $5 FROM unnest($1::text[], $2::text[], $3::text[],"

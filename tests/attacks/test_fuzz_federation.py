@@ -13,11 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
+import pytest
 import structlog
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from lmserver.protocol.room_versions import LM_02_ID
+from lmserver.storage import e2e_keys
 from lmserver.web.endpoint import Endpoint
 from tests.attacks.test_federation_registry import declared
 from tests.evilpeer.arena import Arena
@@ -38,9 +40,19 @@ EDUS = [
         "user_id": MALLORY, "device_id": "X", "stream_id": 5, "prev_id": [4], "deleted": False}},
     {"type": "m.typing", "sender": MALLORY, "sender_id": MALLORY,
      "content": {"room_id": ROOM, "user_id": MALLORY, "typing": True}},
+    {"edu_type": "m.direct_to_device", "content": {
+        "sender": MALLORY, "type": "m.test", "message_id": "m", "messages": {ALICE: {"*": {"a": 1}}}}},
+    {"edu_type": "m.signing_key_update", "content": {"user_id": MALLORY, "master_key": {}}},
     {"type": "m.receipt", "content": {ROOM: {"m.read": {MALLORY: {"event_ids": ["$x"], "data": {"ts": 5}}}}}},
-    {"type": "m.presence", "content": {"push": [{"user_id": MALLORY, "presence": "online"}]}},
+    {"type": "m.presence", "content": {"push": [
+        {"user_id": MALLORY, "presence": "online", "last_active_ago": 5, "status_msg": "x"}]}},
 ]  # fmt: skip
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """What is off by default is attacked too."""
+    return {"presence": {"enabled": True}}
 
 
 def stripped() -> list[dict[str, Any]]:
@@ -76,7 +88,7 @@ def query_values(event_id: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-async def attack(arena: Arena, method: str, path: str, body: bytes | None) -> None:
+async def attack(arena: Arena, method: str, path: str, body: bytes | None) -> int:
     """Send it, signed for exactly what it is, and hold the answer to the rules."""
     with structlog.testing.capture_logs() as logs:
         authorization = arena.evil.authorization(method, path, HUB, body)
@@ -87,6 +99,7 @@ async def attack(arena: Arena, method: str, path: str, body: bytes | None) -> No
         assert isinstance(answer.get("errcode"), str), (request, answer)
     defects = [entry for entry in logs if entry["log_level"] == "error"]
     assert not defects, (request, defects)
+    return status
 
 
 def values_of(event_id: str) -> dict[str, str]:
@@ -97,6 +110,7 @@ def values_of(event_id: str) -> dict[str, str]:
 
 
 async def fuzz(arena: Arena, data: st.DataObject) -> None:
+    await local_device(arena)
     view = await arena.engine.view(ROOM)
     assert view is not None
     for entry in declared(arena):
@@ -122,8 +136,38 @@ async def test_nothing_a_peer_sends_harms_an_endpoint(arena: Arena, data: st.Dat
     assert await arena.problems() == []
 
 
+@seed(20261128)
+@settings(max_examples=5 * EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
+                                 HealthCheck.data_too_large, HealthCheck.large_base_example])  # fmt: skip
+@given(data=st.data())
+async def test_b23_nothing_in_an_edu_harms_the_others(arena: Arena, data: st.DataObject) -> None:
+    """Each message around the changed EDUs arrives, whatever those are."""
+    await local_device(arena)
+    edus = data.draw(mutated(EDUS))
+    number = next(_numbers)
+    sentinels = [
+        {**EDUS[0], "content": {**EDUS[0]["content"], "message": {"sentinel": [number, n]}}} for n in (1, 2)
+    ]
+    changed = [sentinels[0], *(edus if isinstance(edus, list) else [edus])[:90], sentinels[1]]
+    body = orjson.dumps({"pdus": [], "edus": changed}, option=orjson.OPT_NON_STR_KEYS)
+    if await attack(arena, "PUT", f"{UNSTABLE}/send/edus{number}", body) == 200:
+        stored = await arena.db.fetch("SELECT message FROM to_device_messages ORDER BY seq")
+        found = [orjson.loads(row["message"])["content"].get("sentinel") for row in stored]
+        assert [[number, n] for n in (1, 2)] == [f for f in found if f and f[0] == number]
+
+
+async def local_device(arena: Arena) -> None:
+    accounts = arena.victim.server.accounts
+    if await accounts.available("alice"):
+        await accounts.register("alice", "a long password")
+        await accounts.log_in(ALICE, "PHONE", None)
+        await e2e_keys.put_device_keys(arena.db, ALICE, "PHONE", b'{"user_id":"x"}')
+
+
 async def test_unchanged_most_of_the_requests_are_taken(arena: Arena) -> None:
     """The pass starts from requests that reach what lies behind the first check."""
+    await local_device(arena)
     refused = set()
     for entry in declared(arena):
         view = await arena.engine.view(ROOM)

@@ -78,6 +78,19 @@ async def test_c9_keys_that_other_servers_would_not_take_are_refused(world: EduW
     assert await world.db.fetchval("SELECT count(*) FROM outbound_edus") == 0
 
 
+async def test_nothing_is_left_of_a_deactivated_users_keys(world: EduWorld) -> None:
+    alice = await world.device("alice")
+    await alice.upload_keys()
+    key = {"user_id": ALICE, "usage": ["master"], "keys": {"ed25519:x": "x"}}
+    await alice.ok("POST", "/keys/device_signing/upload", {"master_key": key})
+    await world.server.accounts.deactivate(ALICE)
+    await world.until(lambda: len(world.received(LIST)) == 3)
+    assert world.received(LIST)[2]["content"] == {"changed": [], "removed": ["D"]}
+    wanted = {"device_keys": {ALICE: []}}
+    status, answer = await world.arena.ask("POST", "/_matrix/federation/v1/user/keys/query", wanted)
+    assert (status, answer["device_keys"], answer["master_keys"]) == (200, {ALICE: {}}, {})
+
+
 # -- theirs ---------------------------------------------------------------------------------------
 
 MATRIX = {"user_id": BOB, "device_id": "X", "stream_id": 7, "prev_id": [3], "keys": {}}

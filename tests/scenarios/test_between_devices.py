@@ -122,6 +122,36 @@ async def test_two_devices_find_each_other_and_talk(servers: Servers, http: aioh
     assert found["device_keys"] == {a.user_id: {}}
 
 
+async def test_participants_tell_each_other_without_the_hub(
+    servers: Servers, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """EDUs do not go by way of the hub (D04 §EDUs): two participants that never spoke before."""
+    hub, participant = servers
+    third = configure(tmp_path, "third")
+    await third.start()
+    try:
+        a, b = await register(http, hub, "alice"), await register(http, participant, "bob")
+        c = await register(http, third, "carol")
+        room_id = (await a.ok("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+        for user in (b, c):
+            await user.ok("POST", f"/join/{quote(room_id)}", {})
+        room, bob = f"/rooms/{quote(room_id)}", Client(b)
+        await bob.until(lambda answer: c.user_id in str(answer["rooms"]))
+        await c.ok("PUT", f"{room}/typing/{quote(c.user_id)}", {"typing": True, "timeout": 30_000})
+        assert await bob.until(ephemeral(room_id, "m.typing")) == [{"user_ids": [c.user_id]}]
+        sent = await c.ok("PUT", f"{room}/send/m.room.message/1", {"msgtype": "m.text", "body": "hi"})
+        await c.ok("POST", f"{room}/receipt/m.read/{quote(sent['event_id'])}", {})
+        [read] = await bob.until(ephemeral(room_id, "m.receipt"))
+        assert list(read[sent["event_id"]]["m.read"]) == [c.user_id]
+        client = Client(c)
+        device_id, _ = await client.publish_keys()
+        await bob.until(changed(c.user_id))
+        await b.ok("PUT", "/sendToDevice/m.x/1", {"messages": {c.user_id: {device_id: {"hello": 1}}}})
+        assert await client.until(messages) == [(b.user_id, "m.x", {"hello": 1})]
+    finally:
+        third.stop()
+
+
 async def test_a_server_that_is_away_is_a_failure_now_and_gets_its_messages_later(
     servers: Servers, http: aiohttp.ClientSession
 ) -> None:
