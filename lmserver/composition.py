@@ -64,6 +64,7 @@ from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.backfill import Backfill
+from lmserver.rooms.declines import Declines
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
@@ -152,6 +153,7 @@ class Server:
     gaps: GapFiller
     backfill: Backfill
     echo_watch: EchoWatch
+    declines: Declines
     guard: RestoreGuard
     recovery: TailRecovery
     notifier: Notifier
@@ -229,7 +231,7 @@ def assemble(
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
     invites = Invites(db, key, api, keyring, turns, accounts, invite_policy, notifier.publish)
-    handshakes = Handshakes(db, key, api, notifier.publish, audience.wake, clock)
+    handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(client, sender.in_reach)
     directory = Directory(db, engine, remote.alias)
@@ -272,6 +274,7 @@ def assemble(
         gaps,
         backfill,
         EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
+        Declines(db, api, clock),
         guard,
         recovery,
         notifier,

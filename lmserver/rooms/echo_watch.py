@@ -111,7 +111,7 @@ class EchoWatch:
         """The hub has named an event: it has to show it, and it has to be ours."""
         snapshot = await self._engine.snapshot(lpdu.room_id)
         if snapshot is None or lpdu.pdu_event_id is None or not snapshot.includes(self._engine.our_name):
-            # No echo is owed to a server that is not in the room: an invite declined late.
+            # No echo is owed to a server that is not in the room any more.
             await self._give_up(lpdu, "we are not in the room")
             return
         view = snapshot.view

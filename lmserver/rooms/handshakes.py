@@ -16,9 +16,9 @@ from lmserver.protocol.room_versions import SUPPORTED, room_version
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
 from lmserver.rooms.candidates import Candidates, NobodyReached, ask
+from lmserver.rooms.declines import FIRST_PAUSE_MS
 from lmserver.rooms.outcomes import MembershipError
-from lmserver.rooms.own_lpdus import SILENCE_CHECK_MS
-from lmserver.storage import lpdus, outside, room_state
+from lmserver.storage import outside, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
 
@@ -32,14 +32,12 @@ class Handshakes:
         key: SigningKey,
         api: RoomApi,
         publish: Callable[[Iterable[str]], None],
-        wake: Callable[[Iterable[str]], None],
         clock: Callable[[], int],
     ) -> None:
         self._db = db
         self._key = key
         self._api = api
         self._publish = publish
-        self._wake = wake
         self._clock = clock
 
     async def knock(self, server: str, draft: EventDraft) -> None:
@@ -71,17 +69,24 @@ class Handshakes:
 
         A hub that refuses knows better than we do, or knows no such request as one known peer.
         """
-        unsent: Lpdu | None = None
+        untold: Lpdu | None = None
         try:
             await ask(servers, lambda server: self._leave_through(server, draft, known.room_version))
         except NobodyReached:
-            unsent = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
+            untold = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
         except MembershipError:
             pass
-        await self._db.run(lambda db: self._keep_left(db, draft, known, unsent))
+        left = replace(
+            known,
+            membership="leave",
+            sender=draft.sender,
+            event=None if untold is None else untold.canonical,
+            event_id=None,
+            stripped_state=outside.encode_state([]),
+            tell_at=None if untold is None else self._clock() + FIRST_PAUSE_MS,
+        )
+        await self._db.run(lambda db: self._keep(db, left))
         self._publish([draft.sender])
-        if unsent is not None:
-            self._wake([known.hub_server])
 
     async def _leave_through(self, server: str, draft: EventDraft, version_id: str) -> None:
         version = room_version(version_id)
@@ -94,30 +99,3 @@ class Handshakes:
         await outside.lock_room(db, change.room_id)
         if not await room_state.has_joined_user(db, change.room_id, self._key.server_name):
             await outside.store(db, change)
-
-    async def _keep_left(
-        self, db: Connection, draft: EventDraft, known: OutsideMembership, unsent: Lpdu | None
-    ) -> None:
-        left = replace(
-            known,
-            membership="leave",
-            sender=draft.sender,
-            event=None,
-            event_id=None,
-            stripped_state=outside.encode_state([]),
-        )
-        await self._keep(db, left)
-        if unsent is not None:
-            await lpdus.queue(
-                db,
-                room_id=unsent.room_id,
-                lpdu_id=unsent.event_id,
-                lpdu_hash=unsent.lpdu_hash or "",
-                destination=known.hub_server,
-                lpdu=unsent.canonical,
-                user_id=unsent.sender,
-                device_id=None,
-                txn_id=None,
-                now_ms=self._clock(),
-                check_at=self._clock() + SILENCE_CHECK_MS,
-            )

@@ -89,7 +89,7 @@ async def newest(db: Executor, user_id: str, room_id: str) -> OutsideMembership 
     pdu = parse_pdu(canonical_json.parse_object(entry.pdu), room_version(room.room_version))
     return OutsideMembership(
         user_id, room_id, pdu.membership or "leave", room.hub_server, pdu.sender, pdu.version.id,
-        pdu.canonical, entry.event_id, outside.encode_state([]), entry.stream_xid,
+        pdu.canonical, entry.event_id, outside.encode_state([]), None, entry.stream_xid,
     )  # fmt: skip
 
 
@@ -101,6 +101,7 @@ def _ended(known: OutsideMembership, pdu: Pdu) -> OutsideMembership:
         event=pdu.canonical,
         event_id=pdu.event_id,
         stripped_state=outside.encode_state([]),
+        tell_at=None,
     )
 
 

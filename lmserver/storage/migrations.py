@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0013"
+HEAD = "0014"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -17,7 +17,8 @@ from lmserver.storage.database import Executor
 class OutsideMembership:
     """`event` holds the canonical bytes of the member event: a PDU of the hub, or our own LPDU of
     a knock; None when the user left. `event_id` is the PDU's, None when only the hub knows it.
-    `stripped_state` is a JSON list."""
+    `stripped_state` is a JSON list. `tell_at` is when (ms) the hub is told of a leave, whose LPDU
+    `event` is then; None when there is nothing to tell."""
 
     user_id: str
     room_id: str
@@ -28,12 +29,31 @@ class OutsideMembership:
     event: bytes | None
     event_id: str | None
     stripped_state: bytes
+    tell_at: int | None = None
     stream_xid: int = 0
+
+    @property
+    def seen_event(self) -> bytes | None:
+        """The member event a client may see: not a leave of which its hub has not heard."""
+        return None if self.tell_at is not None else self.event
 
     @property
     def pending(self) -> bool:
         """Whether the user waits for something: an answer to a knock, or to answer an invite."""
         return self.membership in ("invite", "knock")
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """A leave its hub has not heard of; `lpdu` are canonical bytes, `tries` how often it was away."""
+
+    user_id: str
+    room_id: str
+    hub_server: str
+    room_version: str
+    lpdu: bytes
+    tries: int
+    stream_xid: int
 
 
 def _outside(row: Any) -> OutsideMembership:
@@ -64,11 +84,12 @@ async def store(db: Executor, known: OutsideMembership) -> None:
     """Keep the newest membership of a user in a room."""
     await db.execute(
         "INSERT INTO outside_memberships (user_id, room_id, membership, hub_server, sender, room_version,"
-        " event, event_id, stripped_state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        " event, event_id, stripped_state, tell_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
         " ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership,"
         " hub_server = excluded.hub_server, sender = excluded.sender,"
         " room_version = excluded.room_version, event = excluded.event, event_id = excluded.event_id,"
-        " stripped_state = excluded.stripped_state, stream_xid = pg_current_xact_id()",
+        " stripped_state = excluded.stripped_state, tell_at = excluded.tell_at, tries = 0,"
+        " stream_xid = pg_current_xact_id()",
         known.user_id,
         known.room_id,
         known.membership,
@@ -78,6 +99,7 @@ async def store(db: Executor, known: OutsideMembership) -> None:
         known.event,
         known.event_id,
         known.stripped_state,
+        known.tell_at,
     )
 
 
@@ -95,7 +117,7 @@ async def replace_event(db: Executor, known: OutsideMembership, event: bytes, ev
 async def get(db: Executor, user_id: str, room_id: str) -> OutsideMembership | None:
     row = await db.fetchrow(
         "SELECT user_id, room_id, membership, hub_server, sender, room_version, event, event_id,"
-        " stripped_state, stream_xid::text::bigint AS stream_xid FROM outside_memberships"
+        " stripped_state, tell_at, stream_xid::text::bigint AS stream_xid FROM outside_memberships"
         " WHERE user_id = $1 AND room_id = $2",
         user_id,
         room_id,
@@ -107,7 +129,7 @@ async def of_user(db: Executor, user_id: str, since: int, upto: int) -> list[Out
     """The user's memberships that changed in the stream interval [since, upto)."""
     rows = await db.fetch(
         "SELECT user_id, room_id, membership, hub_server, sender, room_version, event, event_id,"
-        " stripped_state, stream_xid::text::bigint AS stream_xid FROM outside_memberships"
+        " stripped_state, tell_at, stream_xid::text::bigint AS stream_xid FROM outside_memberships"
         " WHERE user_id = $1"
         " AND stream_xid >= $2::text::xid8 AND stream_xid < $3::text::xid8 ORDER BY room_id",
         user_id,
@@ -125,6 +147,44 @@ async def version_told_by(db: Executor, room_id: str, hub_server: str) -> str | 
         hub_server,
     )
     return version
+
+
+async def claim_untold(db: Executor, now_ms: int, until_ms: int, limit: int) -> list[Untold]:
+    """Leaves that are due, longest first; nobody else gets them before `until_ms`."""
+    rows = await db.fetch(
+        "UPDATE outside_memberships AS o SET tell_at = $2 FROM (SELECT user_id, room_id"
+        " FROM outside_memberships WHERE tell_at <= $1 AND event IS NOT NULL ORDER BY tell_at LIMIT $3"
+        " FOR UPDATE SKIP LOCKED) AS due WHERE o.user_id = due.user_id AND o.room_id = due.room_id"
+        " RETURNING o.user_id, o.room_id, o.hub_server, o.room_version, o.event, o.tries,"
+        " o.stream_xid::text::bigint AS stream_xid",
+        now_ms,
+        until_ms,
+        limit,
+    )
+    return [Untold(*r.values()) for r in rows]
+
+
+async def tell_later(db: Executor, leave: Untold, at_ms: int) -> None:
+    """The hub was away; nothing happens if the membership is another by now."""
+    await db.execute(
+        "UPDATE outside_memberships SET tell_at = $4, tries = tries + 1"
+        " WHERE user_id = $1 AND room_id = $2 AND stream_xid = $3::text::xid8",
+        leave.user_id,
+        leave.room_id,
+        str(leave.stream_xid),
+        at_ms,
+    )
+
+
+async def told(db: Executor, leave: Untold) -> None:
+    """The hub has heard of it, or will not."""
+    await db.execute(
+        "UPDATE outside_memberships SET tell_at = NULL, event = NULL"
+        " WHERE user_id = $1 AND room_id = $2 AND stream_xid = $3::text::xid8",
+        leave.user_id,
+        leave.room_id,
+        str(leave.stream_xid),
+    )
 
 
 async def pending_invites(db: Executor, user_id: str, most: int) -> int:

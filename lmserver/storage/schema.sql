@@ -265,11 +265,14 @@ CREATE TABLE outside_memberships (
     stripped_state bytea NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     membership text NOT NULL,
-    event_id text
+    event_id text,
+    tell_at bigint,
+    tries integer NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX outside_memberships_pkey ON outside_memberships USING btree (user_id, room_id);
 CREATE INDEX outside_memberships_room ON outside_memberships USING btree (room_id);
 CREATE INDEX outside_memberships_stream ON outside_memberships USING btree (user_id, stream_xid);
+CREATE INDEX outside_memberships_untold ON outside_memberships USING btree (tell_at) WHERE (tell_at IS NOT NULL);
 
 CREATE TABLE outside_rooms (
     room_id text NOT NULL

@@ -626,3 +626,72 @@ async def test_r12_hundreds_of_dead_servers_in_a_room_cost_a_row_each(arena: Are
         == 200
     )
     assert await arena.db.fetchval("SELECT count(*) FROM outbound_transactions") <= 202
+
+
+# -- peers as they are ----------------------------------------------------------------------------
+
+
+async def test_an_invite_of_a_hub_without_leave_endpoints_is_declined(prey: Prey) -> None:
+    """One known peer answers with a page of HTML: there is nobody to tell, now or later."""
+    await invited(prey)
+
+    async def html(request: Received) -> web.StreamResponse:
+        return web.Response(status=404, text="<h1>Cannot GET</h1>", content_type="text/html")
+
+    prey.hub.answers["make_leave"] = html
+    await prey.victim.server.membership.leave(BOB, ROOM)
+    assert await state_of_bob(prey) == "leave"
+    assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at IS NOT NULL") == 0
+
+
+async def test_a_knock_of_which_the_hub_tells_no_id_is_denied(prey: Prey) -> None:
+    """The draft's answer has no event: any denial of this hub counts until one is known."""
+    prey.hub.room.force(
+        forced(prey.hub.room, draft("m.room.join_rules", {"join_rule": "knock"}, state_key=""))
+    )
+    await prey.victim.server.membership.knock(BOB, ROOM, [HUB])
+    assert await state_of_bob(prey) == "knock"
+    [request] = prey.hub.requests("send_knock")
+    knock = prey.hub.room.add(parse_lpdu(request.json, LM_02))
+    denial = prey.hub.room.add(member("leave", target=BOB))
+    assert knock.event_id in denial.auth_events
+    assert await prey.hub.deliver(PARTICIPANT, "denied", denial) == {}
+    assert await state_of_bob(prey) == "leave"
+
+
+NOT_THE_HUB: dict[str, Any] = {
+    "draft": (400, {"errcode": "M_WRONG_SERVER", "error": "no", "org.lmserver.hub": HUB}),
+    "unnamed": (400, {"errcode": "M_WRONG_SERVER", "error": "no"}),
+    "one_peer": (400, {"errcode": "M_UNKNOWN", "error": "not the hub"}),
+    "html": (404, "<h1>no</h1>"),
+    "other_peer_at_the_end": (400, {"errcode": "M_FORBIDDEN", "error": "Not the hub server"}),
+    "error": (500, {}),
+}
+
+
+@pytest.mark.parametrize("name", list(NOT_THE_HUB))
+async def test_a_server_that_is_not_the_hub_only_costs_a_question(prey: Prey, name: str) -> None:
+    """Told by the client to be the way in, and asked after the room ID's own server failed once."""
+    status, body = NOT_THE_HUB[name]
+    asked: list[str] = []
+
+    async def refuse(request: Received) -> web.StreamResponse:
+        asked.append(request.path)
+        if isinstance(body, str):
+            return web.Response(status=status, text=body, content_type="text/html")
+        return web.json_response(body, status=status)
+
+    async def once_busy(request: Received) -> web.StreamResponse:
+        prey.hub.answers["make_join"] = prey.hub._make
+        return web.json_response({"errcode": "M_UNKNOWN", "error": "busy"}, status=503)
+
+    if name == "other_peer_at_the_end":
+        prey.evil.answers["send_join"] = refuse
+    else:
+        prey.evil.answers["make_join"] = refuse
+    prey.hub.answers["make_join"] = once_busy
+    with pytest.raises(MembershipError):
+        await prey.join(EVIL)
+    assert len(asked) == 1
+    await prey.join(EVIL)
+    assert await prey.victim.problems(ROOM) == []

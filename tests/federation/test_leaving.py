@@ -10,7 +10,6 @@ import pytest
 from tests.federation.sites import Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
-from tests.kit.users import eventually
 
 Two = tuple[Site, Site]
 
@@ -71,19 +70,52 @@ async def test_a_hub_that_is_away_is_told_later(two: Two) -> None:
     await alice.act("invite", room_id, bob)
     await bob.until("invite", room_id)
     await hub.victim.unlisten()
-    await bob.act("leave", room_id)
-    await bob.until("leave", room_id)
+    await bob.act("leave", room_id, reason="no")
+    left = await bob.until("leave", room_id)
+    assert left["timeline"]["events"] == []
     assert await bob.pending() == {}
     assert await hub.membership(room_id, bob.user_id) == "invite"
+    await due(participant)
+    assert await participant.server.declines.check() == 1
+    assert await participant.server.declines.check() == 0
     await hub.victim.listen()
-    participant.server.sender.peer_alive(HUB)
-
-    async def declined() -> bool:
-        return await hub.membership(room_id, bob.user_id) == "leave"
-
-    await eventually(declined)
+    await due(participant)
+    assert await participant.server.declines.check() == 1
+    view = await hub.engine.view(room_id)
+    assert view is not None
+    told = view.get("m.room.member", bob.user_id)
+    assert told is not None
+    assert told.content == {"membership": "leave", "reason": "no"}
+    await due(participant)
+    assert await participant.server.declines.check() == 0
     await alice.act("invite", room_id, bob)
     await bob.until("invite", room_id)
+
+
+@pytest.mark.parametrize("change", ["invited", "joined"])
+async def test_what_came_after_a_leave_is_not_undone_by_it(two: Two, change: str) -> None:
+    """The hub never heard of the leave, and is back before it is told: the newest wish counts."""
+    hub, participant = two
+    alice, bob = await hub.user("alice"), await participant.user("bob")
+    room_id = await alice.create(preset="private_chat")
+    await alice.act("invite", room_id, bob)
+    await hub.victim.unlisten()
+    await bob.act("leave", room_id)
+    await hub.victim.listen()
+    if change == "joined":
+        await bob.act("join", room_id)
+    else:
+        await alice.act("invite", room_id, bob)
+    await due(participant)
+    assert await participant.server.declines.check() == 0
+    expected = {"joined": "join", "invited": "invite"}[change]
+    assert await bob.pending() == {expected: [room_id]}
+    assert await hub.membership(room_id, bob.user_id) == expected
+
+
+async def due(site: Site) -> None:
+    """Let the time come at which a hub is asked again."""
+    await site.db.execute("UPDATE outside_memberships SET tell_at = 0 WHERE tell_at IS NOT NULL")
 
 
 async def test_a_hub_that_refuses_cannot_hold_an_invite_open(two: Two) -> None:
@@ -98,4 +130,23 @@ async def test_a_hub_that_refuses_cannot_hold_an_invite_open(two: Two) -> None:
     await alice.act("kick", room_id, bob)
     await bob.act("leave", room_id)
     await bob.until("leave", room_id)
-    assert await participant.db.fetchval("SELECT count(*) FROM outbound_lpdus") == 0
+    assert await participant.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at > 0") == 0
+
+
+async def test_the_second_user_declines_through_send(two: Two) -> None:
+    """Its server is in the room: the leave is an event like any other."""
+    hub, participant = two
+    alice = await hub.user("alice")
+    bob, carol = await participant.user("bob"), await participant.user("carol")
+    room_id = await alice.create(preset="private_chat")
+    await alice.act("invite", room_id, bob)
+    await bob.act("join", room_id)
+    await carol.sync()
+    await alice.act("invite", room_id, carol)
+    await carol.until("invite", room_id)
+    await carol.act("leave", room_id, reason="busy")
+    left = await carol.until("leave", room_id)
+    assert left["timeline"]["events"][-1]["content"] == {"membership": "leave", "reason": "busy"}
+    assert await hub.membership(room_id, carol.user_id) == "leave"
+    handshakes = "SELECT count(*) FROM inbound_transactions WHERE endpoint = 'send_leave'"
+    assert await hub.db.fetchval(handshakes) == 0

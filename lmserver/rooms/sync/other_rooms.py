@@ -162,6 +162,6 @@ def _stripped_section(told: OutsideMembership) -> JsonObject:
 
 def _own_event_of(told: OutsideMembership) -> Shown | None:
     """The member event; a knock's is our LPDU, whose fields a client sees are the PDU's."""
-    if told.event is None:
+    if told.seen_event is None:
         return None
-    return Shown(told.event_id or "", None, orjson.loads(told.event), None)
+    return Shown(told.event_id or "", None, orjson.loads(told.seen_event), None)

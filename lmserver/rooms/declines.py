@@ -1,0 +1,78 @@
+"""Leaves their hub could not be told of: invites declined and knocks taken back while it was away.
+
+They are not sent as other events of ours are, unchanged until somebody takes them: the user may be
+invited again, knock or join before the hub is back, and an old leave must not undo that. What
+remains to be told stands in the membership itself, so whatever replaces that cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from lmserver.federation_client.errors import FederationError, RemoteError
+from lmserver.federation_client.room_api import RoomApi
+from lmserver.protocol import canonical_json
+from lmserver.protocol.events import parse_lpdu
+from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.background import repeat
+from lmserver.storage import outside
+from lmserver.storage.database import Database
+from lmserver.storage.outside import Untold
+
+POLL_SECONDS: Final = 5.0
+FIRST_PAUSE_MS: Final = 5_000
+MAX_PAUSE_MS: Final = 3_600_000
+MAX_TRIES: Final = 100
+"""About four days, after which a pending invite is the hub's own business."""
+BATCH: Final = 50
+CLAIM_MS: Final = 300_000
+
+
+class Declines:
+    """Tells hubs, when they are back, who has left."""
+
+    def __init__(self, db: Database, api: RoomApi, clock: Callable[[], int]) -> None:
+        self._db = db
+        self._api = api
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await repeat("declines", POLL_SECONDS, self.check)
+
+    async def check(self) -> int:
+        """Tell everything that is due; returns how many that were."""
+        now = self._clock()
+        due = await outside.claim_untold(self._db, now, now + CLAIM_MS, BATCH)
+        by_hub: dict[str, list[Untold]] = {}
+        for leave in due:
+            by_hub.setdefault(leave.hub_server, []).append(leave)
+        await asyncio.gather(*(self._tell_hub(waiting) for waiting in by_hub.values()))
+        return len(due)
+
+    async def _tell_hub(self, waiting: Sequence[Untold]) -> None:
+        """One after the other; a hub that is away is away for all."""
+        away = False
+        for leave in waiting:
+            away = away or not await self._tell(leave)
+            if away and leave.tries < MAX_TRIES:
+                pause = min(FIRST_PAUSE_MS << min(leave.tries, 20), MAX_PAUSE_MS)
+                await outside.tell_later(self._db, leave, self._clock() + pause)
+            else:
+                await outside.told(self._db, leave)
+
+    async def _tell(self, leave: Untold) -> bool:
+        """False when the hub gave no answer of its own. One that refuses knows better than we do:
+        the user is not invited there any more."""
+        version = room_version(leave.room_version)
+        lpdu = parse_lpdu(canonical_json.parse_object(leave.lpdu), version)
+        try:
+            await self._api.make_membership(leave.hub_server, "leave", leave.room_id, leave.user_id, ())
+            await self._api.send_leave(leave.hub_server, version.id, lpdu.event_id, lpdu.fields)
+        except RemoteError as error:
+            return error.status != 429 and error.status < 500
+        except FederationError:
+            return False
+        return True
