@@ -16,8 +16,13 @@ from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage import e2e_keys, outbound, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outbound import NewEdu
+from lmserver.web.limits import Rate, RateLimiter
 
 KIND = "device_list"
+
+WAKES = Rate(0.1, 10)
+"""How often one user of another server may wake everybody they share a room with, and make their clients
+ask for keys; what comes in between is seen with the next answer."""
 
 Tell = Callable[[Iterable[str]], None]
 Dropped = Callable[[str, int], None]
@@ -43,6 +48,7 @@ class DeviceLists:
         self._wake = wake
         self._dropped = dropped
         self._clock = clock
+        self._wakes = RateLimiter({"list": WAKES})
 
     async def record(
         self, db: Connection, user_id: str, changed: Sequence[JsonObject] = (), removed: Sequence[str] = ()
@@ -67,7 +73,8 @@ class DeviceLists:
     async def changed_elsewhere(self, db: Database, user_ids: Iterable[str]) -> None:
         """Users of other servers; those in no room of ours are nobody's business here."""
         marked = await e2e_keys.remote_lists_changed(db, user_ids)
-        if marked:
+        waking = [user_id for user_id in marked if not self._wakes.take("list", user_id)]
+        if waking:
             self._publish(
-                {room_id for user_id in marked for room_id in await room_state.joined_rooms(db, user_id)}
+                {room_id for user_id in waking for room_id in await room_state.joined_rooms(db, user_id)}
             )

@@ -12,9 +12,13 @@ from lmserver.rooms.typing import Typing
 from lmserver.storage import receipts, room_log, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.receipts import Receipt
+from lmserver.web.limits import Rate, RateLimiter
 
 TYPING_SECONDS: Final = 30.0
 """How long a server's word that somebody types counts; it is repeated while they do."""
+WAKES: Final = {"typing": Rate(0.5, 10), "receipt": Rate(0.5, 20)}
+"""How often one user of another server may wake everybody in a room; what comes in between is seen with
+the next thing that wakes them."""
 MAX_EARLY: Final = 5_000
 MAX_EARLY_PER_ROOM: Final = 200
 
@@ -53,6 +57,7 @@ class RemoteEphemeral:
         self._db = db
         self._typing = typing
         self._publish = publish
+        self._wakes = RateLimiter(WAKES)
         self._early: dict[str, dict[tuple[str, str, str], RemoteReceipt]] = {}
         self._early_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,6 +68,8 @@ class RemoteEphemeral:
             here = [change for change in changes if change.room_id == room_id]
             joined = await room_state.joined_of(self._db, room_id, [change.user_id for change in here])
             for change in here:
+                if self._wakes.take("typing", f"{room_id} {change.user_id}"):
+                    continue  # it ends by itself
                 if change.is_typing and change.user_id in joined:
                     self._typing.start(room_id, change.user_id, TYPING_SECONDS, local=False)
                 else:
@@ -78,7 +85,10 @@ class RemoteEphemeral:
                 if before is None or before.position < receipt.position:
                     newest[key] = receipt
         if newest:
-            self._publish(await receipts.advance(self._db, list(newest.values())))
+            moved = await receipts.advance(self._db, list(newest.values()))
+            self._publish(
+                {r for r, u, _ in newest if r in moved and not self._wakes.take("receipt", f"{r} {u}")}
+            )
 
     async def _placed(self, found: Sequence[RemoteReceipt], room_id: str) -> list[Receipt]:
         """Those of joined users for events and threads of this room's list."""

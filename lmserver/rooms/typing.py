@@ -13,6 +13,8 @@ from lmserver.rooms.serial import Serial
 MAX_SECONDS = 120.0
 MAX_TYPING = 10_000
 """(room, user) pairs at one time over all rooms; further ones are ignored."""
+MAX_REMOTE_TYPING = MAX_TYPING // 2
+"""Once there are so many, users of other servers are ignored: theirs are no reason to ignore ours."""
 
 Wake = Callable[[Iterable[str]], None]
 Announce = Callable[[str, str, bool], None]
@@ -41,7 +43,7 @@ class Typing:
         old = users.pop(user_id, None)
         if old is not None:
             old.cancel()
-        elif self._count >= MAX_TYPING:
+        elif self._count >= (MAX_TYPING if local else MAX_REMOTE_TYPING):
             if not users:
                 del self._timers[room_id]
             return

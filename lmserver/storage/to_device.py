@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from lmserver.storage.database import Executor
 
 MAX_QUEUED = 10_000
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
+"""Messages that wait for one device, and their bytes together."""
 MAX_REMEMBERED = 20_000
 """Keys of received messages for each server they came from."""
 
@@ -110,15 +112,18 @@ async def trim(db: Executor, devices: Iterable[tuple[str, str]]) -> int:
     """Drop the oldest messages of (user, device) queues that nobody empties; returns how many."""
     pairs = sorted(devices)
     dropped: int = await db.fetchval(
-        "WITH gone AS (DELETE FROM to_device_messages AS m"
-        " USING unnest($1::text[], $2::text[]) AS n (user_id, device_id)"
-        " WHERE m.user_id = n.user_id AND m.device_id = n.device_id AND m.seq <= ("
-        " SELECT w.seq FROM to_device_messages AS w WHERE w.user_id = n.user_id"
-        " AND w.device_id = n.device_id ORDER BY w.seq DESC OFFSET $3 LIMIT 1) RETURNING 1)"
-        " SELECT count(*) FROM gone",
+        "WITH kept AS (SELECT m.user_id, m.device_id, m.seq, row_number() OVER newest AS place,"
+        " sum(octet_length(m.message)) OVER newest AS size"
+        " FROM unnest($1::text[], $2::text[]) AS n (user_id, device_id)"
+        " JOIN to_device_messages AS m ON m.user_id = n.user_id AND m.device_id = n.device_id"
+        " WINDOW newest AS (PARTITION BY m.user_id, m.device_id ORDER BY m.seq DESC)),"
+        " gone AS (DELETE FROM to_device_messages AS m USING kept AS k"
+        " WHERE m.user_id = k.user_id AND m.device_id = k.device_id AND m.seq = k.seq"
+        " AND (k.place > $3 OR k.size > $4) RETURNING 1) SELECT count(*) FROM gone",
         [user for user, _ in pairs],
         [device for _, device in pairs],
         MAX_QUEUED,
+        MAX_QUEUED_BYTES,
     )
     return dropped
 

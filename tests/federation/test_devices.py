@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lmserver.accounts.device_lists import WAKES, DeviceLists
 from lmserver.storage.database import Database
 from tests.kit.edu_world import Edu, EduWorld
-from tests.kit.rooms import ALICE, BOB, EVIL, MALLORY, PARTICIPANT, lpdu, member
+from tests.kit.rooms import ALICE, BOB, EVIL, MALLORY, PARTICIPANT, ROOM, lpdu, member, now
 
 LIST = "m.device_list_update"
 
@@ -142,6 +143,18 @@ async def test_r9_a_flood_of_updates_is_one_row_for_each_member(world: EduWorld)
     for _ in range(3):
         await world.send(*(update(f"@stranger{n}:{PARTICIPANT}") for n in range(50)), *[update()] * 50)
     assert await world.db.fetchval("SELECT count(*) FROM device_list_changes") == 1
+
+
+async def test_r9_a_flood_of_updates_wakes_clients_for_a_while_only(world: EduWorld) -> None:
+    """What comes after that is in the next answer all the same."""
+    alice = await world.device("alice")
+    await alice.sync()
+    woken: list[str] = []
+    lists = DeviceLists("hub.test", woken.extend, woken.extend, lambda queue, number: None, now)
+    for _ in range(50):
+        await lists.changed_elsewhere(world.db, [BOB])
+    assert woken == [ROOM] * WAKES.burst
+    assert (await alice.sync())["device_lists"]["changed"] == [BOB]
 
 
 async def test_whoever_leaves_the_last_shared_room_is_left(world: EduWorld) -> None:

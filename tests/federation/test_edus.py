@@ -193,6 +193,15 @@ async def test_r9_a_dead_devices_queue_keeps_the_newest(
     assert b'lmserver_edus_dropped_total{queue="inbox"} 70.0' in world.server.metrics.text()
 
 
+async def test_r9_a_dead_devices_queue_is_bounded_in_bytes(
+    world: EduWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await world.device("alice")
+    monkeypatch.setattr(stored, "MAX_QUEUED_BYTES", 100_000)
+    await world.send(*(to_device(ALICE, "D", {"n": n, "x": "x" * 30_000}) for n in range(10)))
+    assert [content["n"] for content in await alice.messages()] == [7, 8, 9]
+
+
 async def test_r9_what_is_remembered_of_a_server_is_bounded(
     world: EduWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

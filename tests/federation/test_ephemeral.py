@@ -11,7 +11,13 @@ from urllib.parse import quote
 import pytest
 
 from lmserver.federation_client.latest_edus import MAX_AGE_MS, MAX_PER_DESTINATION, LatestEdus
-from lmserver.rooms.remote_ephemeral import MAX_EARLY_PER_ROOM, RemoteEphemeral, RemoteReceipt
+from lmserver.rooms.remote_ephemeral import (
+    MAX_EARLY_PER_ROOM,
+    WAKES,
+    RemoteEphemeral,
+    RemoteReceipt,
+    RemoteTyping,
+)
 from lmserver.rooms.typing import Typing
 from lmserver.storage import destinations
 from lmserver.storage.database import Database
@@ -220,6 +226,25 @@ async def test_a_receipt_that_overtakes_its_event_counts_when_that_comes(db: Dat
     assert ephemeral.waiting == MAX_EARLY_PER_ROOM
     await ephemeral.close()
     await kit.engine.close()
+
+
+async def test_r9_a_flood_wakes_clients_for_a_while_only(world: EduWorld) -> None:
+    alice = await world.device("alice")
+    events = []
+    for n in range(40):
+        events.append((await alice.ok("PUT", f"{PATH}/send/m.room.message/{n}", {"body": "x"}))["event_id"])
+    woken: list[str] = []
+    typing_changes = Typing(woken.extend)
+    ephemeral = RemoteEphemeral(world.db, typing_changes, woken.extend)
+    for n in range(60):
+        await ephemeral.receive_typing([RemoteTyping(ROOM, BOB, n % 2 == 0)])
+    assert woken == [ROOM] * int(WAKES["typing"].burst)
+    woken.clear()
+    for event_id in events:
+        await ephemeral.receive_receipts([RemoteReceipt(ROOM, BOB, event_id, "", 7)])
+    assert woken == [ROOM] * int(WAKES["receipt"].burst)
+    assert await world.db.fetchval("SELECT event_id FROM receipts WHERE user_id = $1", BOB) == events[-1]
+    typing_changes.close()
 
 
 async def test_b16_whoever_has_left_neither_types_nor_reads(world: EduWorld) -> None:
