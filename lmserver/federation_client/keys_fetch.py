@@ -79,7 +79,8 @@ def read_document(document: object, server: str, now: int) -> KeyDocument:
         if key_id not in keys and type(expired) is int:
             old[key_id] = (key, min(expired, now + CLOCK_SKEW))
     check_json_signature(document, server, keys)
-    canonical = canonical_json.encode(document)
+    # Of the others' signatures none is checked, so none is passed on.
+    canonical = canonical_json.encode({**document, "signatures": {server: document["signatures"][server]}})
     linearized = document.get("m.linearized") is True
     return KeyDocument(server, linearized, min(valid_until, now + MAX_TRUST), keys, old, canonical)
 

@@ -88,12 +88,16 @@ def grammatical(key_ids: Iterable[str]) -> tuple[str, ...]:
 
 
 def needs_of(event: Lpdu | Pdu, at_ts: int) -> list[Need]:
+    """The sender's keys are judged at `at_ts`. The hub's are not when it is another server: the event
+    has only its sender's time, and one that is ahead of the hub's must not make the room unverifiable
+    once the hub's key has expired. A hub's old key is of use to nobody else: events come from the hub
+    alone, with a request or over a connection that its current keys prove (attack K5)."""
     signatures = event.fields.get("signatures")
     needs = []
     for server in required_signers(event):
         of_server = signatures.get(server) if isinstance(signatures, dict) else None
         named = grammatical(of_server) if isinstance(of_server, dict) else ()
-        needs.append(Need(server, named, at_ts))
+        needs.append(Need(server, named, at_ts if server == event.server else 0))
     return needs
 
 

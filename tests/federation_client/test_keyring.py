@@ -291,6 +291,25 @@ async def test_s1_sender_and_hub_must_both_have_signed(keyring: Keyring, peers: 
     assert sorted(peers.asked) == ["hub.test", "peer.test"]
 
 
+async def test_k5_a_senders_clock_does_not_decide_about_the_hubs_key(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    """An event dated far ahead is good for ever, also when the hub has another key at that time: else
+    any participant could make a room that nobody can join any more."""
+    hub, new = key("hub.test"), key("hub.test", "ed25519:2", 3)
+    peers.documents["hub.test"] = document(new, old={hub: NOW - HOUR})
+    peers.documents["peer.test"] = document(PEER, valid_until=NOW + 1000 * HOUR)
+    ahead = through_hub(PEER, hub, ts=NOW + 100 * HOUR)
+    forged = through_hub(PEER, key("hub.test", "ed25519:1", 5), ts=NOW + 100 * HOUR)
+    for _ in range(2):
+        results = await keyring.verify_events([ahead, forged])
+        assert [type(r) for r in results] == [type(None), SignatureError]
+        millis.now += 101 * HOUR
+    peers.documents["peer.test"] = document(SECOND, old={PEER: NOW}, valid_until=NOW + 1000 * HOUR)
+    results = await keyring.verify_events([through_hub(PEER, new, ts=millis.now)])
+    assert [type(r) for r in results] == [SignatureError]
+
+
 async def test_s2_signatures_of_others_cause_no_fetch(keyring: Keyring, peers: Peers) -> None:
     fields = event(PEER).fields
     extra = {**fields["signatures"], "evil.test": {"ed25519:1": BAD}}

@@ -114,13 +114,13 @@ def event(
     return parse_pdu({**fields, "signatures": {server: merged}}, LM_02)
 
 
-def through_hub(sender: SigningKey, hub: SigningKey) -> Pdu:
+def through_hub(sender: SigningKey, hub: SigningKey, *, ts: int = NOW) -> Pdu:
     """A participant's message as its hub passes it on, with both signatures."""
     fields: dict[str, Any] = {
         "room_id": f"!room:{hub.server_name}",
         "type": "m.room.message",
         "sender": f"@alice:{sender.server_name}",
-        "origin_server_ts": NOW,
+        "origin_server_ts": ts,
         "hub_server": hub.server_name,
         "content": {"body": "hi"},
     }
