@@ -123,6 +123,12 @@ class _Event:
         return self._event_id
 
     @property
+    def lpdu_key(self) -> tuple[str, str] | None:
+        """What makes an LPDU the same one: its hash and who signed it. The hash alone is a claim
+        that anybody can make of anybody's."""
+        return None if self.lpdu_hash is None else (self.lpdu_hash, self.sender)
+
+    @property
     def is_state(self) -> bool:
         return self.state_key is not None
 

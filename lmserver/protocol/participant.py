@@ -53,10 +53,10 @@ class Refuse:
 Decision = Apply | SoftFail | Gap | Refuse
 
 
-def decide(pdu: Pdu, view: RoomView, *, seen_lpdu_hashes: Container[str]) -> Decision:
+def decide(pdu: Pdu, view: RoomView, *, seen_lpdus: Container[tuple[str, str]]) -> Decision:
     """Place and check one PDU of the hub, its signatures and hashes having been checked.
 
-    `seen_lpdu_hashes` says which LPDU hashes the room already has: an LPDU's signature covers no
+    `seen_lpdus` says which LPDUs (by `lpdu_key`) the room already has: an LPDU's signature covers no
     position, so a hub could append an old one again (protocol decision "Replay").
     """
     if pdu.type == "m.room.create":
@@ -69,7 +69,7 @@ def decide(pdu: Pdu, view: RoomView, *, seen_lpdu_hashes: Container[str]) -> Dec
         return Refuse("prev_events", "exactly one prev_event is needed")
     if pdu.prev_events[0] != view.head_event_id:
         return Gap(pdu.prev_events[0])
-    if pdu.lpdu_hash is not None and pdu.lpdu_hash in seen_lpdu_hashes:
+    if pdu.lpdu_key is not None and pdu.lpdu_key in seen_lpdus:
         return SoftFail(pdu, "replay", "the same LPDU stands in the room already")
     try:
         check_auth_events(pdu, view)

@@ -33,6 +33,7 @@ from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
 NOT_FOUND = Rejected("M_NOT_FOUND", "room not known")
+NO_LPDU = ("", "")
 EARLIER_STAY = Rejected("M_FORBIDDEN", "the event belongs to an earlier stay in the room")
 
 
@@ -50,7 +51,7 @@ class Batch:
     txns: list[tuple[ClientTxn, str | None, str | None]] = field(default_factory=list)
     evidence: list[NewEvidence] = field(default_factory=list)
     altered: dict[str, bytes] = field(default_factory=dict)
-    lpdu_hashes: dict[str, Accepted] = field(default_factory=dict)
+    lpdus: dict[tuple[str, str], Accepted] = field(default_factory=dict)
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
 
@@ -72,7 +73,7 @@ class Batch:
         self.ranges += changes
         accepted = Accepted(pdu.event_id, position)
         if lpdu_hash is not None:
-            self.lpdu_hashes[lpdu_hash] = accepted
+            self.lpdus[lpdu_hash, pdu.sender] = accepted
         if failed is None and pdu.state_key is not None:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
@@ -158,11 +159,11 @@ def _went_back(row: RoomRow, cached: Snapshot | None) -> bool:
 
 
 async def _look_up_known(db: Executor, batch: Batch, proposals: Sequence[Proposal]) -> None:
-    hashes = [p.event.lpdu_hash for p in proposals if not isinstance(p.event, EventDraft)]
-    wanted = [h for h in hashes if h is not None]
+    keys = [p.event.lpdu_key for p in proposals if not isinstance(p.event, EventDraft)]
+    wanted = [key for key in keys if key is not None]
     if wanted:
-        known = await room_log.known_lpdu_hashes(db, batch.room_id, wanted)
-        batch.lpdu_hashes = {h: Accepted(event_id, at) for h, (event_id, at) in known.items()}
+        known = await room_log.known_lpdus(db, batch.room_id, wanted)
+        batch.lpdus = {key: Accepted(event_id, at) for key, (event_id, at) in known.items()}
     txns = [p.txn for p in proposals if p.txn is not None]
     if txns:
         batch.known_txns = await client_transactions.known(db, batch.room_id, txns)
@@ -176,7 +177,7 @@ def _hub_decides(batch: Batch, proposal: Proposal, key: SigningKey) -> Outcome |
             _place_recovered(batch, event) if proposal.recovered else _place_completed(batch, event, proposal)
         )
     if isinstance(event, Lpdu):
-        first = batch.lpdu_hashes.get(event.lpdu_hash or "")
+        first = batch.lpdus.get(event.lpdu_key or NO_LPDU)
         if first is not None:
             return first
     if proposal.txn is not None:
@@ -195,7 +196,7 @@ def _place_completed(batch: Batch, pdu: Pdu, proposal: Proposal) -> Outcome | Ga
     placed. Full events of anybody else are none of a hub's business (attack B1)."""
     if not proposal.completed:
         return Rejected("M_FORBIDDEN", "a full event is not accepted by the hub")
-    first = batch.lpdu_hashes.get(pdu.lpdu_hash or "")
+    first = batch.lpdus.get(pdu.lpdu_key or NO_LPDU)
     if first is not None:
         return first
     if pdu.prev_events != [batch.snapshot.view.head_event_id]:
@@ -207,7 +208,7 @@ def _place_recovered(batch: Batch, pdu: Pdu) -> Outcome | GapFound:
     """An event we appended and lost is judged as a participant judges it, and placed only where it
     stood: at the head it names."""
     view = batch.snapshot.view
-    decision = participant.decide(pdu, view, seen_lpdu_hashes=batch.lpdu_hashes)
+    decision = participant.decide(pdu, view, seen_lpdus=batch.lpdus)
     match decision:
         case participant.Apply():
             if pdu.type == "m.room.redaction":
@@ -282,14 +283,14 @@ def _place_of_hub(batch: Batch, pdu: Pdu, links: _Links) -> Outcome | GapFound:
     if pdu.event_id in links.known and view.head_event_id in pdu.prev_events:
         batch.hold(pdu, "future_state", "it was given as part of the state before our join")
         return Rejected("M_FORBIDDEN", "the event was given as state before")
-    decision = participant.decide(pdu, view, seen_lpdu_hashes=batch.lpdu_hashes)
+    decision = participant.decide(pdu, view, seen_lpdus=batch.lpdus)
     match decision:
         case participant.Apply():
             if pdu.type == "m.room.redaction":
                 batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
             return batch.place(pdu)
         case participant.SoftFail(kind=kind, reason=reason):
-            first = batch.lpdu_hashes.get(pdu.lpdu_hash or "") if kind == "replay" else None
+            first = batch.lpdus.get(pdu.lpdu_key or NO_LPDU) if kind == "replay" else None
             batch.hold(pdu, kind, reason, None if first is None else first.event_id)
             return batch.place(pdu, failed=f"{kind}: {reason}", keep_lpdu_hash=kind != "replay")
         case participant.Gap(prev_event_id=prev):

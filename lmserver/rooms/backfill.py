@@ -215,10 +215,9 @@ class Backfill:
         # State that came with the join was verified then, with the keys of then.
         carried = await room_log.known_events(db, row.room_id, [pdu.event_id for pdu in pdus])
         batch.weaver = await _weaver(db, row.room_id, pdus)
-        hashes = await room_log.known_lpdu_hashes(
-            db, row.room_id, [pdu.lpdu_hash for pdu in pdus if pdu.lpdu_hash is not None]
-        )
-        taken = {lpdu_hash: event_id for lpdu_hash, (event_id, _) in hashes.items()}
+        keys = [pdu.lpdu_key for pdu in pdus if pdu.lpdu_key is not None]
+        known = await room_log.known_lpdus(db, row.room_id, keys)
+        taken = {key: event_id for key, (event_id, _) in known.items()}
         for offset, (pdu, holds) in enumerate(reversed(page), 1):
             failed = _judge(pdu, holds or pdu.event_id in carried, hole.position - offset, taken, batch)
             batch.events.append(_row(pdu, hole.position - offset, failed))
@@ -257,12 +256,12 @@ class Backfill:
     async def _verified(self, db: Connection, room_id: str, good: Sequence[tuple[Pdu, int]]) -> None:
         await room_log.lock_head(db, room_id)
         weaver = await _weaver(db, room_id, [pdu for pdu, _ in good])
-        hashes = [pdu.lpdu_hash for pdu, _ in good if pdu.lpdu_hash is not None]
-        taken = await room_log.known_lpdu_hashes(db, room_id, hashes)
+        keys = [pdu.lpdu_key for pdu, _ in good if pdu.lpdu_key is not None]
+        taken = await room_log.known_lpdus(db, room_id, keys)
         shown = [
             pdu
             for pdu, position in good
-            if pdu.lpdu_hash not in taken and (pdu.state_key is None or weaver.place(pdu, position) is None)
+            if pdu.lpdu_key not in taken and (pdu.state_key is None or weaver.place(pdu, position) is None)
         ]
         await history.verified(db, room_id, [(pdu.event_id, pdu.lpdu_hash) for pdu in shown])
         await history.weave(db, room_id, weaver.begin, weaver.end)
@@ -274,13 +273,15 @@ async def _weaver(db: Connection, room_id: str, pdus: Sequence[Pdu]) -> Weaver:
     return Weaver(await history.lives(db, room_id, keys) if keys else [])
 
 
-def _judge(pdu: Pdu, holds: bool, position: int, taken: dict[str, str], batch: _Batch) -> str | None:
-    """Why one event is shown to nobody, None for one that is; the first LPDU seen has its hash."""
+def _judge(
+    pdu: Pdu, holds: bool, position: int, taken: dict[tuple[str, str], str], batch: _Batch
+) -> str | None:
+    """Why one event is shown to nobody, None for one that is; of one LPDU the first seen counts."""
     if pdu.altered_from is not None:
         batch.cases.append(_case(pdu, "altered", "the content is not what its hashes say"))
     if not holds:
         return UNVERIFIED
-    other = taken.setdefault(pdu.lpdu_hash, pdu.event_id) if pdu.lpdu_hash is not None else pdu.event_id
+    other = pdu.event_id if pdu.lpdu_key is None else taken.setdefault(pdu.lpdu_key, pdu.event_id)
     if other != pdu.event_id:
         batch.cases.append(_case(pdu, "replay", "the same LPDU stands in the room already", other))
         return "replay: the same LPDU stands in the room already"

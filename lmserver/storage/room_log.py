@@ -1,7 +1,7 @@
 """The append-only list of each room: events as canonical bytes, ordered by position.
 
 Order is decided here and nowhere else: `lock_head` takes the room's row, `append` writes at the
-next positions, and the unique indexes on (room, position), (room, prev) and (room, LPDU hash)
+next positions, and the unique indexes on (room, position), (room, prev) and (room, LPDU)
 are the backstop that makes a fork or a double impossible by shape.
 """
 
@@ -168,16 +168,20 @@ async def move_head(db: Executor, room_id: str, position: int, event_id: str) ->
     return xid
 
 
-async def known_lpdu_hashes(
-    db: Executor, room_id: str, lpdu_hashes: Iterable[str]
-) -> dict[str, tuple[str, int | None]]:
-    """Of these LPDU hashes the ones the room has: hash to (event ID, position)."""
+async def known_lpdus(
+    db: Executor, room_id: str, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[str, int | None]]:
+    """Of these LPDUs (hash, sender) the ones the room has: key to (event ID, position)."""
+    wanted = list(keys)
     rows = await db.fetch(
-        "SELECT lpdu_hash, event_id, position FROM events WHERE room_id = $1 AND lpdu_hash = ANY($2::text[])",
+        "SELECT e.lpdu_hash, e.sender, e.event_id, e.position FROM unnest($2::text[], $3::text[])"
+        " AS k (lpdu_hash, sender) JOIN events AS e ON e.room_id = $1 AND e.lpdu_hash = k.lpdu_hash"
+        " AND e.sender = k.sender",
         room_id,
-        list(lpdu_hashes),
+        [lpdu_hash for lpdu_hash, _ in wanted],
+        [sender for _, sender in wanted],
     )
-    return {r["lpdu_hash"]: (r["event_id"], r["position"]) for r in rows}
+    return {(r["lpdu_hash"], r["sender"]): (r["event_id"], r["position"]) for r in rows}
 
 
 async def known_events(db: Executor, room_id: str, event_ids: Iterable[str]) -> dict[str, int | None]:

@@ -98,7 +98,7 @@ CREATE TABLE events (
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     backfilled boolean NOT NULL DEFAULT false
 );
-CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash);
+CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash, sender);
 CREATE UNIQUE INDEX events_pkey ON events USING btree (event_id, room_id);
 CREATE UNIQUE INDEX events_position ON events USING btree (room_id, "position");
 CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id);

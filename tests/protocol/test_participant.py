@@ -11,7 +11,19 @@ from lmserver.protocol.events import Pdu, parse_lpdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import check_event_signatures
-from tests.kit.rooms import BOB, HUB, KEYS, PARTICIPANT, RoomBuilder, draft, key_of, lpdu, member, message
+from tests.kit.rooms import (
+    ALICE,
+    BOB,
+    HUB,
+    KEYS,
+    PARTICIPANT,
+    RoomBuilder,
+    draft,
+    key_of,
+    lpdu,
+    member,
+    message,
+)
 
 
 @pytest.fixture
@@ -21,8 +33,8 @@ def room() -> RoomBuilder:
     return built
 
 
-def decide(pdu: Pdu, view: RoomView, seen: set[str] | None = None) -> participant.Decision:
-    return participant.decide(pdu, view, seen_lpdu_hashes=seen or set())
+def decide(pdu: Pdu, view: RoomView, seen: set[tuple[str, str]] | None = None) -> participant.Decision:
+    return participant.decide(pdu, view, seen_lpdus=seen or set())
 
 
 def test_every_event_of_an_honest_hub_applies() -> None:
@@ -45,7 +57,7 @@ def test_b5_the_same_lpdu_again_is_soft_failed(room: RoomBuilder) -> None:
     sent = lpdu(message(sender=BOB))
     room.add(sent)
     again = hub.complete_lpdu(sent, room.view, key_of(HUB))
-    decision = decide(again, room.view, {sent.lpdu_hash or ""})
+    decision = decide(again, room.view, {(sent.lpdu_hash or "", BOB)})
     assert isinstance(decision, participant.SoftFail) and decision.kind == "replay"
 
 
@@ -87,3 +99,11 @@ def test_our_lpdu_is_what_a_hub_accepts() -> None:
     assert set(parsed.fields) == {
         "room_id", "type", "sender", "origin_server_ts", "content", "hub_server", "hashes", "signatures",
     }  # fmt: skip
+
+
+def test_b5_a_hash_claimed_by_another_sender_is_no_replay(room: RoomBuilder) -> None:
+    """An LPDU is the same one if the same sender signed it: a hash is only a claim."""
+    pdu = hub.complete_lpdu(lpdu(message(sender=BOB)), room.view, key_of(HUB))
+    assert pdu.lpdu_hash is not None
+    assert isinstance(decide(pdu, room.view, {(pdu.lpdu_hash, ALICE)}), participant.Apply)
+    assert isinstance(decide(pdu, room.view, {(pdu.lpdu_hash, BOB)}), participant.SoftFail)

@@ -129,4 +129,4 @@ def test_j14_any_json_in_any_field_is_refused_or_an_event(
         if isinstance(parsed, Lpdu):
             hub.decide(parsed, view(version), key_of(HUB))
         else:
-            participant.decide(parsed, view(version), seen_lpdu_hashes=set())
+            participant.decide(parsed, view(version), seen_lpdus=set())
