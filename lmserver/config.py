@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -41,7 +41,7 @@ class ClientListener:
 
 @dataclass(frozen=True, slots=True)
 class FederationListener:
-    """Where servers connect. Without a certificate it is plain HTTP, for tests only."""
+    """Where servers connect. Without a certificate it is plain HTTP, behind a proxy that terminates TLS."""
 
     host: str
     port: int
@@ -116,8 +116,12 @@ class Config:
     def warnings(self) -> list[str]:
         """What an operator should know before anything goes wrong."""
         found = []
-        if self.federation_listener.tls_certificate is None:
-            found.append("the federation listener speaks plain HTTP: for tests only")
+        listener = self.federation_listener
+        if listener.tls_certificate is None and not _is_loopback(listener.host):
+            found.append(
+                "the federation listener speaks plain HTTP to the world: give it a certificate, or let it"
+                " listen on 127.0.0.1 behind a proxy that terminates TLS"
+            )
         plain = sorted(self.federation.plain_http_servers)
         found += [f"{name} is contacted over plain HTTP: for tests only" for name in plain]
         if self.federation.well_known is not None and ":" in self.server_name:
@@ -159,6 +163,13 @@ DEFAULT_LIMITS = {
     "key_query": Rate(2.0, 50),
 }
 """What each rate protects is said in docs/configuration.md; every endpoint's `rate` is one of these."""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Reader:

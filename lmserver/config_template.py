@@ -77,7 +77,8 @@ federation:
   well_known: null
   host: "{"127.0.0.1" if t.dev else "0.0.0.0"}"
   port: {t.federation_port}
-  # PEM files; TLS 1.3. Both null: plain HTTP, for tests only.
+  # PEM files; TLS 1.3. Both null: plain HTTP, on loopback behind a proxy that terminates TLS
+  # (docs/nginx.conf.example).
   tls_certificate: {_text(certificate)}
   tls_private_key: {_text(private_key)}
   # Certificate authorities trusted besides the system's; null for none.
