@@ -25,13 +25,6 @@ SEARCH_SECONDS = 90.0
 Answer = TypeVar("Answer")
 
 
-class NobodyReached(MembershipError):
-    """No server gave an answer that says anything about the room: it may be worth another try."""
-
-    def __init__(self) -> None:
-        super().__init__("M_UNKNOWN", 502, "no server of this room could be reached")
-
-
 class Candidates:
     """Servers to ask, best first, each once and at most MAX_ASKED of them."""
 
@@ -80,7 +73,7 @@ def candidates(
 
 async def ask(servers: Candidates, attempt: Callable[[str], Awaitable[Answer]]) -> Answer:
     """The first success of `attempt`; else MembershipError with the most telling refusal."""
-    failure: MembershipError = NobodyReached()
+    failure = MembershipError("M_UNKNOWN", 502, "no server of this room could be reached")
     try:
         async with asyncio.timeout(SEARCH_SECONDS):
             while (server := servers.next()) is not None:
@@ -127,6 +120,4 @@ def _incompatible() -> MembershipError:
 
 def _weight(error: MembershipError) -> int:
     """What the room's rules say means more than what a server says of itself."""
-    if isinstance(error, NobodyReached):
-        return 0
-    return {403: 5, 400: 4, 429: 3, 404: 2}.get(error.status, 1)
+    return {403: 4, 400: 3, 429: 2, 404: 1}.get(error.status, 0)

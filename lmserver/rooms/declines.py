@@ -14,7 +14,7 @@ from typing import Final
 from lmserver.federation_client.errors import FederationError, RemoteError
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.protocol import canonical_json
-from lmserver.protocol.events import parse_lpdu
+from lmserver.protocol.events import Lpdu, parse_lpdu
 from lmserver.protocol.room_versions import room_version
 from lmserver.rooms.background import repeat
 from lmserver.storage import outside
@@ -22,6 +22,8 @@ from lmserver.storage.database import Database
 from lmserver.storage.outside import Untold
 
 POLL_SECONDS: Final = 5.0
+TELL_SECONDS: Final = 10.0
+"""A user who declines an invite waits no longer for a hub that does not answer."""
 FIRST_PAUSE_MS: Final = 5_000
 MAX_PAUSE_MS: Final = 3_600_000
 MAX_TRIES: Final = 100
@@ -56,23 +58,26 @@ class Declines:
         """One after the other; a hub that is away is away for all."""
         away = False
         for leave in waiting:
-            away = away or not await self._tell(leave)
+            if not away:
+                fields = canonical_json.parse_object(leave.lpdu)
+                away = not await tell(self._api, parse_lpdu(fields, room_version(leave.room_version)))
             if away and leave.tries < MAX_TRIES:
                 pause = min(FIRST_PAUSE_MS << min(leave.tries, 20), MAX_PAUSE_MS)
                 await outside.tell_later(self._db, leave, self._clock() + pause)
             else:
                 await outside.told(self._db, leave)
 
-    async def _tell(self, leave: Untold) -> bool:
-        """False when the hub gave no answer of its own. One that refuses knows better than we do:
-        the user is not invited there any more."""
-        version = room_version(leave.room_version)
-        lpdu = parse_lpdu(canonical_json.parse_object(leave.lpdu), version)
-        try:
-            await self._api.make_membership(leave.hub_server, "leave", leave.room_id, leave.user_id, ())
-            await self._api.send_leave(leave.hub_server, version.id, lpdu.event_id, lpdu.fields)
-        except RemoteError as error:
-            return error.status != 429 and error.status < 500
-        except FederationError:
-            return False
-        return True
+
+async def tell(api: RoomApi, leave: Lpdu) -> bool:
+    """Tell the hub that the LPDU names, by make and send; False when it gave no answer of its own.
+    One that refuses knows better than we do: the user is not invited there any more."""
+    hub = leave.hub_server or ""
+    try:
+        async with asyncio.timeout(TELL_SECONDS):
+            await api.make_membership(hub, "leave", leave.room_id, leave.sender, ())
+            await api.send_leave(hub, leave.version.id, leave.event_id, leave.fields)
+    except RemoteError as error:
+        return error.status != 429 and error.status < 500
+    except (FederationError, TimeoutError):
+        return False
+    return True

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from lmserver.federation_client.room_api import RoomApi
-from lmserver.protocol.events import EventDraft, Lpdu
+from lmserver.protocol.events import EventDraft
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import SUPPORTED, room_version
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
-from lmserver.rooms.candidates import Candidates, NobodyReached, ask
-from lmserver.rooms.declines import FIRST_PAUSE_MS
-from lmserver.rooms.outcomes import MembershipError
+from lmserver.rooms.declines import FIRST_PAUSE_MS, tell
 from lmserver.storage import outside, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
@@ -64,35 +62,21 @@ class Handshakes:
         await self._db.run(lambda db: self._keep(db, knock))
         self._publish([draft.sender])
 
-    async def leave(self, servers: Candidates, draft: EventDraft, known: OutsideMembership) -> None:
-        """Tell the hub, now or when it can be reached; for our user the room is gone either way.
-
-        A hub that refuses knows better than we do, or knows no such request as one known peer.
-        """
-        untold: Lpdu | None = None
-        try:
-            await ask(servers, lambda server: self._leave_through(server, draft, known.room_version))
-        except NobodyReached:
-            untold = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
-        except MembershipError:
-            pass
+    async def leave(self, draft: EventDraft, known: OutsideMembership) -> None:
+        """Tell the hub, now or when it can be reached; for our user the room is gone either way."""
+        leave = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
+        told = await tell(self._api, leave)
         left = replace(
             known,
             membership="leave",
             sender=draft.sender,
-            event=None if untold is None else untold.canonical,
+            event=None if told else leave.canonical,
             event_id=None,
             stripped_state=outside.encode_state([]),
-            tell_at=None if untold is None else self._clock() + FIRST_PAUSE_MS,
+            tell_at=None if told else self._clock() + FIRST_PAUSE_MS,
         )
         await self._db.run(lambda db: self._keep(db, left))
         self._publish([draft.sender])
-
-    async def _leave_through(self, server: str, draft: EventDraft, version_id: str) -> None:
-        version = room_version(version_id)
-        await self._api.make_membership(server, "leave", draft.room_id, draft.sender, ())
-        lpdu = build_lpdu(draft, version, server, self._key)
-        await self._api.send_leave(server, version.id, lpdu.event_id, lpdu.fields)
 
     async def _keep(self, db: Connection, change: OutsideMembership) -> None:
         """Store it, unless our server came into the room meanwhile: then the list tells."""

@@ -106,8 +106,7 @@ class Membership:
             return
         known = await newest(self._db, user_id, room_id)
         if known is not None and known.pending:
-            servers = await self._candidates(user_id, room_id, snapshot, ())
-            await self._handshakes.leave(servers, draft, known)
+            await self._handshakes.leave(draft, known)
         elif known is None or known.membership == "ban":
             status = 404 if snapshot is None else 403
             raise MembershipError(

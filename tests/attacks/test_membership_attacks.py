@@ -17,6 +17,7 @@ from lmserver.protocol import canonical_json, hub
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu, parse_lpdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
 from lmserver.protocol.signatures import check_event_signatures
+from lmserver.rooms import declines
 from lmserver.rooms.outcomes import MembershipError, Rejected
 from lmserver.rooms.outsiders import newest
 from lmserver.storage import outside
@@ -641,6 +642,35 @@ async def test_an_invite_of_a_hub_without_leave_endpoints_is_declined(prey: Prey
     prey.hub.answers["make_leave"] = html
     await prey.victim.server.membership.leave(BOB, ROOM)
     assert await state_of_bob(prey) == "leave"
+    assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at IS NOT NULL") == 0
+
+
+@pytest.mark.parametrize("answer", ["never", "busy", "limited", "nonsense"])
+async def test_a_hub_that_does_not_answer_cannot_hold_an_invite_open(
+    prey: Prey, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone for the user in bounded time; the hub is told when it answers."""
+    monkeypatch.setattr(declines, "TELL_SECONDS", 0.5)
+    await invited(prey)
+    released = asyncio.Event()
+
+    async def stall(request: Received) -> web.StreamResponse:
+        if answer == "never":
+            await released.wait()
+        if answer == "nonsense":
+            return web.Response(body=b"[", content_type="application/json")
+        return web.json_response({"errcode": "M_LIMIT_EXCEEDED"}, status=429 if answer == "limited" else 503)
+
+    prey.hub.answers["send_leave"] = stall
+    await asyncio.wait_for(prey.victim.server.membership.leave(BOB, ROOM), 5)
+    released.set()
+    assert await state_of_bob(prey) == "leave"
+    prey.hub.answers["send_leave"] = prey.hub._send_leave
+    await prey.db.execute("UPDATE outside_memberships SET tell_at = 0")
+    assert await prey.victim.server.declines.check() == 1
+    first, *_, last = prey.hub.requests("send_leave")
+    assert first.json == last.json  # the very same LPDU: a hub that took it twice has it once
+    _ours(parse_lpdu(last.json, LM_02), "leave")
     assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at IS NOT NULL") == 0
 
 
