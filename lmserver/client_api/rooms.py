@@ -102,11 +102,11 @@ class RoomEndpoints:
 
     async def _invite_all(self, new: NewRoom, room_id: str, creator: str) -> None:
         """Invites after the room is there; one that fails undoes neither it nor the others."""
-        await asyncio.gather(*(self._invite(creator, room_id, user_id) for user_id in new.invite))
+        await asyncio.gather(*(self._invite(creator, room_id, user_id, new) for user_id in new.invite))
 
-    async def _invite(self, creator: str, room_id: str, user_id: str) -> None:
+    async def _invite(self, creator: str, room_id: str, user_id: str, new: NewRoom) -> None:
         try:
-            await self._membership.invite(creator, room_id, user_id)
+            await self._membership.invite(creator, room_id, user_id, is_direct=new.is_direct)
         except MembershipError as error:
             log.info("invite_of_new_room_failed", room_id=room_id, errcode=error.errcode)
 

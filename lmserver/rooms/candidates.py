@@ -99,19 +99,19 @@ def of_remote(error: RemoteError) -> MembershipError:
     """A peer's refusal in words of ours; what it says in `error` is not trusted with more."""
     match error.errcode:
         case "M_FORBIDDEN" if error.status == 403:
-            return MembershipError("M_FORBIDDEN", 403, "the room's server does not allow it")
+            return MembershipError("M_FORBIDDEN", 403, "the other server does not allow it")
         case "M_INVITE_BLOCKED" if error.status == 403:
             return MembershipError("M_INVITE_BLOCKED", 403, "the user does not want to be invited")
         case "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION":
             return _incompatible()
         case "M_NOT_FOUND":
-            return MembershipError("M_NOT_FOUND", 404, "the room's server does not know it")
+            return MembershipError("M_NOT_FOUND", 404, "the other server does not know it")
         case "M_LIMIT_EXCEEDED":
             return MembershipError(
-                "M_LIMIT_EXCEEDED", 429, "the room's server is asked too often", error.retry_after_ms
+                "M_LIMIT_EXCEEDED", 429, "the other server is asked too often", error.retry_after_ms
             )
         case _:
-            return MembershipError("M_UNKNOWN", 502, "the room's server refused")
+            return MembershipError("M_UNKNOWN", 502, "the other server refused")
 
 
 def _incompatible() -> MembershipError:

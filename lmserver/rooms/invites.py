@@ -7,6 +7,7 @@ the invite is appended with those two alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
 
 MAX_ASKS = 3
+PROXIED_STATUS = (400, 403, 404, 413, 429)
+_ERRCODE = re.compile(r"M_(?!.*TOKEN)[A-Z_]{1,60}")
 
 
 class InviteRefused(Exception):
@@ -244,10 +247,15 @@ def _target(event: EventDraft | Lpdu) -> str:
 
 
 def _proxied(error: RemoteError) -> InviteRefused:
-    """The target's refusal in a form safe to pass on (D04 §Invites: proxied, without excess)."""
-    status = error.status if 400 <= error.status < 500 else 502
-    reason = (error.error or "invite refused")[:200]
-    return InviteRefused(status, error.errcode or "M_UNKNOWN", reason, error.retry_after_ms)
+    """The target's refusal in a form safe to pass on (D04 §Invites: proxied, without excess). No
+    status or code of authentication passes: whoever invited is not the one that was asked."""
+    known = error.status in PROXIED_STATUS and _ERRCODE.fullmatch(error.errcode) is not None
+    return InviteRefused(
+        error.status if known else 502,
+        error.errcode if known else "M_UNKNOWN",
+        (error.error or "invite refused")[:200],
+        error.retry_after_ms,
+    )
 
 
 def _with_target_signature(pdu: Pdu, answer: Mapping[str, Any], target: str) -> Pdu:

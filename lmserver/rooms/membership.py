@@ -115,12 +115,23 @@ class Membership:
 
     # -- others' --------------------------------------------------------------------------------
 
-    async def invite(self, sender: str, room_id: str, target: str, reason: str | None = None) -> None:
-        """Invite a user; of a server not in the room, through the hub."""
-        profile: dict[str, Any] = {}
+    async def invite(
+        self,
+        sender: str,
+        room_id: str,
+        target: str,
+        reason: str | None = None,
+        *,
+        is_direct: bool = False,
+    ) -> None:
+        """Invite a user; of a server not in the room, through the hub. `is_direct` tells the
+        user's client that the room is for the two of them (CS API §Direct messaging)."""
+        content: dict[str, Any] = {"membership": "invite"}
+        if is_direct:
+            content["is_direct"] = True
         if ids.server_of(target) == self._key.server_name:
-            profile = await self._profile_of(target)
-        draft = self._draft(room_id, sender, target, {"membership": "invite", **profile}, reason)
+            content |= await self._profile_of(target)
+        draft = self._draft(room_id, sender, target, content, reason)
         snapshot = await self._engine.snapshot(room_id)
         if snapshot is None:
             raise MembershipError("M_FORBIDDEN", 403, "you are not in this room")
@@ -194,14 +205,16 @@ class Membership:
         try:
             await self._invites.ask_local(draft)
         except InviteRefused as refused:
-            raise _of_refusal(refused) from None
+            raise MembershipError(
+                refused.errcode, refused.status, refused.reason, refused.retry_after_ms
+            ) from None
         await self._send(draft)
 
     async def _invite_as_hub(self, draft: EventDraft) -> None:
         try:
             outcome, _ = await self._invites.invite(draft)
         except InviteRefused as refused:
-            raise _of_refusal(refused) from None
+            raise _of_target(refused) from None
         except FederationError:
             raise MembershipError("M_UNKNOWN", 502, "the invited user's server cannot be reached") from None
         _raise_if_rejected(outcome)
@@ -222,8 +235,9 @@ class Membership:
             raise MembershipError("M_UNKNOWN", 502, "the room's hub cannot be reached") from None
 
 
-def _of_refusal(refused: InviteRefused) -> MembershipError:
-    return MembershipError(refused.errcode, refused.status, refused.reason, refused.retry_after_ms)
+def _of_target(refused: InviteRefused) -> MembershipError:
+    """What the target's server said, in words of ours: a client acts on an error code."""
+    return of_remote(RemoteError(refused.status, refused.errcode, refused.reason, refused.retry_after_ms))
 
 
 def _raise_if_rejected(outcome: Outcome) -> None:

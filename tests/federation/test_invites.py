@@ -13,7 +13,7 @@ from aiohttp import web
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import Pdu, parse_pdu
 from lmserver.protocol.room_versions import LM_02
-from lmserver.rooms.invites import MAX_ASKS
+from lmserver.rooms.invites import MAX_ASKS, InviteRefused
 from lmserver.rooms.outcomes import Accepted, MembershipError
 from lmserver.storage import room_log
 from lmserver.storage.database import Database
@@ -152,7 +152,12 @@ async def test_a_target_that_came_in_by_itself_is_asked_no_more(host: Host) -> N
         (403, {"errcode": "M_FORBIDDEN", "error": "no"}, ("M_FORBIDDEN", 403)),
         (403, {"errcode": "M_INVITE_BLOCKED", "error": "no"}, ("M_INVITE_BLOCKED", 403)),
         (429, {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 5}, ("M_LIMIT_EXCEEDED", 429)),
-        (400, {"errcode": "M_UNSUPPORTED_ROOM_VERSION"}, ("M_UNSUPPORTED_ROOM_VERSION", 400)),
+        (400, {"errcode": "M_UNSUPPORTED_ROOM_VERSION"}, ("M_INCOMPATIBLE_ROOM_VERSION", 400)),
+        # Nothing that would log the inviting client out, or that it could not know.
+        (401, {"errcode": "M_UNKNOWN_TOKEN", "error": "x"}, ("M_UNKNOWN", 502)),
+        (403, {"errcode": "M_UNKNOWN_TOKEN", "error": "x"}, ("M_UNKNOWN", 502)),
+        (403, {"errcode": "M_USER_DEACTIVATED"}, ("M_UNKNOWN", 502)),
+        (403, {"errcode": "<script>"}, ("M_UNKNOWN", 502)),
         (500, {}, ("M_UNKNOWN", 502)),
         (302, {}, ("M_UNKNOWN", 502)),
         (200, {"event": None}, ("M_UNKNOWN", 502)),
@@ -175,3 +180,31 @@ async def test_an_unreachable_target_leaves_no_invite(host: Host) -> None:
     with pytest.raises(MembershipError) as refused:
         await host.victim.server.membership.invite(ALICE, ROOM, f"@x:{EVIL}")
     assert refused.value.status == 502
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "passed_on"),
+    [
+        (403, {"errcode": "M_INVITE_BLOCKED", "error": "no"}, (403, "M_INVITE_BLOCKED", "no")),
+        (
+            403,
+            {"errcode": "M_FORBIDDEN", "error": "x" * 1000, "more": "y" * 1000},
+            (403, "M_FORBIDDEN", "x" * 200),
+        ),
+        (401, {"errcode": "M_UNKNOWN_TOKEN", "error": "x"}, (502, "M_UNKNOWN", "x")),
+        (400, {"errcode": "M_MISSING_TOKEN", "error": "x"}, (502, "M_UNKNOWN", "x")),
+        (307, {}, (502, "M_UNKNOWN", "invite refused")),
+    ],
+)
+async def test_a_participant_gets_the_targets_refusal_and_nothing_more(
+    host: Host, status: int, body: Any, passed_on: tuple[int, str, str]
+) -> None:
+    """D04 §Invites: proxied, without excess."""
+
+    async def refuse(request: Received) -> web.StreamResponse:
+        return web.json_response(body, status=status)
+
+    host.target.answers["invite"] = refuse
+    with pytest.raises(InviteRefused) as refused:
+        await host.victim.server.membership._invites.invite(member("invite", target=BOB))
+    assert (refused.value.status, refused.value.errcode, refused.value.reason) == passed_on

@@ -106,6 +106,17 @@ async def test_a_join_through_a_participant_that_names_the_hub(cluster: Cluster,
         await agree(room_id, hub, participant, third)
 
 
+async def test_a_direct_room_says_so_to_who_is_invited(cluster: Cluster, tmp_path: Path) -> None:
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice = await hub.user("alice")
+        for who in (await participant.user("bob"), await hub.user("carol")):
+            body = {"preset": "trusted_private_chat", "is_direct": True, "invite": [who.user_id]}
+            room_id = await alice.create(**body)
+            section = await who.until("invite", room_id)
+            [own] = [e for e in section["invite_state"]["events"] if e["state_key"] == who.user_id]
+            assert own["content"]["is_direct"] is True
+
+
 async def test_leaving_and_coming_back_many_times(cluster: Cluster, tmp_path: Path) -> None:
     async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
         alice, bob = await hub.user("alice"), await participant.user("bob")

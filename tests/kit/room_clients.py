@@ -66,7 +66,9 @@ class LocalMembership:
             return
         await self._send(user_id, room_id, user_id, "leave", reason)
 
-    async def invite(self, sender: str, room_id: str, target: str, reason: str | None = None) -> None:
+    async def invite(
+        self, sender: str, room_id: str, target: str, reason: str | None = None, *, is_direct: bool = False
+    ) -> None:
         await self._send(sender, room_id, target, "invite", reason)
 
     async def kick(self, sender: str, room_id: str, target: str, reason: str | None = None) -> None:
