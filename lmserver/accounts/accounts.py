@@ -123,7 +123,8 @@ class Accounts:
 
     async def _remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
         """Devices with keys are missed by others: whoever encrypts for them has to be told."""
-        known = sorted(await e2e_keys.device_keys(db, user_id, device_ids)) if device_ids else []
+        keyed = await e2e_keys.device_keys(db, {user_id: device_ids}) if device_ids else {}
+        known = sorted(keyed.get(user_id, {}))
         await accounts.remove_devices(db, user_id, device_ids)
         return await self._device_lists.record(db, user_id, removed=known) if known else None
 

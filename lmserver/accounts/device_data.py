@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from lmserver.accounts.device_lists import DeviceLists, Dropped, Reach, Tell
 from lmserver.protocol import edus, ids
 from lmserver.storage import accounts, e2e_keys, outbound, to_device
 from lmserver.storage.database import Connection, Database
+from lmserver.storage.e2e_keys import Claim, Claimed
 from lmserver.storage.outbound import NewEdu
 from lmserver.storage.to_device import RemoteMessage
 
@@ -77,21 +78,27 @@ class DeviceStore:
         self._device_lists.tell(await self._db.run(work))
         return await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
 
-    async def query(self, user_id: str, device_ids: list[str], *, names: bool = True) -> dict[str, Any]:
-        """Device ID to device keys; with `names` the display name under `unsigned`."""
-        found = await e2e_keys.device_keys(self._db, user_id, device_ids)
-        devices: dict[str, Any] = {}
-        for device_id, (data, name) in found.items():
-            devices[device_id] = keys = orjson.loads(data)
-            keys.pop("unsigned", None)
-            if names:
-                keys["unsigned"] = {} if name is None else {"device_display_name": name}
-        return devices
+    async def query(
+        self, wanted: Mapping[str, Sequence[str]], *, names: bool = True
+    ) -> dict[str, dict[str, Any]]:
+        """User ID to device ID to device keys, of all devices where none is named; with `names` the
+        display name under `unsigned`. Every user is in the answer."""
+        found = await e2e_keys.device_keys(self._db, wanted)
+        answer: dict[str, dict[str, Any]] = {user_id: {} for user_id in wanted}
+        for user_id, devices in found.items():
+            for device_id, (data, name) in devices.items():
+                answer[user_id][device_id] = keys = orjson.loads(data)
+                keys.pop("unsigned", None)
+                if names:
+                    keys["unsigned"] = {} if name is None else {"device_display_name": name}
+        return answer
 
-    async def cross_signing(self, user_id: str) -> dict[str, Any]:
-        """Usage to key."""
-        found = await e2e_keys.cross_signing_keys(self._db, user_id)
-        return {usage: orjson.loads(key) for usage, key in found.items()}
+    async def cross_signing(self, user_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """User ID to usage to key."""
+        found = await e2e_keys.cross_signing_keys(self._db, user_ids)
+        return {
+            user: {usage: orjson.loads(key) for usage, key in keys.items()} for user, keys in found.items()
+        }
 
     async def set_cross_signing(self, user_id: str, keys: Mapping[str, dict[str, Any]]) -> None:
         async def work(db: Connection) -> Reach:
@@ -102,16 +109,22 @@ class DeviceStore:
         self._device_lists.tell(await self._db.run(work))
 
     async def claim(
-        self, user_id: str, device_id: str, algorithm: str, *, fallback_only: bool = False
-    ) -> dict[str, Any] | None:
-        """One key, never handed out again (a fallback key excepted)."""
-        take = e2e_keys.use_fallback if fallback_only else e2e_keys.claim
-        found = await self._db.run(lambda db: take(db, user_id, device_id, algorithm))
-        if found is None:
-            return None
-        key_id, key = found
-        self._publish([user_id])
-        return {key_id: orjson.loads(key)}
+        self, claims: Sequence[Claim], spare: Collection[Claim] = ()
+    ) -> dict[str, dict[str, Any]]:
+        """User ID to device ID to one key, never handed out again; a fallback key, which may be, where
+        no other is left and for those to be spared."""
+
+        async def work(db: Connection) -> tuple[Claimed, Claimed]:
+            taken = await e2e_keys.claim(db, [c for c in claims if c not in spare])
+            rest = [c for c in claims if (c.user_id, c.device_id) not in taken]
+            return taken, await e2e_keys.use_fallback(db, rest) if rest else {}
+
+        taken, fallback = await self._db.run(work)
+        answer: dict[str, dict[str, Any]] = {}
+        for (user_id, device_id), (key_id, key) in [*taken.items(), *fallback.items()]:
+            answer.setdefault(user_id, {})[device_id] = {key_id: orjson.loads(key)}
+        self._publish(answer)
+        return answer
 
     # -- messages -------------------------------------------------------------------------------
 

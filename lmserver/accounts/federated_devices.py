@@ -7,7 +7,10 @@ from typing import Any
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.protocol import ids
+from lmserver.storage.e2e_keys import Claim
 from lmserver.web.limits import RateLimiter
+
+PUBLIC_USAGES = ("master", "self_signing")
 
 
 class FederatedDevices:
@@ -27,32 +30,28 @@ class FederatedDevices:
         """The object the device signed (D04 §Device Info Publishing)."""
         if "\0" in device_id:
             return None
-        return (await self._store.query(user_id, [device_id], names=False)).get(device_id)
+        found = await self._store.query({user_id: [device_id]}, names=False)
+        return found[user_id].get(device_id)
 
     async def devices(self, user_id: str) -> dict[str, Any] | None:
         if not await self._accounts.is_active(user_id):
             return None
-        keys = await self._store.query(user_id, [], names=False)
+        keys = (await self._store.query({user_id: []}, names=False))[user_id]
         devices = [{"device_id": device_id, "keys": value} for device_id, value in keys.items()]
         answer: dict[str, Any] = {"user_id": user_id, "stream_id": 0, "devices": devices}
-        cross_signing = await self._store.cross_signing(user_id)
-        for usage in ("master", "self_signing"):
-            if usage in cross_signing:
-                answer[f"{usage}_key"] = cross_signing[usage]
-        return answer
+        cross_signing = (await self._store.cross_signing([user_id])).get(user_id, {})
+        return answer | {f"{u}_key": key for u, key in cross_signing.items() if u in PUBLIC_USAGES}
 
     async def query_keys(self, wanted: dict[str, list[str]]) -> dict[str, Any]:
-        answer: dict[str, Any] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
-        for user_id, devices in wanted.items():
-            if not self._is_local(user_id):
-                continue
-            answer["device_keys"][user_id] = await self._store.query(
-                user_id, [d for d in devices if "\0" not in d], names=False
-            )
-            cross_signing = await self._store.cross_signing(user_id)
-            for usage in ("master", "self_signing"):
-                if usage in cross_signing:
-                    answer[f"{usage}_keys"][user_id] = cross_signing[usage]
+        local = {
+            user_id: [d for d in devices if "\0" not in d]
+            for user_id, devices in wanted.items()
+            if self._is_local(user_id)
+        }
+        answer: dict[str, Any] = {"device_keys": await self._store.query(local, names=False)}
+        cross_signing = await self._store.cross_signing(local)
+        for usage in PUBLIC_USAGES:
+            answer[f"{usage}_keys"] = {u: keys[usage] for u, keys in cross_signing.items() if usage in keys}
         return answer
 
     async def claim_keys(self, origin: str, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -61,18 +60,18 @@ class FederatedDevices:
         A server that claims one device's keys over and over gets its last-resort key instead, so
         that it cannot take them all (attack R10).
         """
-        found: dict[str, Any] = {}
-        for user_id, devices in wanted.items():
-            if not self._is_local(user_id):
-                continue
-            for device_id, algorithm in devices.items():
-                if "\0" in device_id or "\0" in algorithm:
-                    continue
-                spare = self._limiter.take("federation_claims", f"{origin} {user_id} {device_id}") > 0
-                key = await self._store.claim(user_id, device_id, algorithm, fallback_only=spare)
-                if key is not None:
-                    found.setdefault(user_id, {})[device_id] = key
-        return found
+        claims = [
+            Claim(user_id, device_id, algorithm)
+            for user_id, devices in wanted.items()
+            for device_id, algorithm in devices.items()
+            if self._is_local(user_id) and "\0" not in device_id and "\0" not in algorithm
+        ]
+        spare = {
+            c
+            for c in claims
+            if self._limiter.take("federation_claims", f"{origin} {c.user_id} {c.device_id}")
+        }
+        return await self._store.claim(claims, spare)
 
     async def profile(self, user_id: str) -> dict[str, Any] | None:
         if not await self._accounts.is_active(user_id):

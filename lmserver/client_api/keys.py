@@ -11,6 +11,7 @@ from lmserver.accounts.remote import RemoteKeys
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.edus import MAX_EDU
 from lmserver.protocol.errors import InvalidJson
+from lmserver.storage.e2e_keys import Claim
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json, bad_param, too_large
 
@@ -72,6 +73,7 @@ class KeyEndpoints:
             "user_signing_keys": {},
             "failures": {},
         }
+        here: dict[str, list[str]] = {}
         elsewhere: dict[str, dict[str, list[str]]] = {}
         for user_id, devices in wanted.items():
             names = devices if isinstance(devices, list) else []
@@ -79,19 +81,19 @@ class KeyEndpoints:
                 raise bad_json("device_keys maps user IDs to lists of device IDs")
             server = ids.server_of(user_id)
             if server == self._our_name:
-                await self._query_local(request.requester.user_id, user_id, names, answer)
+                here[user_id] = names
             else:
                 elsewhere.setdefault(server, {})[user_id] = names
+        await self._query_local(request.requester.user_id, here, answer)
         _merge(answer, await self._remote.query(elsewhere, seconds))
         return answer
 
-    async def _query_local(
-        self, asking: str, user_id: str, devices: list[str], answer: dict[str, Any]
-    ) -> None:
-        answer["device_keys"][user_id] = await self._store.query(user_id, devices)
-        for usage, key in (await self._store.cross_signing(user_id)).items():
-            if usage != "user_signing" or asking == user_id:
-                answer[f"{usage}_keys"][user_id] = key
+    async def _query_local(self, asking: str, wanted: dict[str, list[str]], answer: dict[str, Any]) -> None:
+        answer["device_keys"] |= await self._store.query(wanted)
+        for user_id, keys in (await self._store.cross_signing(wanted)).items():
+            for usage, key in keys.items():
+                if usage != "user_signing" or asking == user_id:
+                    answer[f"{usage}_keys"][user_id] = key
 
     @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim")
     async def claim(self, request: Request) -> dict[str, Any]:
@@ -101,16 +103,16 @@ class KeyEndpoints:
         if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
             raise bad_json(f"one_time_keys is an object of at most {MAX_USERS} users")
         answer: dict[str, Any] = {"one_time_keys": {}, "failures": {}}
+        here: list[Claim] = []
         elsewhere: dict[str, dict[str, dict[str, str]]] = {}
         for user_id, devices in wanted.items():
             _check_claim(user_id, devices)
             server = ids.server_of(user_id)
             if server == self._our_name:
-                found = await claim_local(self._store, user_id, devices)
-                if found:
-                    answer["one_time_keys"][user_id] = found
+                here += [Claim(user_id, device_id, algorithm) for device_id, algorithm in devices.items()]
             else:
                 elsewhere.setdefault(server, {})[user_id] = devices
+        answer["one_time_keys"] |= await self._store.claim(here)
         _merge(answer, await self._remote.claim(elsewhere, seconds))
         return answer
 
@@ -133,31 +135,21 @@ class KeyEndpoints:
     @endpoint("POST", "/_matrix/client/v3/keys/device_signing/upload", auth=Auth.USER)
     async def upload_cross_signing(self, request: Request) -> dict[str, Any]:
         """Publish cross-signing keys; the first upload needs no password (MSC3967)."""
-        body = await request.json()
+        body, user_id = await request.json(), request.requester.user_id
         keys: dict[str, dict[str, Any]] = {}
         for name, usage in CROSS_SIGNING.items():
             key = body.get(name)
             if key is None:
                 continue
-            if not isinstance(key, dict) or key.get("user_id") != request.requester.user_id:
+            if not isinstance(key, dict) or key.get("user_id") != user_id:
                 raise bad_json(f"{name} is a key of the user")
             _check_canonical(key, name)
             keys[usage] = key
-        existing = await self._store.cross_signing(request.requester.user_id)
+        existing = (await self._store.cross_signing([user_id])).get(user_id, {})
         if any(usage in existing and existing[usage] != key for usage, key in keys.items()):
             raise ApiError(403, "M_FORBIDDEN", "Replacing cross-signing keys is not supported yet")
-        await self._store.set_cross_signing(request.requester.user_id, keys)
+        await self._store.set_cross_signing(user_id, keys)
         return {}
-
-
-async def claim_local(store: DeviceStore, user_id: str, devices: dict[str, str]) -> dict[str, Any]:
-    """Device ID to claimed key, for devices that had one."""
-    found: dict[str, Any] = {}
-    for device_id, algorithm in devices.items():
-        key = await store.claim(user_id, device_id, algorithm)
-        if key is not None:
-            found[device_id] = key
-    return found
 
 
 def _merge(answer: dict[str, Any], found: RemoteKeys) -> None:

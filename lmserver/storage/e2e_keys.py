@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from lmserver.storage.database import Executor
 
@@ -21,17 +23,24 @@ async def put_device_keys(db: Executor, user_id: str, device_id: str, keys: byte
 
 
 async def device_keys(
-    db: Executor, user_id: str, device_ids: Sequence[str]
-) -> dict[str, tuple[bytes, str | None]]:
-    """Device ID to (keys, display name); all devices when none is named."""
+    db: Executor, wanted: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, tuple[bytes, str | None]]]:
+    """User ID to device ID to (keys, display name); all devices of a user for whom none is named."""
+    pairs = [(user, device) for user, devices in wanted.items() for device in devices or (None,)]
     rows = await db.fetch(
-        "SELECT k.device_id, k.keys, d.display_name FROM device_keys AS k"
+        "SELECT k.user_id, k.device_id, k.keys, d.display_name"
+        " FROM unnest($1::text[], $2::text[]) AS n (user_id, device_id)"
+        " JOIN device_keys AS k ON k.user_id = n.user_id"
+        " AND (n.device_id IS NULL OR k.device_id = n.device_id)"
         " JOIN devices AS d ON d.user_id = k.user_id AND d.device_id = k.device_id"
-        " WHERE k.user_id = $1 AND (cardinality($2::text[]) = 0 OR k.device_id = ANY($2::text[]))",
-        user_id,
-        list(device_ids),
+        " ORDER BY k.user_id, k.device_id",
+        [user for user, _ in pairs],
+        [device for _, device in pairs],
     )
-    return {r["device_id"]: (bytes(r["keys"]), r["display_name"]) for r in rows}
+    found: dict[str, dict[str, tuple[bytes, str | None]]] = {}
+    for r in rows:
+        found.setdefault(r["user_id"], {})[r["device_id"]] = (bytes(r["keys"]), r["display_name"])
+    return found
 
 
 async def add_one_time_keys(
@@ -79,34 +88,59 @@ async def one_time_key_counts(db: Executor, user_id: str, device_id: str) -> dic
     return {r["algorithm"]: r["n"] for r in rows}
 
 
-async def claim(db: Executor, user_id: str, device_id: str, algorithm: str) -> tuple[str, bytes] | None:
-    """Take the oldest key, so that nobody else gets it; the fallback key when there is none."""
-    row = await db.fetchrow(
-        "DELETE FROM one_time_keys WHERE (user_id, device_id, key_id) IN ("
-        " SELECT user_id, device_id, key_id FROM one_time_keys"
-        " WHERE user_id = $1 AND device_id = $2 AND algorithm = $3"
-        " ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING key_id, key",
-        user_id,
-        device_id,
-        algorithm,
-    )
-    if row is None:
-        return await use_fallback(db, user_id, device_id, algorithm)
-    return row["key_id"], bytes(row["key"])
+@dataclass(frozen=True, slots=True, order=True)
+class Claim:
+    """One key of a device is wanted."""
+
+    user_id: str
+    device_id: str
+    algorithm: str
 
 
-async def use_fallback(
-    db: Executor, user_id: str, device_id: str, algorithm: str
-) -> tuple[str, bytes] | None:
-    """The key of last resort, which may be handed out more than once."""
-    row = await db.fetchrow(
-        "UPDATE fallback_keys SET used = true WHERE user_id = $1 AND device_id = $2 AND algorithm = $3"
-        " RETURNING key_id, key",
-        user_id,
-        device_id,
-        algorithm,
+Claimed = dict[tuple[str, str], tuple[str, bytes]]
+"""(user ID, device ID) to (key ID, key)."""
+
+
+async def claim(db: Executor, claims: Sequence[Claim]) -> Claimed:
+    """Take the oldest key of each device, so that nobody else gets it; no device twice."""
+    rows = await db.fetch(
+        "WITH oldest AS (SELECT k.user_id, k.device_id, k.key_id"
+        " FROM unnest($1::text[], $2::text[], $3::text[]) AS n (user_id, device_id, algorithm)"
+        " CROSS JOIN LATERAL (SELECT o.user_id, o.device_id, o.key_id FROM one_time_keys AS o"
+        " WHERE o.user_id = n.user_id AND o.device_id = n.device_id AND o.algorithm = n.algorithm"
+        " ORDER BY o.seq LIMIT 1 FOR UPDATE SKIP LOCKED) AS k)"
+        " DELETE FROM one_time_keys AS d USING oldest AS o WHERE d.user_id = o.user_id"
+        " AND d.device_id = o.device_id AND d.key_id = o.key_id"
+        " RETURNING d.user_id, d.device_id, d.key_id, d.key",
+        *_columns(claims),
     )
-    return None if row is None else (row["key_id"], bytes(row["key"]))
+    return _claimed(rows)
+
+
+async def use_fallback(db: Executor, claims: Sequence[Claim]) -> Claimed:
+    """The keys of last resort, which may be handed out more than once."""
+    rows = await db.fetch(
+        "UPDATE fallback_keys AS f SET used = true"
+        " FROM unnest($1::text[], $2::text[], $3::text[]) AS n (user_id, device_id, algorithm)"
+        " WHERE f.user_id = n.user_id AND f.device_id = n.device_id AND f.algorithm = n.algorithm"
+        " RETURNING f.user_id, f.device_id, f.key_id, f.key",
+        *_columns(claims),
+    )
+    return _claimed(rows)
+
+
+def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
+    """In one order for everybody, so that two requests do not wait for each other."""
+    ordered = sorted(claims)
+    return (
+        [c.user_id for c in ordered],
+        [c.device_id for c in ordered],
+        [c.algorithm for c in ordered],
+    )
+
+
+def _claimed(rows: Iterable[Any]) -> Claimed:
+    return {(r["user_id"], r["device_id"]): (r["key_id"], bytes(r["key"])) for r in rows}
 
 
 async def put_fallback_key(
@@ -144,10 +178,15 @@ async def put_cross_signing_key(db: Executor, user_id: str, usage: str, key: byt
     )
 
 
-async def cross_signing_keys(db: Executor, user_id: str) -> dict[str, bytes]:
-    """Usage (master, self_signing, user_signing) to key."""
-    rows = await db.fetch("SELECT usage, key FROM cross_signing_keys WHERE user_id = $1", user_id)
-    return {r["usage"]: bytes(r["key"]) for r in rows}
+async def cross_signing_keys(db: Executor, user_ids: Iterable[str]) -> dict[str, dict[str, bytes]]:
+    """User ID to usage (master, self_signing, user_signing) to key."""
+    rows = await db.fetch(
+        "SELECT user_id, usage, key FROM cross_signing_keys WHERE user_id = ANY($1::text[])", list(user_ids)
+    )
+    found: dict[str, dict[str, bytes]] = {}
+    for r in rows:
+        found.setdefault(r["user_id"], {})[r["usage"]] = bytes(r["key"])
+    return found
 
 
 async def remove_cross_signing_keys(db: Executor, user_id: str) -> None:

@@ -145,9 +145,10 @@ async def main():
     sys.stdout.write("ready\\n"); sys.stdout.flush()
     sys.stdin.readline()
     async def one():
-        return await db.run(lambda c: e2e_keys.claim(c, sys.argv[2], "D", "signed_curve25519"))
+        claim = e2e_keys.Claim(sys.argv[2], "D", "signed_curve25519")
+        return await db.run(lambda c: e2e_keys.claim(c, [claim]))
     for found in await asyncio.gather(*(one() for _ in range(60))):
-        print(found[0] if found else None)
+        print(next((key_id for key_id, _ in found.values()), None))
     await db.close()
 
 asyncio.run(main())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmserver.protocol.edus import MAX_EDU
-from lmserver.storage import inbound
+from lmserver.storage import inbound, outbound
 from lmserver.storage import to_device as stored
 from lmserver.storage.database import Database
 from tests.kit.edu_world import EduWorld, to_device
@@ -68,6 +68,17 @@ async def test_c9_what_no_server_would_take_is_refused_at_once(
     status, body = await alice.call("PUT", "/sendToDevice/m.x/1", {"messages": {BOB: {"PHONE": content}}})
     assert (status, body["errcode"]) == answer
     assert await world.db.fetchval("SELECT count(*) FROM outbound_edus") == 0
+
+
+async def test_what_waits_is_measured_by_kind(world: EduWorld) -> None:
+    await world.server.sender.stop()
+    alice = await world.device("alice")
+    await alice.send_to_device(BOB, "PHONE", {"n": 1}, {"n": 2})
+    await alice.upload_keys()
+    world.server.metrics.observe_outbox(await outbound.waiting_edus(world.db))
+    text = world.server.metrics.text().decode()
+    for kind, number in (("to_device", 2), ("device_list", 2), ("receipt", 0)):
+        assert f'lmserver_outbox_edus{{kind="{kind}"}} {number}.0' in text
 
 
 # -- receiving ------------------------------------------------------------------------------------

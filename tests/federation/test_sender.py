@@ -312,6 +312,15 @@ async def test_a_newer_edu_takes_an_older_ones_place_even_while_that_is_sent(db:
     assert await outbound.waiting_edus(db) == {}
 
 
+async def test_what_no_destination_takes_for_very_long_is_given_up(db: Database) -> None:
+    await queue(db, edu(1))
+    await outbound.purge_edus(db, now() - 1000)
+    assert await outbound.waiting_edus(db) == {"to_device": 1}
+    await outbound.purge_edus(db, now())
+    assert await outbound.waiting_edus(db) == {}
+    assert await destinations.with_work(db, now(), 10) == []
+
+
 async def test_r9_a_full_outbox_drops_the_oldest_of_its_kind(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
