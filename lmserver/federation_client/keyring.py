@@ -118,6 +118,9 @@ class Keyring:
             server, lambda k: all(k.current(key_id, self._clock()) for key_id in wanted)
         )
         now = self._clock()
+        if known.half_life <= now and now >= known.next_fetch:
+            # Asked for early and in the background, a server whose keys end is not cut off by a short outage.
+            self._fetches.begin(server, lambda: self._refresh(server))
         return {key_id: known.keys[key_id].key for key_id in wanted if known.current(key_id, now)}
 
     async def is_linearized(self, server: str) -> bool:

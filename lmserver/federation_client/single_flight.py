@@ -21,12 +21,16 @@ class SingleFlight(Generic[T]):
 
     async def run(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the task already running for `key`, or of a new one; raises what it raises."""
+        return await asyncio.shield(self.begin(key, work))
+
+    def begin(self, key: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """The same without waiting: the task belongs to everybody who asks, and is not to be cancelled."""
         task = self._tasks.get(key)
         if task is None:
-            task = asyncio.ensure_future(self._run(work))
+            task = asyncio.create_task(self._run(work))
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._finished(key, done))
-        return await asyncio.shield(task)
+        return task
 
     async def close(self) -> None:
         """Cancel what is still running."""

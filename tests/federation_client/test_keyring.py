@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from lmserver.config_notaries import Notary
 from lmserver.federation_client.errors import BadResponse, KeysUnavailable
 from lmserver.federation_client.keyring import FETCH_INTERVAL, Keyring, chunk_size
 from lmserver.federation_client.keys_fetch import CLOCK_SKEW, MAX_TRUST, read_document
+from lmserver.federation_client.known_keys import Known
 from lmserver.own_keys import OldKey
 from lmserver.protocol.errors import SignatureError
 from lmserver.protocol.events import Lpdu, Pdu, parse_pdu
@@ -72,6 +73,39 @@ async def test_a_key_is_fetched_once_and_then_known(keyring: Keyring, peers: Pee
         found = await keyring.keys_for_request("peer.test", ["ed25519:1"])
         assert found == {"ed25519:1": PEER.verify_key}
     assert peers.asked == ["peer.test"]
+
+
+async def test_keys_are_renewed_at_half_of_their_life_while_they_are_in_use(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    """In the background, so that neither a slow answer nor a short outage stops the server's requests."""
+    current = {"ed25519:1": PEER.verify_key}
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == current
+    millis.now += 6 * HOUR - 1
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == current
+    assert len(peers.asked) == 1
+    del peers.documents["peer.test"]
+    millis.now += 1
+    for _ in range(3):
+        assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == current
+        await _until(keyring, lambda known: known.failures == 1)
+    assert len(peers.asked) == 2
+    peers.documents["peer.test"] = document(PEER, valid_until=NOW + 100 * HOUR)
+    peers.pause = 0.05
+    millis.now += FETCH_INTERVAL
+    for _ in range(3):
+        assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == current
+    await _until(keyring, lambda known: known.half_life > millis.now)
+    assert len(peers.asked) == 3
+    del peers.documents["peer.test"]
+    millis.now += 40 * HOUR
+    assert await keyring.keys_for_request("peer.test", ["ed25519:1"]) == current
+
+
+async def _until(keyring: Keyring, true: Callable[[Known], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true(await keyring.known("peer.test")):
+            await asyncio.sleep(0.01)
 
 
 async def test_keys_survive_a_restart(
