@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from lmserver import __version__
+from lmserver import __version__, cli_operating
 from lmserver.config import Config, ConfigError, load_config
 from lmserver.config_template import Template, render
 from lmserver.conformance.options import add_arguments
@@ -121,25 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     proof.add_argument("--json", action="store_true",
                       help="one JSON object a line, with the signed events that prove each case")  # fmt: skip
 
-    held = _add(commands, "held-rooms", _held_rooms, "list rooms that wait for their newest events",
-                "List the rooms that may be read and not written to, because the database was restored and"
-                " the other servers have not all said that nothing is missing. Exits 1 if there are"
-                " any.")  # fmt: skip
-    _add_config(held)
-
-    release = _add(commands, "release-room", _release_room, "write to a held room again, as it is",
-                   "Let a held room be written to again although events of it may be lost. Servers that have"
-                   " those events will refuse what follows: their users have to leave and join"
-                   " anew.")  # fmt: skip
-    _add_config(release)
-    release.add_argument("room", nargs="*", metavar="ROOM", help="room IDs")
-    release.add_argument("--all", action="store_true", help="every held room")
-
-    restored = _add(commands, "mark-restored", _mark_restored, "say that the database is a restored one",
-                    "After restoring database and data directory together, which leaves no sign of it: hold"
-                    " the rooms shared with other servers until what they lack is recovered, and drop"
-                    " one-time keys.")  # fmt: skip
-    _add_config(restored)
+    cli_operating.add_commands(partial(_add, commands), _with_database_errors)
 
     conflicts = _add(commands, "key-conflicts", _key_conflicts, "list key IDs of others that have two keys",
                      "List key IDs that another server, or a notary, has published with other keys than the"
@@ -386,29 +369,6 @@ def _evidence(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     return _with_database_errors(lambda: evidence.run(config, options.room, as_json=options.json))
-
-
-def _held_rooms(options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
-
-    config = load_config(options.config)
-    return _with_database_errors(lambda: held_rooms.show(config))
-
-
-def _release_room(options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
-
-    config = load_config(options.config)
-    if bool(options.room) == options.all:
-        raise CommandError("name rooms, or give --all")
-    return _with_database_errors(lambda: held_rooms.release(config, options.room))
-
-
-def _mark_restored(options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
-
-    config = load_config(options.config)
-    return _with_database_errors(lambda: held_rooms.mark_restored(config))
 
 
 def _key_conflicts(options: argparse.Namespace) -> int:

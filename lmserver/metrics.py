@@ -45,6 +45,11 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.destinations_failing = Gauge(
+            "lmserver_destinations_failing",
+            "Servers that something waits for and that have taken nothing for an hour",
+            registry=self.registry,
+        )
         self.outbox = Gauge(
             "lmserver_outbox_edus",
             "EDUs that wait for other servers, by kind",

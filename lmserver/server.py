@@ -21,7 +21,15 @@ from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
 from lmserver.federation_client.key_keeper import KeyKeeper
 from lmserver.metrics import Metrics
-from lmserver.storage import client_transactions, inbound, lpdus, migrations, outbound, to_device
+from lmserver.storage import (
+    client_transactions,
+    destinations,
+    inbound,
+    lpdus,
+    migrations,
+    outbound,
+    to_device,
+)
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
@@ -34,6 +42,7 @@ STOP_SECONDS = 20.0
 OPEN_FILES = 65_536
 HOUSEKEEPING_SECONDS = 3600.0
 DAY_MS = 24 * 3600 * 1000
+FAILING_MS = 3600 * 1000
 KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
 KEEP_OWN_LPDUS_MS = 8 * DAY_MS
@@ -227,6 +236,8 @@ async def _measure(server: Server) -> None:
     while True:
         with contextlib.suppress(DatabaseUnavailable):
             server.metrics.observe_outbox(await outbound.waiting_edus(server.db))
+            failing = await destinations.count_failing(server.db, clock_ms() - FAILING_MS)
+            server.metrics.destinations_failing.set(failing)
         await asyncio.sleep(MEASURE_SECONDS)
 
 

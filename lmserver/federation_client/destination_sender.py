@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -21,14 +22,15 @@ from lmserver.federation_client.room_api import STABLE, UNSTABLE
 from lmserver.federation_client.transaction_builder import MAX_EDUS, MAX_EVENTS, Contents, LatestTaker, build
 from lmserver.storage import destinations, outbound
 from lmserver.storage.database import Database, DatabaseUnavailable
-from lmserver.storage.destinations import Lease
+from lmserver.storage.destinations import LONGEST_PAUSE_MS, Lease
 from lmserver.storage.outbound import OutboundTransaction, Settlement
 
 REQUEST_SECONDS: Final = 20.0
 LEASE_MS: Final = 30_000
 EXTEND_BELOW_MS: Final = 25_000
 FIRST_BACKOFF_MS: Final = 1_000
-MAX_BACKOFF_MS: Final = 3_600_000
+MAX_BACKOFF_MS: Final = LONGEST_PAUSE_MS
+WARN_AFTER_REFUSALS: Final = 5
 RESEND_LPDU_MS: Final = 60_000
 BAD_STATE_SECONDS: Final = 0.5
 MAX_BAD_STATES: Final = 10
@@ -161,7 +163,7 @@ class DestinationSender:
         until = now + LEASE_MS
         if not await destinations.extend_lease(self._db, self.destination, self._lease.fence, until):
             raise LeaseLost
-        self._lease = Lease(self._lease.fence, self._lease.failures, until)
+        self._lease = replace(self._lease, until=until)
 
     # -- one transaction ------------------------------------------------------------------------
 
@@ -223,22 +225,29 @@ class DestinationSender:
             return True
         wait = response.json.get("retry_after_ms") if isinstance(response.json, dict) else None
         asked = wait if response.status == 429 and type(wait) is int and wait > 0 else 0
-        await self._back_off(f"status {response.status} {_errcode(response)[:40]}", asked)
+        reason = f"status {response.status} {_errcode(response)[:40]}".strip()
+        await self._back_off(reason, asked, refused=400 <= response.status < 500 and response.status != 429)
         return False
 
-    async def _back_off(self, reason: str, asked_ms: int) -> None:
+    async def _back_off(self, reason: str, asked_ms: int, *, refused: bool = False) -> None:
         failures = self._lease.failures + 1
         pause = min(FIRST_BACKOFF_MS << min(failures - 1, 20), MAX_BACKOFF_MS) * (0.75 + random.random() / 2)
         pause = min(max(pause, asked_ms), MAX_BACKOFF_MS)
         self.retry_at = self._clock() + int(pause)
-        log.info(
-            "destination_failed",
-            destination=self.destination,
-            reason=reason,
-            failures=failures,
-            ms=int(pause),
+        # One that is down is none of our business. One that keeps refusing needs a human: the draft
+        # lets nothing else follow what it does not take.
+        tell = log.warning if refused and failures >= WARN_AFTER_REFUSALS else log.info
+        event = "destination_refuses" if refused else "destination_failed"
+        tell(event, destination=self.destination, reason=reason, failures=failures, ms=int(pause))
+        await destinations.failed(
+            self._db,
+            self.destination,
+            self._lease.fence,
+            failures,
+            self.retry_at,
+            self._clock(),
+            reason[:MAX_REASON],
         )
-        await destinations.failed(self._db, self.destination, self._lease.fence, failures, self.retry_at)
 
     async def _settle(self, txn: OutboundTransaction, answer: dict[str, Any]) -> None:
         """Record that it was taken. LPDUs are answered first: if we die in between, the same
@@ -253,10 +262,10 @@ class DestinationSender:
             self._db, self.destination, self._lease.fence, txn.txn_id, _taken(contents), self._clock()
         ):
             raise LeaseLost
-        if self._lease.failures:
-            await destinations.alive(self._db, self.destination)
+        if self._lease.failures or self._lease.failing:
+            await destinations.succeeded(self._db, self.destination)
         self._bad_states = 0
-        self._lease = Lease(self._lease.fence, 0, self._lease.until)
+        self._lease = replace(self._lease, failures=0, failing=False)
 
 
 def _taken(contents: Contents) -> Settlement:

@@ -19,6 +19,7 @@ from lmserver.federation_client.destination_sender import Answers, DestinationSe
 from lmserver.federation_client.latest_edus import LatestEdus
 from lmserver.storage import destinations
 from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.destinations import LONGEST_PAUSE_MS
 
 POLL_SECONDS: Final = 3.0
 LINGER_SECONDS: Final = 0.5
@@ -126,7 +127,7 @@ class Sender:
         retry_at = self._retry_at.get(name)
         if retry_at is None:
             return True
-        if retry_at > self._clock():
+        if self._clock() < retry_at <= self._clock() + LONGEST_PAUSE_MS:
             return False
         del self._retry_at[name]
         return True

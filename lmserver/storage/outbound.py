@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmserver.storage.database import Executor
+from lmserver.storage.destinations import LONGEST_PAUSE_MS
 
 MAX_WAITING = 10_000
 """EDUs of one kind for one destination."""
@@ -184,7 +185,7 @@ async def due(db: Executor, destination: str, now_ms: int, max_pdus: int, max_ed
         " ORDER BY position LIMIT greatest(1, $3 / r.number)) AS e"
         " ORDER BY r.room_id, e.position LIMIT $3),"
         " lpdus AS (SELECT seq, room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE destination = $1"
-        " AND status = 'pending' AND resend_at <= $2 ORDER BY seq LIMIT $3),"
+        " AND status = 'pending' AND (resend_at <= $2 OR resend_at > $5) ORDER BY seq LIMIT $3),"
         " edus AS (SELECT seq, edu FROM outbound_edus WHERE destination = $1 ORDER BY seq LIMIT $4)"
         " SELECT 'event' AS kind, room_id, position AS place, from_position, NULL AS lpdu_id, pdu AS data"
         " FROM events UNION ALL SELECT 'lpdu', room_id, seq, NULL, lpdu_id, lpdu FROM lpdus"
@@ -193,6 +194,7 @@ async def due(db: Executor, destination: str, now_ms: int, max_pdus: int, max_ed
         now_ms,
         max_pdus,
         max_edus,
+        now_ms + LONGEST_PAUSE_MS,
     )
     found = Due([], [], [])
     for row in rows:

@@ -54,7 +54,9 @@ CREATE TABLE destinations (
     retry_at bigint NOT NULL DEFAULT 0,
     lease_owner text,
     lease_fence bigint NOT NULL DEFAULT 0,
-    lease_until bigint NOT NULL DEFAULT 0
+    lease_until bigint NOT NULL DEFAULT 0,
+    failing_since bigint NOT NULL DEFAULT 0,
+    last_failure text
 );
 CREATE INDEX destinations_failing ON destinations USING btree (retry_at) WHERE (retry_at > 0);
 CREATE UNIQUE INDEX destinations_pkey ON destinations USING btree (destination);

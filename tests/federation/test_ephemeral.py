@@ -23,7 +23,19 @@ from lmserver.storage import destinations
 from lmserver.storage.database import Database
 from tests.kit.edu_world import Device, Edu, EduWorld
 from tests.kit.engines import adopt_join, engine_kit
-from tests.kit.rooms import ALICE, BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, RoomBuilder, member, message
+from tests.kit.rooms import (
+    ALICE,
+    BOB,
+    EVIL,
+    HUB,
+    MALLORY,
+    PARTICIPANT,
+    ROOM,
+    RoomBuilder,
+    member,
+    message,
+    now,
+)
 
 EVE = f"@eve:{PARTICIPANT}"
 PATH = f"/rooms/{quote(ROOM)}"
@@ -118,7 +130,7 @@ async def test_typing_for_a_server_that_is_away_is_dropped(world: EduWorld) -> N
     alice = await world.device("alice")
     await alice.ok("PUT", f"{PATH}/send/m.room.message/1", {"body": "x"})
     async with asyncio.timeout(10):
-        while EVIL not in await destinations.backing_off(world.db, 0, 10):
+        while EVIL not in await destinations.backing_off(world.db, now(), 10):
             await asyncio.sleep(0.01)
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": True})
     await world.until(lambda: world.received("m.typing") != [])

@@ -1,0 +1,91 @@
+"""The commands for what only an operator can decide: rooms after a restore, servers that take nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from lmserver.config import Config, load_config
+
+Guarded = Callable[[Callable[[], int]], int]
+"""Runs work, and tells what goes wrong with the database in words for an operator."""
+
+
+class Add(Protocol):
+    """Adds one command to the command line."""
+
+    def __call__(
+        self, name: str, command: Callable[[argparse.Namespace], int], summary: str, description: str
+    ) -> argparse.ArgumentParser: ...
+
+
+def add_commands(add: Add, guarded: Guarded) -> None:
+    """held-rooms, release-room, mark-restored, destinations and skip-transaction."""
+
+    def on_config(work: Callable[[Config, argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        def command(options: argparse.Namespace) -> int:
+            config = load_config(options.config)
+            return guarded(lambda: work(config, options))
+
+        return command
+
+    commands = [
+        add("held-rooms", on_config(_held_rooms), "list rooms that wait for their newest events",
+            "List the rooms that may be read and not written to, because the database was restored and the"
+            " other servers have not all said that nothing is missing. Exits 1 if there are any."),
+        add("mark-restored", on_config(_mark_restored), "say that the database is a restored one",
+            "After restoring database and data directory together, which leaves no sign of it: hold the rooms"
+            " shared with other servers until what they lack is recovered, and drop one-time keys."),
+        add("destinations", on_config(_destinations), "list servers that take nothing from us",
+            "List the servers that something waits for and that cannot be reached or refuse what they are"
+            " sent: since when, how often it was tried, and why. Exits 1 if there are any."),
+    ]  # fmt: skip
+    release = add("release-room", on_config(_release_room), "write to a held room again, as it is",
+                  "Let a held room be written to again although events of it may be lost. Servers that have"
+                  " those events will refuse what follows: their users have to leave and join"
+                  " anew.")  # fmt: skip
+    release.add_argument("room", nargs="*", metavar="ROOM", help="room IDs")
+    release.add_argument("--all", action="store_true", help="every held room")
+    skip = add("skip-transaction", on_config(_skip), "give up what a server refuses to take",
+               "Give up the transaction that a server refuses, so that the next one can be sent. It may fetch"
+               " the room events in it by itself; messages of our users to its rooms are told as"
+               " refused.")  # fmt: skip
+    skip.add_argument("server", metavar="SERVER", help="the server that refuses it")
+    for parser in (*commands, release, skip):
+        parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration")
+
+
+def _held_rooms(config: Config, options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    return held_rooms.show(config)
+
+
+def _release_room(config: Config, options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    if bool(options.room) == options.all:
+        print("name rooms, or give --all", file=sys.stderr)
+        return 2
+    return held_rooms.release(config, options.room)
+
+
+def _mark_restored(config: Config, options: argparse.Namespace) -> int:
+    from lmserver import held_rooms
+
+    return held_rooms.mark_restored(config)
+
+
+def _destinations(config: Config, options: argparse.Namespace) -> int:
+    from lmserver import destinations
+
+    return destinations.show(config)
+
+
+def _skip(config: Config, options: argparse.Namespace) -> int:
+    from lmserver import destinations
+
+    return destinations.skip(config, options.server)
