@@ -13,7 +13,7 @@ from typing import Final
 from lmserver.storage.database import Executor
 
 LONGEST_PAUSE_MS: Final = 3_600_000
-LONGEST_LEASE_MS: Final = 60_000
+LONGEST_LEASE_MS: Final = 120_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,11 @@ class Stage:
         assert found is not None
         return found
 
+    def leave(self) -> None:
+        """The peer is away: every connection to it is reset."""
+        self.proxy.faults.refuse = True
+        self.proxy.cut()
+
     def try_again(self, after: int = 2 * HOUR) -> None:
         """Let the pause pass, and say so."""
         self.clock.pass_(after)

@@ -35,6 +35,7 @@ class FaultProxy:
         self.port = port
         self.faults = Faults()
         self.cuts = 0
+        self.accepted = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgotten = asyncio.Event()
@@ -67,6 +68,7 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         if self.faults.refuse:
             _reset(writer)
             return

@@ -26,10 +26,13 @@ FAST = {name: {"per_second": 1000, "burst": 1000} for name in DEFAULT_LIMITS}
 class Node:
     """A server as `lmserver run` runs it, but for its client listener; may be stopped and started.
 
-    Its data directory outlives it and its database, as a disk does.
+    Its data directory outlives it and its database, as a disk does. `port` is that of its client API,
+    which is not served: it makes processes on one database different ones.
     """
 
-    def __init__(self, name: str, dsn: str, network: Network, folder: Path, *, pool: int = 5) -> None:
+    def __init__(
+        self, name: str, dsn: str, network: Network, folder: Path, *, pool: int = 5, port: int = 8008
+    ) -> None:
         self.name = name
         self.dsn = dsn
         self.folder = folder
@@ -37,6 +40,7 @@ class Node:
         self.restored: str | None = None
         self._network = network
         self._pool = pool
+        self._port = port
         self._runner: web.AppRunner | None = None
         self._guarding: asyncio.Task[None] | None = None
         self._server: Server | None = None
@@ -57,6 +61,7 @@ class Node:
         raw = {
             "server_name": self.name,
             "data_dir": str(self.folder),
+            "client": {"port": self._port},
             "registration": {"mode": "open"},
             "limits": FAST,
             "federation": {
