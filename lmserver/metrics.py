@@ -45,6 +45,11 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.rooms_held = Gauge(
+            "lmserver_rooms_held",
+            "Rooms that are read-only until what a restore lost is recovered",
+            registry=self.registry,
+        )
         self.destinations_failing = Gauge(
             "lmserver_destinations_failing",
             "Servers that something waits for and that have taken nothing for an hour",

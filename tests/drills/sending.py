@@ -36,6 +36,8 @@ class Peer(EvilPeer):
         self.then: Answer = taken
         self.transactions: list[tuple[str, bytes]] = []
         self.taken: list[tuple[str, bytes]] = []
+        self._seen: set[tuple[str, bytes]] = set()
+        self._events: list[str] = []
         self.answers["send"] = self._send
 
     async def _send(self, request: Received) -> web.StreamResponse:
@@ -44,15 +46,16 @@ class Peer(EvilPeer):
         answer = self.plan.pop(0) if self.plan else self.then
         response = await answer()
         if answer is taken:
+            if transaction not in self._seen:
+                self._seen.add(transaction)
+                pdus = canonical_json.parse_object(request.body)["pdus"]
+                self._events += [parse_pdu(pdu, LM_02).event_id for pdu in pdus]
             self.taken.append(transaction)
         return response
 
     def events(self) -> list[str]:
         """What was taken, in order, each transaction once."""
-        pdus = [
-            pdu for _, body in dict.fromkeys(self.taken) for pdu in canonical_json.parse_object(body)["pdus"]
-        ]
-        return [parse_pdu(pdu, LM_02).event_id for pdu in pdus]
+        return list(self._events)
 
 
 class Stage:

@@ -10,12 +10,15 @@ import pytest
 from aiohttp import web
 
 from lmserver.destinations import skip_transaction
-from lmserver.storage import destinations, outbound
+from lmserver.federation_client.transaction_builder import Contents
+from lmserver.storage import destinations, lpdus, outbound
+from lmserver.storage.database import Database
+from lmserver.storage.outbound import OutboundTransaction
 from tests.drills.long import rounds
 from tests.drills.sending import Stage, in_order_once, taken
 from tests.kit.clock import HOUR
 from tests.kit.federation import until
-from tests.kit.rooms import PARTICIPANT, message
+from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, lpdu, message
 
 
 @pytest.fixture
@@ -156,3 +159,24 @@ async def test_d14_a_transaction_refused_for_ever_is_told_of_and_can_be_given_up
     await stage.delivered(peer, sent[1:])
     assert sent[0] not in peer.events()
     assert await db.run(lambda connection: skip_transaction(connection, PARTICIPANT)) is None
+
+
+async def test_d14_our_users_are_told_when_what_they_wrote_is_given_up(db: Database) -> None:
+    """An LPDU in a transaction that is given up is refused to its sender, not forgotten."""
+    written = lpdu(message("to a hub that refuses it", sender=BOB))
+    await lpdus.queue(
+        db, room_id=ROOM, lpdu_id=written.event_id, lpdu_hash=written.lpdu_hash or "", destination=HUB,
+        lpdu=written.canonical, user_id=BOB, device_id="D", txn_id="t", now_ms=1, check_at=1,
+    )  # fmt: skip
+    lease = await destinations.take_lease(db, HUB, "us", 1, 2)
+    assert lease is not None
+    contents = Contents(lpdus=((ROOM, written.event_id),))
+    body = b'{"pdus":[' + written.canonical + b"]}"
+    stored = OutboundTransaction("txn", body, contents.encode())
+    assert await outbound.store_transaction(db, HUB, lease.fence, stored, 1)
+    assert await db.run(lambda connection: skip_transaction(connection, HUB)) == 1
+    given_up = await lpdus.get(db, ROOM, written.event_id)
+    assert given_up is not None and given_up.status == "rejected"
+    assert await outbound.transaction(db, HUB) is None
+    # Whoever was sending it then has lost the right to record anything.
+    assert not await destinations.extend_lease(db, HUB, lease.fence, 3)
