@@ -34,12 +34,16 @@ from lmserver.storage import (
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
+from lmserver.web.addresses import TrustedProxies
+from lmserver.web.listener import Capacity, Listener
 
 log = structlog.get_logger(__name__)
 
 Progress = Callable[[str], None]
 
 STOP_SECONDS = 20.0
+CONNECTIONS_PER_ADDRESS = 200
+"""Of other servers: the client listener stands behind a proxy, whose address all clients share."""
 OPEN_FILES = 65_536
 HOUSEKEEPING_SECONDS = 3600.0
 DAY_MS = 24 * 3600 * 1000
@@ -128,7 +132,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
     stopping = _stop_signal()
     async with open_database(config, progress, migrate=True) as db:
         server = assemble(config, db, keys.signing, old_keys=keys.old)
-        runners: list[web.AppRunner] = []
+        listeners: list[Listener] = []
         restored = await server.guard.check()
         if restored is not None:
             progress(f"Restored: {restored}. Shared rooms are held; see `lmserver held-rooms`.")
@@ -144,7 +148,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             if certificate is not None:
                 background.append(asyncio.create_task(certificate.watch(), name="certificate"))
             _on_hangup(certificate)
-            await _listen(server, runners, certificate)
+            await _listen(server, listeners, certificate)
             await keeper.begin()
             await server.sender.start()
             background.append(asyncio.create_task(server.echo_watch.run(), name="echo watch"))
@@ -159,7 +163,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             for task in background:
                 task.cancel()
             await server.notifier.close()
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
+            await asyncio.gather(*(listener.close() for listener in listeners))
             await server.close()
 
 
@@ -184,24 +188,24 @@ def _on_hangup(certificate: ServerCertificate | None) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _listen(
-    server: Server, runners: list[web.AppRunner], certificate: ServerCertificate | None
-) -> None:
+async def _listen(server: Server, listeners: list[Listener], certificate: ServerCertificate | None) -> None:
     config = server.config
     tls = certificate.context if certificate is not None else None
-    sites: list[tuple[web.Application, str, int, ssl.SSLContext | None]] = [
-        (server.client_app, config.client.host, config.client.port, None),
-        (server.federation_app, config.federation_listener.host, config.federation_listener.port, tls),
+    proxies = TrustedProxies(config.trusted_proxies)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    share = (OPEN_FILES if soft == resource.RLIM_INFINITY else soft) // 4
+    peers, anybody = Capacity(share, CONNECTIONS_PER_ADDRESS), Capacity(share)
+    federation = config.federation_listener
+    sites: list[tuple[web.Application, Capacity, str, int, ssl.SSLContext | None]] = [
+        (server.client_app, anybody, config.client.host, config.client.port, None),
+        (server.federation_app, peers, federation.host, federation.port, tls),
     ]
     if config.metrics is not None:
-        sites.append((_metrics_app(server.metrics), config.metrics.host, config.metrics.port, None))
-    for app, host, port, context in sites:
-        runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=STOP_SECONDS, auto_decompress=False
-        )
-        await runner.setup()
-        runners.append(runner)
-        await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024, reuse_address=True).start()
+        sites.append((_metrics_app(server.metrics), anybody, config.metrics.host, config.metrics.port, None))
+    for app, capacity, host, port, context in sites:
+        listener = Listener(app, capacity, proxies, shutdown_seconds=STOP_SECONDS)
+        listeners.append(listener)
+        await listener.start(host, port, context)
 
 
 def _certificate(config: Config, metrics: Metrics) -> ServerCertificate | None:

@@ -57,7 +57,7 @@ class MediaEndpoints:
         return {"m.upload.size": self._max_upload}
 
     @endpoint("POST", "/_matrix/media/v3/upload", "/_matrix/media/r0/upload", auth=Auth.USER,
-              rate="media_upload", deadline=DEADLINE)  # fmt: skip
+              rate="media_upload", deadline=DEADLINE, at_once=4)  # fmt: skip
     async def upload(self, request: Request) -> dict[str, Any]:
         """Upload; answered when the file is durable."""
         media_id = await _answered(
@@ -80,7 +80,7 @@ class MediaEndpoints:
         return {"content_uri": f"mxc://{self._our_name}/{media_id}", "unused_expires_at": expires}
 
     @endpoint("PUT", "/_matrix/media/v3/upload/{server_name}/{media_id}", auth=Auth.USER,
-              rate="media_upload", deadline=DEADLINE)  # fmt: skip
+              rate="media_upload", deadline=DEADLINE, at_once=4)  # fmt: skip
     async def upload_to(self, request: Request) -> dict[str, Any]:
         """Upload what was announced by `create`; never twice."""
         if request.params["server_name"] != self._our_name:
@@ -97,20 +97,20 @@ class MediaEndpoints:
         return {}
 
     @endpoint("GET", "/_matrix/client/v1/media/download/{server_name}/{media_id}", auth=Auth.USER,
-              rate="media_download", deadline=DEADLINE)  # fmt: skip
+              rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
     async def download(self, request: Request) -> Streamed:
         """Download, under the name it was uploaded with."""
         medium = await self._open(request)
         return _served(medium, medium.content.filename)
 
     @endpoint("GET", "/_matrix/client/v1/media/download/{server_name}/{media_id}/{file_name}",
-              auth=Auth.USER, rate="media_download", deadline=DEADLINE)  # fmt: skip
+              auth=Auth.USER, rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
     async def download_as(self, request: Request) -> Streamed:
         """Download under a name the asker chooses."""
         return _served(await self._open(request), naming.safe_name(request.params["file_name"]))
 
     @endpoint("GET", "/_matrix/client/v1/media/thumbnail/{server_name}/{media_id}", auth=Auth.USER,
-              rate="media_download", deadline=DEADLINE)  # fmt: skip
+              rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
     async def thumbnail(self, request: Request) -> Streamed:
         """The image itself where it is small; 400 for what is no image."""
         animated = _wants_moving(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from lmserver.protocol import transport
@@ -29,5 +30,9 @@ class ServerAuthenticator:
             keys = await self._keys(headers[0].origin, [h.key_id for h in headers])
         except ProtocolError as error:
             raise RequestAuthError("the keys of the requesting server cannot be fetched") from error
-        request.origin = transport.check_request(headers, request.method, request.raw_uri, body, keys)
+        arguments = (headers, request.method, request.raw_uri, body, keys)
+        if request.has_small_body:
+            request.origin = transport.check_request(*arguments)
+        else:  # hashing megabytes takes a while, and needs no lock of the interpreter
+            request.origin = await asyncio.to_thread(transport.check_request, *arguments)
         self._alive(request.origin)

@@ -24,6 +24,7 @@ from lmserver.web.errors import bad_param, missing_param, not_found
 
 MAX_BACKFILL = 100
 _RATE = "federation_events"
+_AT_ONCE = 4
 
 
 class EventEndpoints:
@@ -52,7 +53,7 @@ class EventEndpoints:
         return Reply(200, wire(stored, room_version(row.room_version), hide=hide))
 
     @endpoint("GET", STABLE + "/v1/state/{room_id}", UNSTABLE + "/state/{room_id}",
-              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip
     async def state(self, request: Request) -> Reply:
         """The state before an event, and what authorizes it; answered by the hub alone."""
         at, state, chain, view, version = await self._state(request)
@@ -61,7 +62,7 @@ class EventEndpoints:
         return Reply(200, b'{"auth_chain":' + _shown(chain, version, view) + b',"pdus":' + pdus + b"}")
 
     @endpoint("GET", STABLE + "/v1/state_ids/{room_id}", UNSTABLE + "/state_ids/{room_id}",
-              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip
     async def state_ids(self, request: Request) -> dict[str, Any]:
         """The same, event IDs only."""
         _, state, chain, _, _ = await self._state(request)
@@ -76,7 +77,7 @@ class EventEndpoints:
         return at, state, await auth_chain(self._db, room.room_id, state), view, room.version
 
     @endpoint("GET", STABLE + "/v2/backfill/{room_id}", UNSTABLE + "/backfill/{room_id}",
-              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip
     async def backfill(self, request: Request) -> Reply:
         """Events up to and including `v`, oldest first."""
         limit = request.query.get("limit", "")

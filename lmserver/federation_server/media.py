@@ -22,13 +22,13 @@ class MediaEndpoints:
         self._library = library
 
     @endpoint("GET", STABLE + "/v1/media/download/{media_id}", auth=Auth.SERVER, rate=_RATE,
-              deadline=DEADLINE)  # fmt: skip
+              deadline=DEADLINE, at_once=8)  # fmt: skip
     async def download(self, request: Request) -> Streamed:
         """SS API §GET media/download."""
         return _served(await self._open(request))
 
     @endpoint("GET", STABLE + "/v1/media/thumbnail/{media_id}", auth=Auth.SERVER, rate=_RATE,
-              deadline=DEADLINE)  # fmt: skip
+              deadline=DEADLINE, at_once=8)  # fmt: skip
     async def thumbnail(self, request: Request) -> Streamed:
         """SS API §GET media/thumbnail: the image itself where it is small."""
         medium = await self._open(request)

@@ -104,7 +104,7 @@ class MembershipEndpoints:
     # -- the events made from them --------------------------------------------------------------
 
     @endpoint("POST", STABLE + "/v3/send_join/{txn_id}", UNSTABLE + "/send_join/{txn_id}",
-              auth=Auth.SERVER, rate=_RATE)  # fmt: skip
+              auth=Auth.SERVER, rate=_RATE, at_once=4)  # fmt: skip
     async def send_join(self, request: Request) -> Reply:
         """D04 §Joins."""
         return await self._send(request, "join", self._join_answer)

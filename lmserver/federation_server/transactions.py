@@ -97,7 +97,7 @@ class TransactionEndpoints:
         self._clock = clock
         self._requests = Once(db, clock)
 
-    @endpoint("PUT", STABLE + "/v2/send/{txn_id}", UNSTABLE + "/send/{txn_id}", auth=Auth.SERVER)
+    @endpoint("PUT", STABLE + "/v2/send/{txn_id}", UNSTABLE + "/send/{txn_id}", auth=Auth.SERVER, at_once=2)
     async def send(self, request: Request) -> Reply:
         """Receive a transaction; answered 200 once everything in it is durable."""
         origin, txn_id = request.origin, request.params["txn_id"]

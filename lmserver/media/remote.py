@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -25,6 +25,7 @@ from lmserver.media.naming import name_in, safe_name, safe_type
 from lmserver.storage import media
 from lmserver.storage.database import Database
 from lmserver.storage.media import Content
+from lmserver.web.slots import Busy, Slots
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,8 @@ FRAME_BYTES = 64 * 1024
 
 FETCHES = 32
 FETCHES_FOR_EACH_SERVER = 4
-WAITING_FOR_EACH_SERVER = 100
+WAITING_FOR_EACH_SERVER = 96
+WAITING = 1000
 WAIT_SECONDS = 60.0
 FAILURE_SECONDS = 30.0
 MAX_FAILURES = 10_000
@@ -62,7 +64,7 @@ class RemoteMedia:
         self._cache_size = cache_size
         self._clock = clock
         self._flights: SingleFlight[Content] = SingleFlight()
-        self._slots = _Slots()
+        self._slots = Slots()
         self._failures: OrderedDict[tuple[str, str], tuple[float, outcomes.MediaError]] = OrderedDict()
         self._unchecked = cache_size
 
@@ -93,8 +95,10 @@ class RemoteMedia:
 
     async def _fetch(self, server: str, media_id: str, wait_seconds: float) -> Content:
         try:
-            async with self._slots.one(server), asyncio.timeout(FETCH_SECONDS):
+            async with self._turn(server), asyncio.timeout(FETCH_SECONDS):
                 content = await self._ask(server, media_id, wait_seconds)
+        except Busy:
+            raise outcomes.Unavailable("Too many media of this server are being fetched") from None
         except (FederationError, BadMultipart, TimeoutError) as error:
             failure = _outcome(error)
             log.info("media_not_fetched", server=server, reason=str(error)[:200], kind=type(failure).__name__)
@@ -103,6 +107,16 @@ class RemoteMedia:
         await media.cache(self._db, server, media_id, content, self._clock())
         await self._evict(content.size)
         return content
+
+    @asynccontextmanager
+    async def _turn(self, server: str) -> AsyncIterator[None]:
+        """So many fetches at once, so many of them from one server. Raises Busy."""
+        each, waiting = FETCHES_FOR_EACH_SERVER, WAITING_FOR_EACH_SERVER
+        async with (
+            self._slots.hold(server, each, waiting, WAIT_SECONDS),
+            self._slots.hold("", FETCHES, WAITING, WAIT_SECONDS),
+        ):
+            yield
 
     async def _ask(self, server: str, media_id: str, wait_seconds: float) -> Content:
         query = {"timeout_ms": str(int(wait_seconds * 1000))}
@@ -177,32 +191,6 @@ class RemoteMedia:
                     if await media.forget(self._db, medium.server, medium.media_id):
                         await self._files.delete(medium.sha256)
                     excess -= medium.size
-
-
-class _Slots:
-    """So many fetches at once, so many from one server, so many that wait for one server."""
-
-    def __init__(self) -> None:
-        self._all = asyncio.Semaphore(FETCHES)
-        self._servers: dict[str, tuple[asyncio.Semaphore, int]] = {}
-
-    @asynccontextmanager
-    async def one(self, server: str) -> AsyncIterator[None]:
-        """Raises Unavailable when too many wait, TimeoutError after WAIT_SECONDS."""
-        semaphore, users = self._servers.get(server, (asyncio.Semaphore(FETCHES_FOR_EACH_SERVER), 0))
-        if users >= WAITING_FOR_EACH_SERVER:
-            raise outcomes.Unavailable("Too many media of this server are being fetched")
-        self._servers[server] = (semaphore, users + 1)
-        try:
-            async with AsyncExitStack() as slots:
-                async with asyncio.timeout(WAIT_SECONDS):
-                    await slots.enter_async_context(semaphore)
-                    await slots.enter_async_context(self._all)
-                yield
-        finally:
-            semaphore, users = self._servers.pop(server)
-            if users > 1:
-                self._servers[server] = (semaphore, users - 1)
 
 
 def _outcome(error: Exception) -> outcomes.MediaError:

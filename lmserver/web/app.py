@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -19,11 +19,12 @@ from aiohttp import web
 
 from lmserver.protocol.errors import ProtocolError
 from lmserver.web.addresses import TrustedProxies
-from lmserver.web.endpoint import Auth, Endpoint, Reply, Request, Streamed, endpoints_of
+from lmserver.web.endpoint import MAX_AT_ONCE, Auth, Endpoint, Reply, Request, Streamed, endpoints_of
 from lmserver.web.errors import ApiError, limited, of_protocol
 from lmserver.web.limits import RateLimiter
 from lmserver.web.request import STALL_SECONDS
 from lmserver.web.routing import Router
+from lmserver.web.slots import Busy, Slots
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,14 @@ Observer = Callable[[str, int, float], None]
 """Told of each request: the declared path, the status, the seconds."""
 
 MAX_TARGET = 16 * 1024
+BLOCK = 64 * 1024
+LARGE_ANSWER = 4 * BLOCK
+BODIES_AT_ONCE = 4
+"""Bodies over 64 KB from one address that are read before their signature can be checked."""
+WAITING = 64
+"""Requests that may wait for those in progress of the same user, server or address."""
+WAIT_SECONDS = 10.0
+RETRY_SECONDS = 1.0
 
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -41,6 +50,7 @@ CORS_HEADERS = {
     "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization, Date",
     "Access-Control-Expose-Headers": "Retry-After",
 }
+_JSON = {"Content-Type": "application/json"}
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -67,6 +77,7 @@ class Dispatcher:
         self._limiter = limiter
         self._observe = observe
         self._proxies = proxies
+        self._slots = Slots()
 
     async def __call__(self, raw: web.BaseRequest) -> web.StreamResponse:
         started = time.monotonic()
@@ -78,11 +89,12 @@ class Dispatcher:
             path = entry.path
             remote = self._proxies.client_of(raw.remote or "", raw.headers.getall("X-Forwarded-For", []))
             request = Request(raw, params, entry.max_body, remote, strict=entry.auth is Auth.SERVER)
-            result = await self._answer(entry, request)
-            if isinstance(result, Streamed):
-                response = await self._stream(raw, result, entry.deadline)
-            else:
-                response = result
+            async with contextlib.AsyncExitStack() as held:
+                result = await self._answer(entry, request, held)
+                if isinstance(result, Streamed):
+                    response = await self._stream(raw, result, entry.deadline)
+                else:
+                    response = result
         except ApiError as error:
             response = self._error(error)
         except Exception as error:  # the last door: nothing gets past it
@@ -102,12 +114,18 @@ class Dispatcher:
             raise ApiError(400, "M_UNKNOWN", "The request target must start with a slash")
         return self._router.find(raw.method, target.split("?", 1)[0])
 
-    async def _answer(self, entry: Endpoint, request: Request) -> web.Response | Streamed:
+    async def _answer(
+        self, entry: Endpoint, request: Request, held: contextlib.AsyncExitStack
+    ) -> web.Response | Streamed:
         try:
             async with asyncio.timeout(entry.deadline):
-                await self._admit(entry, request)
+                await self._admit(entry, request, held)
                 result = await entry.handler(request)
+        except Busy:
+            raise limited(RETRY_SECONDS) from None
         except TimeoutError:
+            if request.is_reading:
+                raise ApiError(408, "M_UNKNOWN", "The body did not come in time") from None
             raise ApiError(503, "M_UNKNOWN", "The request took too long", {"retry_after_ms": 2000}) from None
         except ProtocolError as error:
             raise of_protocol(error) from error
@@ -115,11 +133,17 @@ class Dispatcher:
             raise next(api for kind, api in self._failures.items() if isinstance(error, kind)) from error
         if isinstance(result, Streamed):
             return result
-        if isinstance(result, Reply):
-            return self._json(result.status, result.body, result.headers)
-        return self._json(200, result)
+        reply = result if isinstance(result, Reply) else Reply(200, result)
+        if reply.status == 200 and isinstance(reply.body, bytes) and len(reply.body) > LARGE_ANSWER:
+            return Streamed(_blocks(reply.body), len(reply.body), {**_JSON, **reply.headers})
+        return self._json(reply.status, reply.body, reply.headers)
 
-    async def _admit(self, entry: Endpoint, request: Request) -> None:
+    async def _admit(self, entry: Endpoint, request: Request, held: contextlib.AsyncExitStack) -> None:
+        """Who asks, how often, how much at once. What is held is given back after the answer."""
+        if entry.auth is Auth.SERVER and not request.has_small_body:
+            # Its body is held in memory before we can know whose it is.
+            line = ("body", request.remote_key)
+            await held.enter_async_context(self._slots.hold(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
         authenticate = self._authenticators.get(entry.auth)
         if authenticate is not None:
             await authenticate(request)
@@ -130,6 +154,10 @@ class Dispatcher:
             wait = self._limiter.take(entry.rate, key)
             if wait:
                 raise limited(wait)
+        at_once = entry.at_once or MAX_AT_ONCE
+        name = entry.name if entry.at_once else ""
+        who = request.requester.user_id or request.origin or request.remote_key
+        await held.enter_async_context(self._slots.hold((name, who), at_once, WAITING, WAIT_SECONDS))
 
     async def _stream(self, raw: web.BaseRequest, reply: Streamed, deadline: float) -> web.StreamResponse:
         """Send what comes, at the reader's speed but not slower than it may be silent. What breaks
@@ -162,6 +190,13 @@ class Dispatcher:
         if "Content-Type" in extra:
             return web.Response(status=status, body=data, headers=extra)
         return web.Response(status=status, body=data, headers=extra, content_type="application/json")
+
+
+async def _blocks(data: bytes) -> AsyncGenerator[bytes, None]:
+    """A large answer in pieces, so that it is let go of when its reader does not read."""
+    view = memoryview(data)
+    for start in range(0, len(view), BLOCK):
+        yield bytes(view[start : start + BLOCK])
 
 
 async def _nothing() -> AsyncIterator[bytes]:

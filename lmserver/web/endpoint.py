@@ -33,6 +33,9 @@ class Auth(Enum):
     SERVER = "server"
 
 
+MAX_AT_ONCE = 64
+"""Requests of one user, server or address in progress at a time."""
+
 _DEFAULT_RATES = {
     Auth.NONE: "anonymous",
     Auth.OPTIONAL_USER: "anonymous",
@@ -52,11 +55,12 @@ class Declaration:
     max_body: int
     rate: str
     deadline: float
+    at_once: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A declared endpoint bound to its object."""
+    """A declared endpoint bound to its object; its paths have one `name`."""
 
     method: str
     path: str
@@ -64,6 +68,8 @@ class Endpoint:
     max_body: int
     rate: str
     deadline: float
+    at_once: int | None
+    name: str
     handler: Handler
     doc: str
 
@@ -75,13 +81,15 @@ def endpoint(
     max_body: int | None = None,
     rate: str | None = None,
     deadline: float = DEADLINE_SECONDS,
+    at_once: int | None = None,
 ) -> Callable[[F], F]:
     """Declare a method of an endpoints class. `{name}` segments become path parameters; client
     paths under /v3 are served under /r0 too; `rate` names the rate limit that applies, counted by
-    user, by server or, where neither is known, by address."""
+    user, by server or, where neither is known, by address. `at_once` is for what is costly: so many
+    requests of one of them are served at a time, others wait a little (else all share MAX_AT_ONCE)."""
     default = MAX_SERVER_BODY if auth is Auth.SERVER else MAX_CLIENT_BODY
     limit = rate or _DEFAULT_RATES[auth]
-    declaration = Declaration(method, _with_r0(paths), auth, max_body or default, limit, deadline)
+    declaration = Declaration(method, _with_r0(paths), auth, max_body or default, limit, deadline, at_once)
 
     def mark(function: F) -> F:
         setattr(function, _MARK, declaration)
@@ -110,6 +118,8 @@ def endpoints_of(owner: object) -> Iterator[Endpoint]:
                 declared.max_body,
                 declared.rate,
                 declared.deadline,
+                declared.at_once,
+                f"{type(owner).__module__}.{type(owner).__name__}.{name}",
                 handler,
                 (handler.__doc__ or "").strip(),
             )

@@ -152,7 +152,7 @@ async def _body(blocks: AsyncIterator[bytes]) -> web.Response:
 async def test_m4_only_so_many_fetches_wait_for_one_server(
     arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "WAITING_FOR_EACH_SERVER", 6)
+    monkeypatch.setattr(remote, "WAITING_FOR_EACH_SERVER", 2)
     release, now, most = asyncio.Event(), 0, 0
 
     async def slow(_: Received) -> web.StreamResponse:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from lmserver.composition import assemble
 from lmserver.config import DEFAULT_LIMITS, parse_config
 from lmserver.rooms.verifying import Verification
 from lmserver.storage.database import Database
+from lmserver.web.addresses import TrustedProxies
+from lmserver.web.listener import Capacity, Listener
 from tests.evilpeer.network import Network
 from tests.kit.rooms import EVIL, HUB, KEYS, PARTICIPANT, key_of, now
 
@@ -36,7 +36,7 @@ class Victim:
         }
         self.server = assemble(parse_config(raw, folder), db, key_of(name), now, network)
         self.engine = self.server.engine
-        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
 
     @property
     def port(self) -> int:
@@ -47,17 +47,17 @@ class Victim:
 
     async def listen(self) -> None:
         """Serve other servers, on the port they know if there is one."""
-        self._runner = web.AppRunner(self.server.federation_app, access_log=None, auto_decompress=False)
-        await self._runner.setup()
+        self._listener = Listener(
+            self.server.federation_app, Capacity(1000), TrustedProxies(), shutdown_seconds=60.0
+        )
         port = self.network.ports.get(self.name, 0)
-        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self.network.ports[self.name] = int(self._runner.addresses[0][1])
+        self.network.ports[self.name] = await self._listener.start("127.0.0.1", port)
 
     async def unlisten(self) -> None:
         """Be away for other servers."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
 
     async def stop(self) -> None:
         await self.unlisten()
