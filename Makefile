@@ -46,8 +46,8 @@ format: setup ## Format and fix what can be fixed
 bench: setup ## Measure, beside stock Synapse; writes bench/README.md
 	$(BIN)/python -m bench.run
 
-drills: setup ## Run the fault drills in their long form
-	LMSERVER_DRILLS=long $(BIN)/python -m pytest -q tests/drills
+drills: setup ## Run the fault drills and the suite's mutants in their long form
+	LMSERVER_DRILLS=long $(BIN)/python -m pytest -q tests/drills tests/conformance
 
 clean: ## Remove what setup and tests made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -111,8 +111,11 @@ class ClientApi:
 
     async def send(self, room_id: str, type_: str, content: Any) -> str:
         """A message event; its ID."""
-        path = f"{self.room(room_id)}/send/{quote(type_, safe='')}/c{secrets.token_hex(4)}{next(self._txn)}"
-        return str((await self.ok("PUT", path, content))["event_id"])
+        return str((await self.ok("PUT", self.send_path(room_id, type_), content))["event_id"])
+
+    def send_path(self, room_id: str, type_: str) -> str:
+        """Where to PUT a new message event."""
+        return f"{self.room(room_id)}/send/{quote(type_, safe='')}/c{secrets.token_hex(4)}{next(self._txn)}"
 
     async def put_state(self, room_id: str, type_: str, content: Any, state_key: str = "") -> str:
         path = f"{self.room(room_id)}/state/{quote(type_, safe='')}/{quote(state_key, safe='')}"

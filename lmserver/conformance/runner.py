@@ -105,10 +105,9 @@ async def _session(options: Options) -> AsyncIterator[Session]:
             await _begin(session, listener, options)
             yield session
         finally:
+            await session.close()
             await listener.stop()
             await wire.close()
-            if session.client is not None:
-                await session.client.close()
 
 
 async def _begin(session: Session, listener: Listener, options: Options) -> None:

@@ -39,6 +39,7 @@ class Session:
         self._shared: dict[str, asyncio.Future[Any]] = {}
         self._run = secrets.token_hex(4)
         self._numbers = count(1)
+        self._closers: list[Callable[[], Awaitable[None]]] = []
 
     # -- our names ------------------------------------------------------------------------------
 
@@ -67,6 +68,16 @@ class Session:
         if self.client is None:
             raise Skipped("needs a user of the server: --client-url")
         return self.client
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have something ended with the session."""
+        self._closers.append(closer)
+
+    async def close(self) -> None:
+        for closer in reversed(self._closers):
+            await closer()
+        if self.client is not None:
+            await self.client.close()
 
     def say(self, text: str) -> None:
         """Tell the person who waits for the result."""

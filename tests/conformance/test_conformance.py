@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from lmserver.conformance import checks
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 
+LONG = os.environ.get("LMSERVER_DRILLS") == "long"
 KNOWN_FAILURES = {"tls.http2"}
 """What the draft asks of the listener and a proxy in front of it gives."""
 
@@ -37,21 +39,29 @@ def outcomes(report: dict[str, Any], outcome: str) -> set[str]:
     return {check["id"] for check in report["checks"] if check["outcome"] == outcome}
 
 
-@pytest.mark.parametrize("form", ["stable", "unstable"])
+# The form peers speak today in full; of the stable form, unless asked, what differs in paths and version.
+FORMS = {
+    "unstable": (),
+    "stable": () if LONG else ("join.*", "canonical.*", "event.*", "backfill.*", "invited.*"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_lmserver_conforms_as_hub_and_as_participant(
     server: ServerProcess, tmp_path: Path, form: str
 ) -> None:
     file = tmp_path / "report.json"
-    done = lmserver(
-        *arguments(server, "--verbose", "--json", str(file), *(["--stable"] if form == "stable" else []))
-    )
+    only = [word for pattern in FORMS[form] for word in ("--only", pattern)]
+    stable = ["--stable"] if form == "stable" else []
+    done = lmserver(*arguments(server, "--verbose", "--json", str(file), *stable, *only))
     report = json.loads(file.read_text(encoding="utf-8"))
-    assert outcomes(report, "fail") == KNOWN_FAILURES, done.stdout
+    ran = {check["id"] for check in report["checks"]}
+    assert outcomes(report, "fail") == KNOWN_FAILURES & ran, done.stdout
     assert outcomes(report, "warn") == set(), done.stdout
     assert outcomes(report, "skip") == set(), done.stdout
-    assert len(report["checks"]) == len(checks.ALL)
+    assert ran == {check.id for check in checks.ALL} or only
     assert report["form"] == form
-    assert done.returncode == 1
+    assert done.returncode == (1 if KNOWN_FAILURES & ran else 0)
 
 
 def test_a_run_without_failures_exits_0(server: ServerProcess) -> None:

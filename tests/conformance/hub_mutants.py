@@ -1,10 +1,8 @@
-"""Positive controls for the hub's checks: hubs with one thing broken, each with all that follows from it."""
+"""Hubs with one thing broken, each with all that follows from it."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import pytest
 
 from lmserver.conformance import checks
 from lmserver.federation_server import events, transactions
@@ -12,8 +10,7 @@ from lmserver.federation_server.server_view import ServerView
 from lmserver.protocol import canonical_json, hashes, hub
 from lmserver.rooms import stripped_state
 from lmserver.storage import inbound, outbound, room_state
-from tests.conformance.mutants import Mutant, Patch, expect_failures
-from tests.conformance.subject import Subject
+from tests.conformance.mutants import Mutant, Patch
 
 
 def wrong_content_hash(patch: Patch) -> None:
@@ -167,50 +164,41 @@ def failed_under_another_id(patch: Patch) -> None:
     patch.setattr(transactions._Result, "reject", lambda self, event_id, reason: reject(self, "$x", reason))
 
 
-LISTED = ("hub.[!r]*", "canonical.*", "lpdu.*", "schema.*")
 RULES = {check.id for check in checks.ALL if check.id.startswith("rules.")}
 WRONG_HASHES = {
-    "hub.content_hash", "hub.own_events", "hub.unknown_fields", "join.state_hashes",
-    "canonical.key_order", "canonical.strings", "canonical.numbers", "canonical.nul",
+    "hub.content_hash", "hub.own_events", "hub.unknown_fields", "join.state_hashes", "invite.event",
+    "visibility.shared", "canonical.key_order", "canonical.strings", "canonical.numbers", "canonical.nul",
 }  # fmt: skip
-UNCHECKED = {"lpdu.unsigned", "lpdu.bad_signature", "lpdu.unlisted_key", "join.unsigned"}
+UNCHECKED = {
+    "lpdu.unsigned", "lpdu.bad_signature", "lpdu.unlisted_key", "join.unsigned",
+    "receive.unsigned", "receive.bad_signature", "receive.bad_sender_signature",
+    "invited.unsigned", "invited.forged",
+}  # fmt: skip
 FORBIDDEN = RULES | {
     "join.send_forbidden", "leave.send_forbidden", "invite.forbidden", "knock.join_forbidden",
-    "knock.send_forbidden",
+    "knock.send_forbidden", "lpdu.failed_pdus",
 }  # fmt: skip
-SIZES = {"send.too_many_pdus", "send.too_many_edus", "send.too_many_unprocessed"}
 OUTSIDERS = {"event.outsider", "state.outsider", "state_ids.outsider", "backfill.outsider"}
 
 MUTANTS = [
-    Mutant("wrong content hash", wrong_content_hash, (*LISTED, "join.*"), frozenset(WRONG_HASHES)),
-    Mutant("messages unsigned by the hub", unsigned_by_hub, LISTED, frozenset({"hub.signature", "hub.own_events"})),
-    Mutant("no auth rules", no_auth_rules, ("rules.*", "allowed.*", "*.*forbidden"), frozenset(FORBIDDEN)),
-    Mutant("join rules in all auth_events", join_rules_everywhere, LISTED,
-           frozenset({"hub.auth_events", "hub.auth_events_member"})),
-    Mutant("two prev_events", two_prev_events, LISTED, frozenset({"hub.one_prev_event", "hub.list", "hub.order"})),
-    Mutant("unknown fields dropped", drops_unknown_fields, LISTED, frozenset({"hub.unknown_fields"})),
-    Mutant("never redacts", never_redacts, LISTED, frozenset({"lpdu.hash_mismatch"})),
-    Mutant("keys in code-point order", code_point_order, LISTED, frozenset({"canonical.key_order"})),
-    Mutant("takes any signature", takes_any_signature, (*LISTED, "join.*"), frozenset(UNCHECKED)),
-    Mutant("takes any size", any_size, LISTED, frozenset({"lpdu.too_large"})),
-    Mutant("takes any number", any_number, ("send.*", "hub.[!r]*"), frozenset(SIZES)),
-    Mutant("forgets transactions", forgets_transactions, ("send.*", "join.*"), frozenset({"send.processed_once"})),
-    Mutant("one bad event fails all", fails_with_one, ("send.*", "lpdu.*"),
-           frozenset({"lpdu.bad_among_good", "send.unknown_events"})),
-    Mutant("a new ID for every try", new_id_for_every_try, ("hub.*",), frozenset({"hub.retry"})),
-    Mutant("state after the event", state_after, ("state*", "join.*"), frozenset({"state.before", "join.state_prior"})),
-    Mutant("newest first", newest_first, ("backfill.*", "state*", "event.*"),
-           frozenset({"backfill.order", "backfill.to_the_start"})),
-    Mutant("hides nothing", hides_nothing, ("visibility.*", "event.*", "backfill.*"), frozenset({"visibility.redacted"})),
-    Mutant("tells everybody", tells_everybody, ("visibility.*", "event.*", "state*", "backfill.*"), frozenset(OUTSIDERS)),
-    Mutant("more than stripped state", whole_state_for_invites, ("invite.*", "knock.*"),
-           frozenset({"invite.stripped_state", "knock.sent"})),
-    Mutant("failed under another ID", failed_under_another_id, ("lpdu.*", "send.*"), frozenset({"lpdu.failed_pdus"})),
+    Mutant("wrong content hash", wrong_content_hash, WRONG_HASHES, short=True),
+    Mutant("messages unsigned by the hub", unsigned_by_hub, {"hub.signature", "hub.own_events"}, short=True),
+    Mutant("a hub without auth rules", no_auth_rules, FORBIDDEN),
+    Mutant("join rules in all auth_events", join_rules_everywhere, {"hub.auth_events", "hub.auth_events_member"}),
+    Mutant("two prev_events", two_prev_events, {"hub.one_prev_event", "hub.list", "hub.order"}),
+    Mutant("unknown fields dropped", drops_unknown_fields, {"hub.unknown_fields"}),
+    Mutant("never redacts", never_redacts, {"lpdu.hash_mismatch", "receive.hash_mismatch", "receive.changed_lpdu"}, short=True),
+    Mutant("keys in code-point order", code_point_order, {"canonical.key_order", "receive.key_order", "participant.canonical", "requests.signed"}),
+    Mutant("takes any signature", takes_any_signature, UNCHECKED),
+    Mutant("takes any size", any_size, {"lpdu.too_large", "receive.too_large"}),
+    Mutant("takes any number", any_number, {"send.too_many_pdus", "send.too_many_edus", "send.too_many_unprocessed"}),
+    Mutant("forgets transactions", forgets_transactions, {"send.processed_once", "receive.bad_state"}, short=True),
+    Mutant("one bad event fails all", fails_with_one, {"lpdu.bad_among_good", "receive.bad_among_good", "send.unknown_events"}, short=True),
+    Mutant("a new ID for every try", new_id_for_every_try, {"hub.retry", "participant.retry"}),
+    Mutant("state after the event", state_after, {"state.before", "join.state_prior"}),
+    Mutant("newest first", newest_first, {"backfill.order", "backfill.to_the_start"}, short=True),
+    Mutant("hides nothing", hides_nothing, {"visibility.redacted"}),
+    Mutant("tells everybody", tells_everybody, OUTSIDERS),
+    Mutant("more than stripped state", whole_state_for_invites, {"invite.stripped_state", "knock.sent"}),
+    Mutant("failed under another ID", failed_under_another_id, {"lpdu.failed_pdus"}),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-async def test_a_broken_hub_fails_what_it_breaks(
-    mutant: Mutant, subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await expect_failures(mutant, subject, monkeypatch)
