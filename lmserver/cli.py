@@ -296,13 +296,25 @@ def _check_config(options: argparse.Namespace) -> int:
         own_keys.load(config.signing_key_path, config.server_name)
     else:
         _tell(f"note: {config.signing_key_path} does not exist; the first start makes it")
-    for path in (config.federation_listener.tls_certificate, config.federation_listener.tls_private_key):
-        if path is not None and not path.exists():
-            raise ConfigError([f"federation: {path} does not exist"])
+    _check_certificate(config)
     for warning in config.warnings():
         _tell(f"warning: {warning}")
     print(f"{options.config}: good")
     return 0
+
+
+def _check_certificate(config: Config) -> None:
+    from lmserver import tls
+
+    listener = config.federation_listener
+    if listener.tls_certificate is None or listener.tls_private_key is None:
+        return
+    try:
+        days = tls.days_left(listener.tls_certificate, listener.tls_private_key)
+    except tls.CertificateError as error:
+        raise ConfigError([f"federation.tls_certificate: {listener.tls_certificate}: {error}"]) from error
+    if days < tls.WARN_SECONDS / 86400:
+        _tell(f"warning: {listener.tls_certificate} has {days:.0f} days left")
 
 
 def _migrate(options: argparse.Namespace) -> int:

@@ -118,6 +118,11 @@ class ServerCertificate:
         return tuple((state.st_ino, state.st_ctime_ns, state.st_size) for state in states)
 
 
+def days_left(certificate: Path, private_key: Path) -> float:
+    """How long a pair can be served. Raises CertificateError when it cannot be loaded."""
+    return (_load(certificate, private_key).not_after - time.time()) / 86400
+
+
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import trustme
 import yaml
 from cryptography import x509
 
@@ -17,6 +18,7 @@ from lmserver.cli import main
 from lmserver.config import ConfigError, load_config, parse_config
 from lmserver.storage import key_conflicts
 from lmserver.storage.database import Database
+from tests.kit.certificates import Pair
 from tests.kit.processes import lmserver
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors/eigen.json").read_text(encoding="utf-8"))
@@ -53,6 +55,22 @@ def test_generated_configurations_load_and_check(tmp_path: Path, capsys: pytest.
     )
     assert config.registration.mode == "open"
     assert main(["check-config", "--config", str(path)]) == 0
+
+
+def test_a_certificate_that_cannot_be_served_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair, ca = Pair(tmp_path / "tls.crt", tmp_path / "tls.key"), trustme.CA()
+    path = tmp_path / "c.yaml"
+    federation = {"tls_certificate": "tls.crt", "tls_private_key": "tls.key"}
+    path.write_text(yaml.safe_dump({"server_name": "example.org", "federation": federation}))
+    assert main(["check-config", "--config", str(path)]) == 1
+    pair.write(ca, "example.org", valid_for=5 * 86400)
+    assert main(["check-config", "--config", str(path)]) == 0
+    assert "5 days left" in capsys.readouterr().err
+    pair.private_key.write_text("no key")
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert "federation.tls_certificate" in capsys.readouterr().err
 
 
 def test_two_servers_of_one_dev_folder_trust_each_other(
