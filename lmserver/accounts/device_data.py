@@ -197,7 +197,10 @@ class DeviceStore:
             if fitting:
                 found, upto = fitting, last
             else:
-                upto = found[0].stream_xid + 1
+                first = found[0].stream_xid
+                upto = first + 1
+                limit = to_device.MAX_QUEUED
+                found = await to_device.pending(self._db, user_id, device_id, first, upto, limit)
         return [orjson.loads(m.message) for m in found], upto
 
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:

@@ -6,14 +6,13 @@ from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.reading import Access, Reading
-from lmserver.rooms.receipts import FULLY_READ, PRIVATE, PUBLIC, Receipts, UnknownEvent
+from lmserver.rooms.receipts import FULLY_READ, MAIN_THREAD, PRIVATE, PUBLIC, Receipts, UnknownEvent
 from lmserver.rooms.typing import MAX_SECONDS, Typing
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_param
 
 ROOM = "/_matrix/client/v3/rooms/{room_id}"
 DEFAULT_TYPING_MS = 30_000
-MAX_THREAD_ID = 255
 
 
 class EphemeralEndpoints:
@@ -47,7 +46,7 @@ class EphemeralEndpoints:
         if kind not in (PUBLIC, PRIVATE, FULLY_READ):
             raise bad_param("receipt type is not known")
         thread = rooms.optional_text(await request.json_or_empty(), "thread_id")
-        if thread is not None and (not thread or len(thread) > MAX_THREAD_ID or "\0" in thread):
+        if thread not in (None, MAIN_THREAD) and not ids.is_event_id(thread):
             raise bad_param("thread_id is not valid")
         if thread is not None and kind == FULLY_READ:
             raise bad_param("a fully-read marker has no thread")

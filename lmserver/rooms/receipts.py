@@ -18,6 +18,7 @@ from lmserver.storage.receipts import Receipt
 PUBLIC: Final = "m.read"
 PRIVATE: Final = "m.read.private"
 FULLY_READ: Final = "m.fully_read"
+MAIN_THREAD: Final = "main"
 
 
 class UnknownEvent(Exception):
@@ -70,13 +71,16 @@ class Receipts:
     async def record(
         self, user_id: str, access: Access, kind: str, event_id: str, thread: str | None
     ) -> None:
-        """The user has read up to an event; raises UnknownEvent for one they cannot see.
+        """The user has read up to an event, in a thread named by its root; raises UnknownEvent for one
+        they cannot see.
 
         An event in front of the receipt they have already is no news and changes nothing.
         """
         event = await self._reading.event(access, event_id)
         if event is None or event.position is None:
             raise UnknownEvent(event_id)
+        if thread not in (None, MAIN_THREAD) and await self._reading.event(access, thread) is None:
+            raise UnknownEvent(thread)  # a row for each thread: there are no more of them than events
         if kind == FULLY_READ:
             await self._mark(user_id, access, event_id, event.position)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lmserver.rooms.receipts import PUBLIC
+from lmserver.rooms.receipts import MAIN_THREAD, PUBLIC
 from lmserver.rooms.typing import Typing
 from lmserver.storage import receipts, room_log, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
@@ -101,7 +101,7 @@ class RemoteEphemeral:
         placed = []
         for r in found:
             position = known.get(r.event_id)
-            if position is not None and (r.thread_id in ("", "main") or r.thread_id in known):
+            if position is not None and (r.thread_id in ("", MAIN_THREAD) or r.thread_id in known):
                 placed.append(Receipt(room_id, r.user_id, PUBLIC, r.thread_id, r.event_id, position, r.ts))
             elif r.event_id not in known:
                 self._keep_for_later(r)

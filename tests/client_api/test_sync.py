@@ -105,6 +105,9 @@ async def test_receipts_over_http(server: RoomServer) -> None:
     assert (await alice.post("/rooms", room_id, "/receipt/m.read", "$none")).status == 404
     threaded = await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": "main"})
     assert threaded.status == 200
+    for thread, status in ((first, 200), ("$" + "a" * 43, 404), ("nonsense", 400), ("", 400)):
+        answer = await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": thread})
+        assert answer.status == status, thread
     assert (
         await alice.post("/rooms", room_id, "/receipt/m.read", first, body={"thread_id": 5})
     ).status == 400

@@ -102,6 +102,22 @@ async def test_every_form_arrives_in_order(world: EduWorld) -> None:
     assert await other.messages() == [{"n": 3}, {"n": 4}]
 
 
+async def test_all_of_a_transaction_arrives_however_much_it_is_for_one_device(world: EduWorld) -> None:
+    """An answer is cut between transactions only: what was cut off inside one would never come."""
+    alice = await world.device("alice")
+    await world.send(to_device(ALICE, "D", {"n": -1}))
+    both = [
+        matrix_form("edu_type", {ALICE: {"*": {"n": 2 * n}, "D": {"n": 2 * n + 1}}}, f"m{n}")
+        for n in range(100)
+    ]
+    await world.send(*both)
+    await world.send(to_device(ALICE, "D", {"n": 200}))
+    numbers: list[int] = []
+    for _ in range(3):
+        numbers += [content["n"] for content in await alice.messages()]
+    assert numbers == list(range(-1, 201))
+
+
 async def test_a_message_stays_until_the_client_has_shown_it_got_it(world: EduWorld) -> None:
     alice = await world.device("alice")
     await world.send(to_device(ALICE, "D", {"n": 1}))
