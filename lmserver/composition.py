@@ -304,7 +304,11 @@ def assemble(
         ),
         build_app(
             federation,
-            {Auth.SERVER: ServerAuthenticator(name, keyring.keys_for_request, sender.peer_alive)},
+            {
+                Auth.SERVER: ServerAuthenticator(
+                    name, keyring.keys_for_request, sender.peer_alive, met=keyring.met, limiter=limiter
+                )
+            },
             failures=FAILURES,
             limiter=limiter,
             observe=partial(metrics.observe_request, "federation"),

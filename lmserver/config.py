@@ -161,6 +161,7 @@ DEFAULT_LIMITS = {
     "federation_room_joins": Rate(1.0, 50),
     "federation_edus": Rate(200.0, 5000),
     "key_query": Rate(2.0, 50),
+    "new_servers": Rate(1.0, 50),
 }
 """What each rate protects is said in docs/configuration.md; every endpoint's `rate` is one of these."""
 

@@ -47,6 +47,8 @@ FETCH_INTERVAL = 60_000
 MAX_BACKOFF = 3_600_000
 MAX_SERVERS = 5_000
 MAX_FETCHES = 50
+MAX_NEW_FETCHES = 20
+"""Fetches at once from servers that we never had keys of: they may be anything somebody made up."""
 VERIFY_THREADS = 2
 VERIFY_INLINE = 8
 MIN_CHUNK, MAX_CHUNK = 16, 64
@@ -99,6 +101,7 @@ class Keyring:
         self._fetches: SingleFlight[None] = SingleFlight()
         self._questions: SingleFlight[None] = SingleFlight()
         self._slots = asyncio.Semaphore(MAX_FETCHES)
+        self._new_slots = asyncio.Semaphore(MAX_NEW_FETCHES)
         self._pool = ThreadPoolExecutor(VERIFY_THREADS, thread_name_prefix="verify")
 
     async def close(self) -> None:
@@ -139,6 +142,10 @@ class Keyring:
             return await self._loads.run(server, lambda: self._load(server))
         self._cache.move_to_end(server)
         return known
+
+    async def met(self, server: str) -> bool:
+        """Whether the server has ever told us its keys. Raises KeysUnavailable for what is no name."""
+        return (await self.known(server)).linearized is not None
 
     async def refresh(self, server: str) -> None:
         """Ask another server now, unless it was asked lately. Raises KeysUnavailable for what is no name."""
@@ -223,7 +230,7 @@ class Keyring:
         return known
 
     async def _load(self, server: str) -> Known:
-        """What earlier runs and other processes stored."""
+        """What earlier runs and other processes stored; a name that is new takes no place of others."""
         info = await server_keys.server(self._db, server)
         stored = await server_keys.keys(self._db, server)
         valid_until = max((k.valid_until_ts for k in stored if k.expired_ts is None), default=0)
@@ -233,7 +240,8 @@ class Keyring:
             (info.fetched_ts + valid_until) // 2 if info else 0,
             min(info.fetched_ts, self._clock()) + FETCH_INTERVAL if info else 0,
         )
-        self._remember(server, known)
+        if info is not None or stored:
+            self._remember(server, known)
         return known
 
     def _remember(self, server: str, known: Known) -> None:
@@ -258,9 +266,10 @@ class Keyring:
         if document is None:
             known.failures = before.failures + 1
             known.next_fetch = self._clock() + _backoff(before.failures)
+        self._remember(server, known)
 
     async def _fetch(self, server: str) -> KeyDocument | None:
-        async with self._slots:
+        async with self._slots if await self.met(server) else self._new_slots:
             try:
                 return await fetch_document(self._client, server, self._clock())
             except (FederationError, ProtocolError) as error:
@@ -302,6 +311,7 @@ class Keyring:
         known.failures, known.next_fetch = before.failures, before.next_fetch
         known.notary_failures = 0 if told else before.notary_failures + 1
         known.next_notary = self._clock() + _backoff(before.notary_failures)
+        self._remember(server, known)
 
     async def _current_keys(self, server: str) -> Mapping[str, VerifyKey]:
         known = await self._ensure(server, lambda k: k.any_current(self._clock()))

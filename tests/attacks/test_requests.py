@@ -171,3 +171,15 @@ async def test_k4_a_request_signed_with_an_old_key_is_refused(arena: Arena) -> N
     header = arena.evil.authorization("PUT", PATH, HUB, BODY, old)
     assert (await arena.evil.ask_raw(HUB, "PUT", PATH, BODY, header))[0] == 401
     assert (await arena.evil.ask_raw(HUB, "PUT", PATH, BODY, good(arena)))[0] == 200
+
+
+@pytest.mark.parametrize("config", [{"limits": {"new_servers": {"per_second": 0.01, "burst": 5}}}])
+async def test_k9_made_up_origins_make_us_ask_only_so_many_servers(arena: Arena) -> None:
+    """A server that we know is heard all the same, from the same address."""
+    assert (await arena.evil.ask_raw(HUB, "PUT", PATH, BODY, good(arena)))[0] == 200
+    statuses = []
+    for number in range(10):
+        header = good(arena).replace('origin="evil.test"', f'origin="s{number}.test"')
+        statuses.append((await arena.evil.ask_raw(HUB, "PUT", PATH, BODY, header))[0])
+    assert statuses == [401] * 4 + [429] * 6
+    assert (await arena.evil.ask_raw(HUB, "PUT", PATH, BODY, good(arena)))[0] == 200

@@ -10,7 +10,13 @@ import pytest
 
 from lmserver.config_notaries import Notary
 from lmserver.federation_client.errors import BadResponse, KeysUnavailable
-from lmserver.federation_client.keyring import FETCH_INTERVAL, Keyring, chunk_size
+from lmserver.federation_client.keyring import (
+    FETCH_INTERVAL,
+    MAX_FETCHES,
+    MAX_NEW_FETCHES,
+    Keyring,
+    chunk_size,
+)
 from lmserver.federation_client.keys_fetch import CLOCK_SKEW, MAX_TRUST, read_document
 from lmserver.federation_client.known_keys import Known
 from lmserver.own_keys import OldKey
@@ -261,6 +267,26 @@ async def test_a_server_that_does_not_answer_is_left_alone_for_longer(
         millis.now += 1
     peers.documents["gone.test"] = document(key("gone.test"), valid_until=millis.now + HOUR)
     assert await keyring.keys_for_request("gone.test", ["ed25519:1"])
+
+
+async def test_k9_made_up_servers_do_not_hold_up_the_keys_of_those_we_know(
+    keyring: Keyring, peers: Peers, millis: Millis
+) -> None:
+    """Anybody may name servers in a header, and make them answer as slowly as they like."""
+    await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    peers.slow = {f"s{n}.test" for n in range(MAX_FETCHES * 2)}
+    asking = [asyncio.create_task(keyring.keys_for_request(name, ["ed25519:1"])) for name in peers.slow]
+    async with asyncio.timeout(10):
+        while len(peers.asked) < 1 + MAX_NEW_FETCHES:
+            await asyncio.sleep(0.01)
+    millis.now += 13 * HOUR
+    peers.documents["peer.test"] = document(PEER, valid_until=millis.now + HOUR)
+    async with asyncio.timeout(5):
+        assert await keyring.keys_for_request("peer.test", ["ed25519:1"])
+    assert len([name for name in peers.asked if name in peers.slow]) == MAX_NEW_FETCHES
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_one_dead_server_fails_only_its_own_events(keyring: Keyring) -> None:
