@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from lmserver.storage.database import Database
-from tests.kit.postgres import Cluster, SharedCluster
+from tests.kit.postgres import Cluster, running_cluster
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Cluster]:
-    """The PostgreSQL cluster of this run, shared by all its processes."""
-    base: Path = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "postgres"
-    shared = SharedCluster(folder)
-    found = asyncio.run(shared.join())
-    (folder / f"user-{worker_id}").touch()
-    yield found
-    (folder / f"user-{worker_id}").unlink()
-    if shared.owned is not None:
-        # The process that started it waits for the others, then stops it.
-        deadline = time.monotonic() + 600
-        while any(folder.glob("user-*")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        asyncio.run(shared.owned.stop())
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The PostgreSQL cluster of this test process."""
+    running = running_cluster(tmp_path_factory.getbasetemp() / "postgres")
+    with asyncio.Runner() as runner:
+        yield runner.run(running.__aenter__())
+        runner.run(running.__aexit__(None, None, None))
 
 
 @pytest.fixture

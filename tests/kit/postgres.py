@@ -1,14 +1,12 @@
 """A PostgreSQL for the tests: the embedded one, or LMSERVER_TEST_DATABASE_URL.
 
-One cluster serves all test processes of a run; each test gets a database of its own, cloned from
-a template that was migrated once.
+Each test process has a cluster of its own: what one leaves open holds back the streams of all
+databases of its cluster. Each test gets a database, cloned from a template that was migrated once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import json
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -67,32 +65,15 @@ async def make_template(admin_dsn: str) -> Cluster:
     return cluster
 
 
-class SharedCluster:
-    """The cluster of a test run: the first process starts it, the last one stops it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._state = folder / "cluster.json"
-        self._embedded: EmbeddedPostgres | None = None
-
-    async def join(self) -> Cluster:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as lock:
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-            if not self._state.exists():
-                self._state.write_text(json.dumps(await self._start()), encoding="utf-8")
-            found = json.loads(self._state.read_text(encoding="utf-8"))
-        return Cluster(found["dsn"], found["template"])
-
-    async def _start(self) -> dict[str, str]:
-        dsn = os.environ.get(ENVIRONMENT)
-        if dsn is None:
-            self._embedded = EmbeddedPostgres(self._folder / "data", lambda text: None)
-            dsn = await self._embedded.start()
-        cluster = await make_template(dsn)
-        return {"dsn": cluster.admin_dsn, "template": cluster.template}
-
-    @property
-    def owned(self) -> EmbeddedPostgres | None:
-        """The embedded cluster, in the process that started it."""
-        return self._embedded
+@asynccontextmanager
+async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """A cluster with its template: the embedded one under `folder`, or that of the environment."""
+    dsn = os.environ.get(ENVIRONMENT)
+    if dsn is not None:
+        yield await make_template(dsn)
+        return
+    embedded = EmbeddedPostgres(folder, lambda text: None)
+    try:
+        yield await make_template(await embedded.start())
+    finally:
+        await embedded.stop()

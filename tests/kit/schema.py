@@ -8,21 +8,17 @@ from pathlib import Path
 
 from lmserver.storage.database import Database
 from lmserver.storage.schema import dump
-from tests.kit.postgres import SharedCluster
+from tests.kit.postgres import running_cluster
 
 TARGET = Path(__file__).resolve().parent.parent.parent / "lmserver/storage/schema.sql"
 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        shared = SharedCluster(Path(folder))
-        cluster = await shared.join()
-        async with cluster.database() as dsn:
+        async with running_cluster(Path(folder)) as cluster, cluster.database() as dsn:
             db = await Database.connect(dsn)
             TARGET.write_text(await dump(db), encoding="utf-8")
             await db.close()
-        if shared.owned is not None:
-            await shared.owned.stop()
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def test_own_encoder_and_orjson_agree_below_the_astral_planes(value: Any) -> Non
         assert orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == own
 
 
-def test_keys_sort_by_utf16_code_units() -> None:
+def test_j13_keys_sort_by_utf16_code_units() -> None:
     value = {"\uff5e": 1, "\U0001f600": 2, "a": "\U0001f600"}
     assert encode(value) == '{"a":"\U0001f600","\U0001f600":2,"\uff5e":1}'.encode()
     assert encode([{"n": value}]) == b'[{"n":' + encode(value) + b"}]"

@@ -140,10 +140,11 @@ async def test_participants_tell_each_other_without_the_hub(
         await c.ok("PUT", f"{room}/typing/{quote(c.user_id)}", {"typing": True, "timeout": 30_000})
         assert await bob.until(ephemeral(room_id, "m.typing")) == [{"user_ids": [c.user_id]}]
         sent = await c.ok("PUT", f"{room}/send/m.room.message/1", {"msgtype": "m.text", "body": "hi"})
+        client = Client(c)
+        await client.until(lambda answer: sent["event_id"] in str(answer["rooms"]))
         await c.ok("POST", f"{room}/receipt/m.read/{quote(sent['event_id'])}", {})
         [read] = await bob.until(ephemeral(room_id, "m.receipt"))
         assert list(read[sent["event_id"]]["m.read"]) == [c.user_id]
-        client = Client(c)
         device_id, _ = await client.publish_keys()
         await bob.until(changed(c.user_id))
         await b.ok("PUT", "/sendToDevice/m.x/1", {"messages": {c.user_id: {device_id: {"hello": 1}}}})
