@@ -229,6 +229,8 @@ class TransactionEndpoints:
         for event, verdict in zip(events, verdicts, strict=True):
             if isinstance(verdict, KeysUnavailable):
                 result.reject(event.event_id, str(verdict))
+                if isinstance(event, Pdu):
+                    await self._engine.missed(event.room_id, event.event_id)
         good = {id(event) for event, verdict in zip(events, verdicts, strict=True) if verdict is None}
         for room in rooms:
             room.lpdus = [lpdu for lpdu in room.lpdus if id(lpdu) in good]

@@ -157,10 +157,11 @@ class Pdu(_Event):
     """A full event with its place in the list (`prev_events`) and the hub's signature.
 
     `altered_from` is set on a redacted copy that stands for an event with wrong hashes: the
-    canonical bytes as they came.
+    canonical bytes as they came. `unverified` marks an event whose signatures do not hold or could
+    not be checked: it has its place in the chain and nothing else.
     """
 
-    __slots__ = ("altered_from", "auth_events", "prev_events")
+    __slots__ = ("altered_from", "auth_events", "prev_events", "unverified")
     has_place = True
 
     def __init__(
@@ -168,6 +169,7 @@ class Pdu(_Event):
     ) -> None:
         super().__init__(fields, version)
         self.altered_from = altered_from
+        self.unverified = False
         self.auth_events: list[str] = fields["auth_events"]
         self.prev_events: list[str] = fields["prev_events"]
 

@@ -23,7 +23,16 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import snapshot as snapshots
 from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.snapshot import Snapshot
-from lmserver.storage import client_transactions, evidence, fanout, holds, lpdus, room_log, room_state
+from lmserver.storage import (
+    client_transactions,
+    evidence,
+    fanout,
+    history,
+    holds,
+    lpdus,
+    room_log,
+    room_state,
+)
 from lmserver.storage.client_transactions import KnownTransaction
 from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
@@ -210,6 +219,8 @@ def _place_recovered(batch: Batch, pdu: Pdu) -> Outcome | GapFound:
     view = batch.snapshot.view
     decision = participant.decide(pdu, view, seen_lpdus=batch.lpdus)
     match decision:
+        case participant.Apply() if pdu.unverified:
+            return batch.place(pdu, failed=history.UNVERIFIED, keep_lpdu_hash=False)
         case participant.Apply():
             if pdu.type == "m.room.redaction":
                 batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
@@ -254,7 +265,17 @@ async def _participant_decides(
     for candidates in waiting.values():
         for index, pdu in candidates:
             outcomes[index] = _place_of_hub(batch, pdu, links)
+    if any(case.kind == "auth" for case in batch.evidence) and await _state_is_doubtful(db, batch, pdus):
+        batch.evidence = [case for case in batch.evidence if case.kind != "auth"]
     return outcomes
+
+
+async def _state_is_doubtful(db: Executor, batch: Batch, pdus: Sequence[tuple[int, Pdu]]) -> bool:
+    """Whether state that we could not verify may have allowed what our state forbids: then nothing
+    is proven against the hub."""
+    if any(pdu.unverified and pdu.state_key is not None for _, pdu in pdus):
+        return True
+    return await history.has_unverified_state(db, batch.room_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +306,14 @@ def _place_of_hub(batch: Batch, pdu: Pdu, links: _Links) -> Outcome | GapFound:
         return Rejected("M_FORBIDDEN", "the event was given as state before")
     decision = participant.decide(pdu, view, seen_lpdus=batch.lpdus)
     match decision:
+        case participant.Apply() if pdu.unverified:
+            return batch.place(pdu, failed=history.UNVERIFIED, keep_lpdu_hash=False)
         case participant.Apply():
             if pdu.type == "m.room.redaction":
                 batch.redactions.append((pdu, _may_redact_others(view, pdu.sender)))
             return batch.place(pdu)
+        case participant.SoftFail(kind=kind, reason=reason) if pdu.unverified:
+            return batch.place(pdu, failed=f"{kind}: {reason}", keep_lpdu_hash=False)
         case participant.SoftFail(kind=kind, reason=reason):
             first = batch.lpdus.get(pdu.lpdu_key or NO_LPDU) if kind == "replay" else None
             batch.hold(pdu, kind, reason, None if first is None else first.event_id)

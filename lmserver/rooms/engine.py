@@ -69,6 +69,10 @@ class RoomEngine:
             return [Rejected("M_NOT_FOUND", "room not known")] * len(pdus)
         return await self._gaps.place(room_id, view.hub, pdus)
 
+    async def missed(self, room_id: str, event_id: str) -> None:
+        """An event of the room's hub that cannot be verified now is asked for later."""
+        await self._gaps.missed(room_id, event_id)
+
     async def close(self) -> None:
         """Let every turn in progress finish."""
         await self._turns.close()

@@ -41,17 +41,28 @@ MAX_PAUSE_MS: Final = 3_600_000
 AWAY_PAUSE_MS: Final = 300_000
 MAX_ATTEMPTS: Final = 12
 """Tries in which a hub that answers has nothing: about three hours, with doubling pauses."""
+UNVERIFIED_AFTER: Final = 8
+"""Tries after which an event whose signatures cannot be checked gets its place unverified, shown to
+nobody: about 40 minutes. A server that hides its keys must not end a room for us."""
 AT_ONCE_BELOW: Final = 3
 """After so many failures a gap waits for its time instead of being tried with each new event."""
 
 
 class History(Protocol):
-    """The hub's side of the room: checked events up to and including `event_id`, oldest first.
+    """The hub's side of the room: linked events up to and including `event_id`, oldest first, and
+    whether each one's signatures hold.
 
     Empty when the hub has nothing usable; raises FederationError when it cannot be asked.
     """
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]: ...
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]: ...
+
+
+Page = Sequence[tuple[Pdu, bool]]
+
+
+def _size(page: Page) -> int:
+    return sum(len(pdu.canonical) for pdu, _ in page)
 
 
 @dataclass(slots=True)
@@ -72,9 +83,9 @@ class _Spending:
     bytes: int
     deadline: float
 
-    def spend(self, page: Sequence[Pdu]) -> None:
+    def spend(self, page: Page) -> None:
         self.pages -= 1
-        self.bytes -= sum(len(pdu.canonical) for pdu in page)
+        self.bytes -= _size(page)
 
     @property
     def left(self) -> bool:
@@ -131,6 +142,10 @@ class GapFiller:
             for pdu, o in zip(pdus, outcomes, strict=True)
         ]
 
+    async def missed(self, room_id: str, event_id: str) -> None:
+        """An event of the room's hub that could not be taken now is asked for later."""
+        await gaps.note(self._db, room_id, event_id, self._clock() + FIRST_PAUSE_MS)
+
     async def _place_with_held(self, room_id: str, pdus: Sequence[Pdu]) -> list[Outcome | GapFound]:
         """Together with what came too early before; what is too early now is held."""
         early = self._held.take(room_id)
@@ -178,7 +193,7 @@ class GapFiller:
         self._filling.add(room_id)
         try:
             spending = budget.started()
-            kept: dict[str, list[Pdu]] = {}
+            kept: dict[str, Page] = {}
             while (gap := await gaps.get(self._db, room_id)) is not None:
                 if not spending.left:
                     await gaps.retry(self._db, room_id, 0, self._clock())
@@ -191,30 +206,37 @@ class GapFiller:
         finally:
             self._filling.discard(room_id)
 
-    async def _step(self, gap: Gap, hub: str, spending: _Spending, kept: dict[str, list[Pdu]]) -> bool:
+    async def _step(self, gap: Gap, hub: str, spending: _Spending, kept: dict[str, Page]) -> bool:
         """One page: placed, or the one before it found. False when nothing comes of it."""
         page = kept.pop(gap.top, None)
         if page is None:
             async with asyncio.timeout(max(1.0, spending.deadline - time.monotonic())):
-                page = await self._history.backfill(hub, gap.room_id, gap.top, PAGE)
+                page = await self._history.past(hub, gap.room_id, gap.top, PAGE)
             spending.spend(page)
         if not page:
             return False
-        start = await self._after_ours(gap.room_id, page)
+        start = await self._after_ours(gap.room_id, [pdu for pdu, _ in page])
         if start is not None:
             return await self._place_page(gap, page[start:])
-        before = page[0].prev_events
+        before = page[0][0].prev_events
         if len(before) != 1 or len(gap.boundaries) >= gaps.MAX_BOUNDARIES or before[0] in gap.boundaries:
             return False
-        if sum(len(pdu.canonical) for pages in kept.values() for pdu in pages) < KEPT_BYTES:
+        if sum(map(_size, kept.values())) < KEPT_BYTES:
             kept[gap.top] = page
         await gaps.push(self._db, gap.room_id, gap.top, before[0])
         return True
 
-    async def _place_page(self, gap: Gap, page: Sequence[Pdu]) -> bool:
-        outcomes = await self._turns.place_pdus(gap.room_id, page)
+    async def _place_page(self, gap: Gap, page: Page) -> bool:
+        """What does not hold is waited for a while: the keys of its server may come."""
+        for pdu, holds in page:
+            pdu.unverified = not holds
+            if not holds and gap.attempts < UNVERIFIED_AFTER:
+                return False
+        outcomes = await self._turns.place_pdus(gap.room_id, [pdu for pdu, _ in page])
         if isinstance(outcomes[-1], Accepted) or EARLIER_STAY in outcomes:
-            await gaps.close(self._db, gap.room_id, gap.top)
+            # Waited for one event of a silent server is waited for all that stand after it.
+            attempts = 0 if all(holds for _, holds in page) else gap.attempts
+            await gaps.close(self._db, gap.room_id, gap.top, attempts)
             return True
         return False
 

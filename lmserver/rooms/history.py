@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmserver.federation_client.errors import BadResponse, KeysUnavailable, RemoteError, Unreachable
+from lmserver.federation_client.errors import BadResponse, RemoteError
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import Pdu
@@ -22,21 +22,14 @@ class HubHistory:
         self._api = api
         self._verifier = verifier
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
-        """Events up to and including `event_id`, oldest first, as a chain without holes.
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
+        """Events up to and including `event_id`, oldest first, as a chain without holes, each with
+        whether its signatures hold: those that do not, or cannot be checked now, stand in their
+        places all the same, because links are proven by IDs.
 
         Empty when the hub has no such event or what it answers does not hold; raises
         FederationError when it cannot be asked now.
         """
-        judged = await self._judged(hub, room_id, event_id, limit)
-        unknown = next((error for _, error in judged if isinstance(error, KeysUnavailable)), None)
-        if unknown is not None:
-            raise Unreachable(str(unknown))
-        return [pdu for pdu, _ in _chain([(pdu, True) for pdu, error in judged if error is None], event_id)]
-
-    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
-        """The same, with events whose signatures do not hold, or cannot be checked now, in their
-        places and marked: their links are proven by their IDs."""
         judged = await self._judged(hub, room_id, event_id, limit)
         return _chain([(pdu, error is None) for pdu, error in judged], event_id)
 

@@ -69,13 +69,14 @@ async def push(db: Executor, room_id: str, top: str, event_id: str) -> None:
     )
 
 
-async def close(db: Executor, room_id: str, top: str) -> None:
+async def close(db: Executor, room_id: str, top: str, attempts: int) -> None:
     """The event and everything before it are in the list: the next one's turn, or the end."""
     await db.execute(
-        "UPDATE room_gaps SET boundaries = boundaries[1:cardinality(boundaries) - 1], attempts = 0"
+        "UPDATE room_gaps SET boundaries = boundaries[1:cardinality(boundaries) - 1], attempts = $3"
         " WHERE room_id = $1 AND boundaries[cardinality(boundaries)] = $2",
         room_id,
         top,
+        attempts,
     )
     await db.execute(
         "DELETE FROM room_gaps WHERE room_id = $1 AND target_event_id = $2 AND cardinality(boundaries) = 0",

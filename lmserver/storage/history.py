@@ -15,7 +15,8 @@ from lmserver.storage.room_log import NewEvent
 from lmserver.storage.room_state import NewState
 
 UNVERIFIED: Final = "unverified: a signature could not be checked"
-"""Why a backfilled event is shown to nobody until the keys of its server can be had."""
+"""Why an event is shown to nobody until the keys of its server can be had."""
+MAX_LOOKED_BACK: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,11 @@ async def redactions_of(db: Executor, room_id: str, event_ids: Iterable[str]) ->
 
 
 async def unverified(db: Executor, room_id: str, lowest: int, highest: int, limit: int) -> list[Unverified]:
-    """Events between two positions whose signatures could not be checked when they came."""
+    """Events between two positions whose signatures could not be checked when they came. State that
+    we have lived through stays as it is: what came after was judged without it."""
     rows = await db.fetch(
         "SELECT event_id, position, pdu FROM events WHERE room_id = $1 AND position BETWEEN $2 AND $3"
-        " AND backfilled AND soft_failed = $4 ORDER BY position DESC LIMIT $5",
+        " AND soft_failed = $4 AND (backfilled OR state_key IS NULL) ORDER BY position DESC LIMIT $5",
         room_id,
         lowest,
         highest,
@@ -184,9 +186,22 @@ async def verified(db: Executor, room_id: str, events: Sequence[tuple[str, str |
     await db.execute(
         "UPDATE events AS e SET soft_failed = NULL, lpdu_hash = n.lpdu_hash"
         " FROM unnest($2::text[], $3::text[]) AS n (event_id, lpdu_hash)"
-        " WHERE e.event_id = n.event_id AND e.room_id = $1 AND e.backfilled AND e.soft_failed = $4",
+        " WHERE e.event_id = n.event_id AND e.room_id = $1 AND e.soft_failed = $4",
         room_id,
         [event_id for event_id, _ in events],
         [lpdu_hash for _, lpdu_hash in events],
         UNVERIFIED,
     )
+
+
+async def has_unverified_state(db: Executor, room_id: str) -> bool:
+    """Whether there is such a state event among the last ones."""
+    found: bool = await db.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM (SELECT soft_failed, state_key FROM events WHERE room_id = $1"
+        " AND position IS NOT NULL ORDER BY position DESC LIMIT $3) AS e"
+        " WHERE e.soft_failed = $2 AND e.state_key IS NOT NULL)",
+        room_id,
+        UNVERIFIED,
+        MAX_LOOKED_BACK,
+    )
+    return found

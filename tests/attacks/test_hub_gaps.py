@@ -8,10 +8,11 @@ import pytest
 from aiohttp import web
 
 from lmserver.protocol import canonical_json
+from lmserver.rooms.gaps import UNVERIFIED_AFTER
 from lmserver.storage import gaps, room_log
 from tests.evilpeer.peer import Received
 from tests.evilpeer.prey import Prey
-from tests.kit.rooms import PARTICIPANT, ROOM, message
+from tests.kit.rooms import MALLORY, PARTICIPANT, ROOM, member, message
 
 
 async def head(prey: Prey) -> str:
@@ -113,3 +114,41 @@ async def test_r4_a_page_that_is_a_bomb_is_not_unpacked(prey: Prey) -> None:
     prey.hub.answers["backfill"] = lambda request: answer_of(200, bomb, **{"Content-Encoding": "gzip"})
     assert await prey.hub.deliver(PARTICIPANT, "t", last) == {}
     assert await gaps.get(prey.db, ROOM) is not None
+
+
+async def test_p5_a_participant_that_hides_its_keys_stops_no_room(prey: Prey) -> None:
+    """Mallory's server serves its keys to the hub and not to us: what it says is waited for, then
+    linked unseen, and the room goes on."""
+
+    async def hidden(request: Received) -> web.StreamResponse:
+        return web.json_response({}, status=500)
+
+    await prey.join()
+    prey.evil.answers["keys"] = hidden
+    for event in (member("join", sender=MALLORY), message("hidden", sender=MALLORY)):
+        await prey.hub.deliver(PARTICIPANT, f"t{len(prey.hub.room.pdus)}", prey.hub.room.add(event))
+    assert await gaps.get(prey.db, ROOM) is not None
+    last = prey.hub.room.add(message("goes on"))
+    assert await prey.hub.deliver(PARTICIPANT, "t", last) == {}
+    for _ in range(UNVERIFIED_AFTER + 1):
+        await again(prey)
+    assert await head(prey) == last.event_id
+    assert await gaps.get(prey.db, ROOM) is None
+    view = await prey.victim.engine.view(ROOM)
+    assert view is not None and view.membership(MALLORY) == "leave"
+    assert await prey.db.fetchval("SELECT count(*) FROM evidence") == 0
+    assert await prey.victim.problems(ROOM) == []
+
+
+async def test_an_event_that_could_not_be_verified_is_asked_for_though_nothing_follows(prey: Prey) -> None:
+    await prey.join()
+
+    async def hidden(request: Received) -> web.StreamResponse:
+        return web.json_response({}, status=500)
+
+    prey.evil.answers["keys"] = hidden
+    joined = prey.hub.room.add(member("join", sender=MALLORY))
+    failed = await prey.hub.deliver(PARTICIPANT, "t", joined)
+    assert list(failed) == [joined.event_id]
+    gap = await gaps.get(prey.db, ROOM)
+    assert gap is not None and gap.target_event_id == joined.event_id

@@ -59,24 +59,25 @@ class StaticVerifier:
 class NoHistory:
     """A hub that has nothing to backfill."""
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
         return []
 
 
 @dataclass
 class ListHistory:
-    """A hub whose history is a list; remembers what it was asked."""
+    """A hub whose history is a list; remembers what it was asked. `bad` cannot be verified."""
 
     pdus: list[Pdu]
     asked: list[str] = field(default_factory=list)
+    bad: set[str] = field(default_factory=set)
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
         self.asked.append(event_id)
         ids = [pdu.event_id for pdu in self.pdus]
         if event_id not in ids:
             return []
         end = ids.index(event_id) + 1
-        return self.pdus[max(0, end - limit) : end]
+        return [(pdu, pdu.event_id not in self.bad) for pdu in self.pdus[max(0, end - limit) : end]]
 
 
 @dataclass

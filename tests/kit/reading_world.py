@@ -38,10 +38,8 @@ DAVE = f"@dave:{HUB}"
 class NoHistory:
     """A hub never asks another server for history."""
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Any]:
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Any]:
         raise AssertionError("asked for history")
-
-    past = backfill
 
 
 class Audience:

@@ -9,13 +9,14 @@ import pytest
 from lmserver.federation_client.errors import Unreachable
 from lmserver.protocol import hub
 from lmserver.protocol.events import Pdu
-from lmserver.rooms.gaps import MAX_ATTEMPTS, Budget
+from lmserver.rooms.gaps import MAX_ATTEMPTS, UNVERIFIED_AFTER, Budget
 from lmserver.rooms.held import MAX_IN_ROOM, HeldEvents
 from lmserver.rooms.outcomes import Accepted, Rejected
 from lmserver.storage import evidence, gaps, room_log
 from lmserver.storage.database import Database
+from lmserver.storage.history import UNVERIFIED
 from tests.kit.engines import EngineKit, ListHistory, NoHistory, adopt_join, engine_kit
-from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, RoomBuilder, draft, key_of, member, message
+from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, RoomBuilder, draft, key_of, lpdu, member, message
 
 SMALL = Budget(pages=3)
 
@@ -105,7 +106,7 @@ class AwayHistory:
 
     asked = 0
 
-    async def backfill(self, hub: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
         self.asked += 1
         raise Unreachable("no answer")
 
@@ -149,11 +150,11 @@ class EndlessHistory:
         self.asked = 0
         self.view = view
 
-    async def backfill(self, hub_name: str, room_id: str, event_id: str, limit: int) -> list[Pdu]:
+    async def past(self, hub_name: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
         self.asked += 1
         pdu = hub.complete_draft(message(str(self.asked)), self.view, key_of(HUB))  # type: ignore[arg-type]
         fields = {**pdu.fields, "prev_events": [f"$made-up-{self.asked}"]}
-        return [Pdu(fields, pdu.version)]
+        return [(Pdu(fields, pdu.version), True)]
 
 
 async def test_b11_a_past_without_end_costs_a_bounded_amount(
@@ -185,6 +186,52 @@ async def test_b11_a_gap_that_ends_in_a_fork_is_not_closed(db: Database, room: R
     assert [case.kind for case in await evidence.of_room(db, ROOM)] == ["fork"]
     row = await room_log.room(db, ROOM)
     assert row is not None and row.head_event_id == room.pdus[-1].event_id
+
+
+async def test_b11_a_server_that_hides_its_keys_does_not_end_the_room(
+    db: Database, room: RoomBuilder
+) -> None:
+    """What it wrote gets its place after a while, shown to nobody; everything else goes on."""
+    history = ListHistory(room.pdus)
+    kit = await joined(db, room, history)
+    hidden = room.add(message("hidden", sender=BOB))
+    name = room.add(draft("m.room.name", {"name": "hidden"}, state_key=""))
+    history.bad = {hidden.event_id, name.event_id}
+    await kit.engine.missed(ROOM, hidden.event_id)
+    last = room.add(message("last"))
+    await kit.engine.accept_pdus(ROOM, [last])
+    for _ in range(UNVERIFIED_AFTER - 2):
+        await pass_time(kit)
+        assert not await complete(db, room)
+    for _ in range(3):
+        await pass_time(kit)
+    assert await complete(db, room)
+    rows = {r.event_id: r for r in await room_log.events_by_id(db, ROOM, [p.event_id for p in room.pdus])}
+    assert [rows[e.event_id].soft_failed for e in (hidden, name, last)] == [UNVERIFIED, UNVERIFIED, None]
+    view = await kit.engine.view(ROOM)
+    assert view is not None and view.get("m.room.name") is None
+    assert await kit.problems(ROOM) == []
+    # What our state forbids because it lacks the hidden part is no proof against the hub.
+    carol = f"@carol:{PARTICIPANT}"
+    await kit.engine.accept_pdus(
+        ROOM, [room.force(hub.complete_lpdu(lpdu(message(sender=carol)), room.view, key_of(HUB)))]
+    )
+    assert await evidence.of_room(db, ROOM) == []
+
+
+async def test_b11_keys_that_come_in_time_leave_no_trace(db: Database, room: RoomBuilder) -> None:
+    history = ListHistory(room.pdus)
+    kit = await joined(db, room, history)
+    late = room.add(message("late", sender=BOB))
+    history.bad = {late.event_id}
+    await kit.engine.accept_pdus(ROOM, [room.add(message("last"))])
+    await pass_time(kit)
+    assert not await complete(db, room)
+    history.bad = set()
+    await pass_time(kit)
+    assert await complete(db, room)
+    stored = await room_log.event(db, late.event_id, ROOM)
+    assert stored is not None and stored.soft_failed is None
 
 
 async def test_a_refusal_is_still_told(db: Database, room: RoomBuilder) -> None:
