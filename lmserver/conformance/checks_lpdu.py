@@ -69,6 +69,33 @@ async def relayed(s: Session) -> None:
     await room.refused(room.message(), persona=s.other)
 
 
+@check("lpdu.repeated", SEND, "An LPDU that comes again in another transaction SHOULD be appended once.",
+       role=HUB, level=Level.SHOULD)  # fmt: skip
+async def repeated(s: Session) -> None:
+    room = await rooms.room(s)
+    lpdu = room.message("sent again")
+    for _ in range(2):
+        (await s.transaction([lpdu])).expect(200)
+    await room.appended(room.message("after it was sent again"))
+    copies = [e for e in room.events() if e["hashes"].get("lpdu") == lpdu["hashes"]["lpdu"]]
+    expect(len(copies) == 1, f"it stands {len(copies)} times in the room")
+
+
+@check("lpdu.full_pdu", SEND, "A full PDU SHOULD NOT be taken of a participant: the hub places events.",
+       role=HUB, level=Level.SHOULD)  # fmt: skip
+async def full_pdu(s: Session) -> None:
+    room = await rooms.room(s)
+    fields = draft.without(room.fields("m.room.message", {"body": "with a place"}), "hub_server")
+    last = room.event_id(room.events()[-1])
+    auth = [room.event_id(room.state()[key]) for key in draft.selection(fields) if key in room.state()]
+    placed = {**fields, "auth_events": auth, "prev_events": [last]}
+    hashed = {**placed, "hashes": {"sha256": draft.pdu_hash(placed)}}
+    pdu = s.me.key.sign_event(hashed, s.version)
+    (await s.transaction([pdu])).expect(200)
+    await room.appended(room.message("after a full PDU"))
+    expect(room.event_id(pdu) not in map(room.event_id, room.events()), "it was appended")
+
+
 @check(
     "lpdu.other_hub",
     RECEIVING,

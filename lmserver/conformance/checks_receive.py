@@ -320,6 +320,37 @@ async def auth_events(s: Session) -> None:
     await _soft_failed(s, room, ours, room.complete(fields, auth_events=cited))
 
 
+@check("receive.second_create", RULES, "3.1: participants SHOULD refuse a second create event too.",
+       role=THEIRS, level=Level.SHOULD)  # fmt: skip
+async def second_create(s: Session) -> None:
+    ours, room, _ = await _fresh(s)
+    fields = room.fields("m.room.create", {"room_version": room.version}, state_key="")
+    await _unseen(s, ours, room, room.complete(fields, **room.place(room.message())))
+
+
+@check("receive.bypassing", SEND, "A PDU of a participant that did not go through the hub SHOULD be refused.",
+       role=THEIRS, level=Level.SHOULD)  # fmt: skip
+async def bypassing(s: Session) -> None:
+    ours, room, user = await _fresh(s)
+    fields = room.fields("m.room.message", {"body": "past the hub"}, sender=user)
+    pdu = s.other.key.sign_event(room.hashed({**fields, **room.place(fields)}), room.version)
+    (await s.transaction([pdu], persona=s.other)).expect(200)
+    shown = await s.user.event(room.room_id, room.event_id(pdu))
+    expect(shown is None, f"the user sees {shown}")
+    await our_rooms.seen(s, room, await ours.say(room, "through the hub"))
+
+
+@check("receive.replay", RECEIVING, "An LPDU that the hub appends again SHOULD have no second effect.",
+       role=THEIRS, level=Level.SHOULD)  # fmt: skip
+async def replay(s: Session) -> None:
+    ours, room, user = await _fresh(s)
+    lpdu = room.lpdu(s.other, room.fields("m.room.message", {"body": "only once"}, sender=user))
+    first = room.append(lpdu)
+    await ours.flush(room)
+    await our_rooms.seen(s, room, room.event_id(first))
+    await _soft_failed(s, room, ours, room.complete(lpdu))
+
+
 # -- what only a hub does -----------------------------------------------------------------------------
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+_SERVER_NAME = re.compile(r"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
 EPILOG = """\
 The suite is a federation server named NAME: the server under test must reach it at that name, and
 trust its certificate. On one machine, with an lmserver made by `generate-config --dev ca`:
@@ -134,6 +136,9 @@ def options_of(parsed: argparse.Namespace) -> Options:
     """Raises ValueError with what is wrong or missing."""
     if parsed.server is None or parsed.name is None:
         raise ValueError("SERVER and --as NAME are needed")
+    for name in (parsed.server, parsed.name, *parsed.also):
+        if not _SERVER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a server name: a DNS name with an optional port")
     if (parsed.tls_certificate is None) != (parsed.tls_private_key is None):
         raise ValueError("--tls-certificate and --tls-private-key go together")
     if not (parsed.plain_http or parsed.dev or parsed.tls_certificate):

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+from lmserver.conformance import draft
 from lmserver.conformance.draft import Event
 from lmserver.conformance.exchange import Answer
 from lmserver.conformance.model import Failed, Skipped
@@ -21,9 +22,18 @@ async def hub(s: Session) -> OurHub:
     async def make() -> OurHub:
         made = OurHub(s, s.me)
         s.on_close(made.close)
+        s.on_close(lambda: _leave_all(s))
         return made
 
     return await s.once("hub", make)
+
+
+async def _leave_all(s: Session) -> None:
+    """Take their user out of our rooms, so that nothing is kept for us when we are gone."""
+    if s.client is not None:
+        for room_id in (await s.client.ok("GET", "/joined_rooms"))["joined_rooms"]:
+            if draft.server_of(room_id) == s.me.name:
+                await s.client.call("POST", f"{s.client.room(room_id)}/leave", {})
 
 
 def their_user(s: Session) -> str:

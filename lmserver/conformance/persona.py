@@ -23,6 +23,8 @@ T = TypeVar("T")
 Reply = tuple[int, dict[str, Any]]
 DAY_MS = 24 * 3600 * 1000
 WAIT = 10.0
+PATIENCE = 5
+IMPATIENT = 2.0
 
 UNKNOWN: Reply = (404, {"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"})
 NOT_FOUND: Reply = (404, {"errcode": "M_NOT_FOUND", "error": "Not found"})
@@ -82,6 +84,7 @@ class Persona:
         self.on_lpdu: Callable[[Event], Awaitable[dict[str, Any] | None]] | None = None
         self._interceptors: list[tuple[str, Interceptor]] = []
         self._news = asyncio.Event()
+        self._in_vain = 0
 
     def user(self, localpart: str) -> str:
         return f"@{localpart}:{self.name}"
@@ -164,7 +167,9 @@ class Persona:
         self._news.set()
 
     async def until(self, probe: Callable[[], T | None], what: str, seconds: float = WAIT) -> T:
-        """What `probe` gives once it is not None; fails after `seconds`."""
+        """What `probe` gives once it is not None; fails after `seconds`, sooner where much was in vain."""
+        if self._in_vain >= PATIENCE:
+            seconds = min(seconds, IMPATIENT)
         deadline = time.monotonic() + seconds
         while True:
             self._news.clear()
@@ -174,6 +179,7 @@ class Persona:
             try:
                 await asyncio.wait_for(self._news.wait(), deadline - time.monotonic())
             except TimeoutError:
+                self._in_vain += 1
                 raise Failed(f"waited {seconds:.0f} s for {what}") from None
 
     # -- what we ask of the server ------------------------------------------------------------------

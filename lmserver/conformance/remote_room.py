@@ -53,9 +53,24 @@ class RemoteRoom:
     async def join(self, user: str, *, persona: Persona | None = None) -> Event:
         """The answer to send_join."""
         answer = await self.handshake("join", user, persona=persona)
+        if not self.joins:
+            self.session.on_close(self.leave)
         self.joins[user] = answer
         (persona or self.session.me).remember(answer["event"])
         return answer
+
+    async def leave(self) -> None:
+        """Take all our users out, so that the hub need not look for us when we are gone."""
+        for persona in self.session.personas:
+            users = [
+                key
+                for (type_, key), event in self.state().items()
+                if type_ == MEMBER and draft.server_of(key) == persona.name
+                and event["content"].get("membership") == "join"
+            ]  # fmt: skip
+            for start in range(0, len(users), 50):
+                leaves = [self.member("leave", user, persona=persona) for user in users[start : start + 50]]
+                await self.session.transaction(leaves, persona=persona)
 
     # -- our events ---------------------------------------------------------------------------------
 

@@ -50,18 +50,18 @@ class Printer:
     def _skips(self, results: Sequence[Result]) -> None:
         reasons = [r.detail for r in results if r.outcome is Outcome.SKIP]
         for reason in dict.fromkeys(reasons):
-            self._say(f"skipped {reasons.count(reason)}: {reason}")
+            self._say(f"skipped {reasons.count(reason)}: {_plain(reason)}")
 
     def _line(self, result: Result) -> None:
         check = result.check
         mark = self._paint(result.outcome, _MARKS[result.outcome])
         self._say(f"{mark}  {check.id}  [{check.level.value}, {check.section}]  {check.text}")
         if result.detail:
-            self._say(f"      {result.detail}")
+            self._say(f"      {_plain(result.detail)}")
         if self._verbose:
             for entry in result.exchanges:
-                self._say(f"      {entry['direction']}: {entry['request']} {entry['body']}")
-                self._say(f"        {entry['status']} {entry['answer']}")
+                self._say(f"      {entry['direction']}: {_plain(entry['request'])} {_plain(entry['body'])}")
+                self._say(f"        {entry['status']} {_plain(entry['answer'])}")
 
     def _count(self, results: Sequence[Result], outcome: Outcome) -> str:
         number = sum(r.outcome is outcome for r in results)
@@ -76,8 +76,12 @@ class Printer:
             self._out.write("\r\x1b[K")
 
     def _say(self, text: str) -> None:
-        printable = "".join(c if c.isprintable() or c in "\n\x1b" else "?" for c in text)
-        print(printable, file=self._out, flush=True)
+        print(text, file=self._out, flush=True)
+
+
+def _plain(text: str) -> str:
+    """Text that a server may have had a hand in, without what a terminal would act on."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def print_list(checks: Sequence[Check]) -> None:
