@@ -17,8 +17,12 @@ from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.outcomes import Accepted, ClientTxn
 from lmserver.storage import client_transactions, room_log
 from lmserver.storage.database import Database, DatabaseUnavailable
+from tests.drills.long import rounds
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import ALICE, HUB, ROOM, message, opening
+
+EVENTS = rounds(60, 2_000)
+LIVES = rounds(5, 100)
 
 
 class Faults:
@@ -69,7 +73,7 @@ async def test_d7_conflicts_and_unknown_outcomes_have_one_effect(
     await kit.engine.create(LM_02, opening())
     faults.on = True
     answered: list[str] = []
-    for start in range(0, 60, 2):  # few at a time, or all of them would share one commit
+    for start in range(0, EVENTS, 2):  # few at a time, or all of them would share one commit
         answered += await asyncio.gather(
             *(persistently(kit, f"event {n}", ClientTxn(ALICE, "D", str(n))) for n in (start, start + 1))
         )
@@ -78,7 +82,7 @@ async def test_d7_conflicts_and_unknown_outcomes_have_one_effect(
     assert faults.before > 0
     assert faults.after > 0
     assert sorted(answered) == sorted(await stored(db))
-    assert len(set(answered)) == 60
+    assert len(set(answered)) == EVENTS
     assert await engine_kit(db, HUB).problems(ROOM) == []
 
 
@@ -126,7 +130,7 @@ async def test_d1_what_was_acknowledged_before_a_kill_is_stored_once(database_ur
     await kit.engine.create(LM_02, opening())
     pick = random.Random(3)
     acked: dict[str, str] = {}
-    for life in range(5):
+    for life in range(LIVES):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", KILLED, database_url, str(life), stdout=subprocess.PIPE
         )
@@ -139,7 +143,7 @@ async def test_d1_what_was_acknowledged_before_a_kill_is_stored_once(database_ur
         complete = (first + rest).rsplit(b"\n", 1)[0].decode().splitlines()
         acked |= dict(line.split(" ") for line in complete)
     found = await stored(db)
-    assert len(acked) >= 5
+    assert len(acked) >= LIVES
     assert set(acked.values()) <= set(found)
     assert len(found) == len(set(found))
     # The clients repeat everything, answered or not: nothing new comes of it.

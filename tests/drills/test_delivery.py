@@ -12,6 +12,7 @@ from lmserver.rooms.held import HeldEvents
 from lmserver.rooms.outcomes import Accepted, Rejected
 from lmserver.storage import evidence, room_log
 from lmserver.storage.database import Database
+from tests.drills.long import rounds
 from tests.kit.engines import EngineKit, ListHistory, NoHistory, adopt_join, engine_kit
 from tests.kit.rooms import (
     ALICE,
@@ -49,7 +50,7 @@ async def listed(db: Database) -> list[str]:
 async def test_d10_duplicates_and_disorder_become_the_hubs_list(db: Database, room: RoomBuilder) -> None:
     kit = await joined(db, room)
     start = len(room.pdus) - 1
-    for n in range(30):
+    for n in range(rounds(30, 300)):
         room.add(message(str(n)) if n % 3 else draft("m.room.name", {"name": str(n)}, state_key=""))
     sent = room.pdus[start + 1 :]
     pick = random.Random(5)

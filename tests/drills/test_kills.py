@@ -18,6 +18,7 @@ from lmserver.protocol import canonical_json
 from lmserver.protocol.events import EventDraft, Pdu, parse_pdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import LM_02, LM_02_ID
+from tests.drills.long import rounds
 from tests.evilpeer.hub import EvilHub
 from tests.evilpeer.network import Network
 from tests.evilpeer.peer import UNSTABLE, EvilPeer, Received
@@ -27,8 +28,8 @@ from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 from tests.kit.rooms import RoomBuilder, draft, member, message, now
 from tests.kit.users import User, eventually, register
 
-KILLS = 3
-MESSAGES = 90
+KILLS = rounds(3, 20)
+MESSAGES = 30 * KILLS
 
 
 def localhost(network: Network) -> str:
@@ -222,7 +223,7 @@ async def test_d3_killed_before_it_could_answer_a_participant_has_each_event_onc
     alice = f"@alice:{evil.name}"
     sent: list[Pdu] = []
     try:
-        for number in range(3):
+        for number in range(KILLS):
             batch = [evil.room.add(message(f"{number}.{n}", sender=alice, room_id=room_id)) for n in range(5)]
             sent += batch
             proxy.faults.cut_answer_after = 0
@@ -236,7 +237,7 @@ async def test_d3_killed_before_it_could_answer_a_participant_has_each_event_onc
             proxy.faults.cut_answer_after = None
             first = await evil.deliver(server.name, f"txn{number}", *batch)
             assert await evil.deliver(server.name, f"txn{number}", *batch) == first == {}
-        assert proxy.cuts >= 3
+        assert proxy.cuts >= KILLS
         found = await stored(server, room_id)
         assert all(found[pdu.event_id] == 1 for pdu in sent) is not loses
         assert max(found.values()) == 1

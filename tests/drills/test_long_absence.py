@@ -78,7 +78,7 @@ async def test_d9_a_day_away_is_tried_seldom_and_its_first_word_ends_the_pause(s
     stage.proxy.faults.refuse = False
     # No time passes on the hub's clock: only the peer's own request can end the pause.
     await stage.peer.ask(stage.hub.name, "GET", "/_matrix/federation/unstable/org.lmserver/heads")
-    await stage.delivered(stage.peer, [last], seconds=5)
+    await stage.delivered(stage.peer, [last])
     assert await stage.failing() is None
 
 
@@ -107,8 +107,8 @@ async def test_d9_a_backlog_costs_no_memory_nor_the_others_time_and_arrives_in_o
     await stage.delivered(stage.other, sent, seconds=600)
     started = time.monotonic()
     probe = await stage.hub.send(message("probe"))
-    await stage.delivered(stage.other, [probe], seconds=5)
-    assert time.monotonic() - started < 2
+    await stage.delivered(stage.other, [probe])
+    assert time.monotonic() - started < 5
     assert stage.peer.events()[1:] == []
     # It is back, and writes while it catches up.
     stage.proxy.faults.refuse = False

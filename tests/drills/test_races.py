@@ -10,11 +10,12 @@ import sys
 from lmserver.protocol.room_versions import LM_02
 from lmserver.storage import room_log
 from lmserver.storage.database import Database
+from tests.drills.long import rounds
 from tests.kit.engines import engine_kit
 from tests.kit.rooms import ALICE, HUB, ROOM, opening
 
 PROCESSES = 4
-EVENTS = 40
+EVENTS = rounds(40, 1_000)
 
 WORKER = f"""
 import asyncio, json, sys

@@ -7,9 +7,10 @@ import random
 
 from lmserver.storage import stream
 from lmserver.storage.database import Connection, Database
+from tests.drills.long import rounds
 
 WRITERS = 6
-ROWS = 80
+ROWS = rounds(80, 1_000)
 
 
 async def write(db: Database, writer: int, finished: list[int]) -> None:
