@@ -1,0 +1,76 @@
+"""The commands for what only an operator can decide, as operators call them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmserver.cli import main
+from lmserver.protocol.room_versions import LM_02
+from lmserver.storage import destinations
+from lmserver.storage.database import Database
+from tests.kit.engines import engine_kit
+from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, lpdu, member, opening
+
+
+@pytest.fixture
+async def config(database_url: str, db: Database, tmp_path: Path) -> Path:
+    """A server with one room that it shares with another server, which has failed it once."""
+    kit = engine_kit(db, HUB)
+    await kit.engine.create(LM_02, opening())
+    await kit.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=BOB))])
+    await kit.engine.close()
+    lease = await destinations.take_lease(db, PARTICIPANT, "us", 1, 2)
+    assert lease is not None
+    await destinations.failed(
+        db, PARTICIPANT, lease.fence, 3, 1_800_000_000_000, 1_700_000_000_000, "status 413"
+    )
+    path = tmp_path / "lmserver.yaml"
+    path.write_text(
+        yaml.safe_dump({"server_name": HUB, "data_dir": str(tmp_path), "database": {"url": database_url}}),
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", ["held-rooms", "release-room", "mark-restored", "destinations", "skip-transaction"]
+)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "usage: lmserver " + command in capsys.readouterr().out
+
+
+async def run(config: Path, *arguments: str) -> int:
+    return await asyncio.to_thread(main, [*arguments, "--config", str(config)])
+
+
+async def test_a_restored_database_is_marked_and_its_rooms_released(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(config, "held-rooms") == 0
+    assert await run(config, "mark-restored") == 0
+    assert "1 rooms held" in capsys.readouterr().out
+    assert await run(config, "held-rooms") == 1
+    assert f"{ROOM} restored" in capsys.readouterr().out
+    assert await run(config, "release-room") == 2
+    assert await run(config, "release-room", "!other:hub.test") == 1
+    assert await run(config, "release-room", ROOM) == 0
+    assert await run(config, "held-rooms") == 0
+    assert await run(config, "release-room", "--all") == 0
+
+
+async def test_servers_that_take_nothing_are_listed_with_the_reason(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(config, "destinations") == 1
+    line = capsys.readouterr().out
+    assert line.startswith(f"{PARTICIPANT} since 2023-11-14T22:13:20+00:00, tried 3 times")
+    assert "status 413 [transaction none]" in line
+    assert await run(config, "skip-transaction", PARTICIPANT) == 1
+    assert await run(config, "skip-transaction", "never.test") == 1
