@@ -38,7 +38,7 @@ def add_commands(add: Add, guarded: Guarded) -> None:
             " other servers have not all said that nothing is missing. Exits 1 if there are any."),
         add("mark-restored", on_config(_mark_restored), "say that the database is a restored one",
             "After restoring database and data directory together, which leaves no sign of it: hold the rooms"
-            " shared with other servers until what they lack is recovered, and drop one-time keys."),
+            " we order until other servers have given back what they lack, and drop one-time keys."),
         add("destinations", on_config(_destinations), "list servers that take nothing from us",
             "List the servers that something waits for and that cannot be reached or refuse what they are"
             " sent: since when, how often it was tried, and why. Exits 1 if there are any."),

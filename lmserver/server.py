@@ -135,7 +135,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
         listeners: list[Listener] = []
         restored = await server.guard.check()
         if restored is not None:
-            progress(f"Restored: {restored}. Shared rooms are held; see `lmserver held-rooms`.")
+            progress(f"Restored: {restored}. Rooms are held; see `lmserver held-rooms`.")
         keeper = KeyKeeper(keys, db, server.client, clock_ms)
         background = [
             asyncio.create_task(_housekeeping(server), name="housekeeping"),

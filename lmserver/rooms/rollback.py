@@ -34,7 +34,9 @@ MAX_PAGES: Final = 10_000
 MAX_KNOWN_PAGES: Final = 100
 MAX_HEAD_PAGES: Final = 100
 MAX_SERVERS: Final = 10_000
-AT_ONCE: Final = 10
+AT_ONCE: Final = 50
+ASKING_SECONDS: Final = 30.0
+"""How long rooms that nobody else seems to be in wait for what other servers say."""
 FIRST_PAUSE: Final = 2.0
 IDLE_SECONDS: Final = 30.0
 MAX_PAUSE: Final = 300.0
@@ -110,6 +112,7 @@ class TailRecovery:
         """Rooms have just been held: forget what memory has of them, and begin."""
         for room in await holds.held(self._db):
             self._turns.forget(room.room_id)
+        self._suspects |= await self._known_servers()
         self._woken.set()
 
     # -- when -----------------------------------------------------------------------------------
@@ -141,11 +144,14 @@ class TailRecovery:
 
     async def _pass(self) -> int:
         suspects, self._suspects = self._suspects, set()
-        await asyncio.gather(*(self._look_into(server) for server in suspects))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASKING_SECONDS):
+                await asyncio.gather(*(self._look_into(server) for server in suspects))
         return await self.recover_held()
 
     async def recover_held(self) -> int:
         """One pass over the rooms that wait for their newest events; how many still do."""
+        await holds.release_unshared(self._db, self._turns.our_name)
         rooms = [room.room_id for room in await holds.held(self._db) if room.hold == holds.RESTORED]
         heads = _Heads(self._api, self._slots)
         left = 0
@@ -156,16 +162,24 @@ class TailRecovery:
         return left
 
     async def _look_into(self, server: str) -> None:
-        """Whether a server has events of ours that we have not; if so the room is held first."""
-        heads = await _Heads(self._api, self._slots).of(server)
-        if not heads:
+        """Whether a server has events of ours that we have not; if so the room is held first, and
+        then has the server's users in it, so that it is not released without the server."""
+        heads = _Heads(self._api, self._slots)
+        claimed = await heads.of(server)
+        if not claimed:
             return
-        for room_id in await holds.unknown_heads(self._db, self._turns.our_name, heads):
+        for room_id in await holds.unknown_heads(self._db, self._turns.our_name, claimed):
             found = await self._next(room_id, server)
-            if found.answer in (Answer.MORE, Answer.FORK):
-                why = holds.RESTORED if found.answer is Answer.MORE else holds.FORKED
-                if await holds.hold(self._db, room_id, why):
-                    log.error("room_rolled_back", room_id=room_id, server=server, hold=why)
+            if found.answer is Answer.FORK:
+                await self._hold(room_id, server, holds.FORKED)
+            elif found.answer is Answer.MORE:
+                await self._hold(room_id, server, holds.RESTORED)
+                if await holds.is_held(self._db, room_id):
+                    await self._drain(room_id, server, heads)
+
+    async def _hold(self, room_id: str, server: str, why: str) -> None:
+        if await holds.hold(self._db, room_id, why):
+            log.error("room_rolled_back", room_id=room_id, server=server, hold=why)
 
     # -- one room -------------------------------------------------------------------------------
 

@@ -23,10 +23,17 @@ class HeldRoom:
     hold: str
 
 
-async def hold_shared(db: Executor, hub: str) -> int:
-    """Hold every room whose hub is `hub` and that users of other servers are in; how many."""
+async def hold_all(db: Executor, hub: str) -> int:
+    """Hold every room whose hub is `hub`, also those that no other server was in: one may have joined
+    since. How many."""
+    rows = await db.fetch("UPDATE rooms SET hold = 'restored' WHERE hub_server = $1 RETURNING room_id", hub)
+    return len(rows)
+
+
+async def release_unshared(db: Executor, hub: str) -> int:
+    """End the hold of rooms that nobody of another server is in; how many."""
     rows = await db.fetch(
-        "UPDATE rooms AS r SET hold = 'restored' WHERE r.hub_server = $1 AND EXISTS ("
+        "UPDATE rooms AS r SET hold = NULL WHERE r.hub_server = $1 AND r.hold = 'restored' AND NOT EXISTS ("
         "SELECT 1 FROM room_state AS s WHERE s.room_id = r.room_id AND s.type = 'm.room.member'"
         " AND s.to_position IS NULL AND s.membership = 'join'"
         " AND substr(s.state_key, strpos(s.state_key, ':') + 1) <> $1) RETURNING r.room_id",

@@ -58,7 +58,7 @@ class RestoreGuard:
     async def check(self) -> str | None:
         """Why the database counts as restored, or None.
 
-        If it does, shared rooms are held and keys that may have been handed out are gone when
+        If it does, our rooms are held and keys that may have been handed out are gone when
         this returns. Raises DatabaseUnavailable.
         """
         known = await asyncio.to_thread(self._read)
@@ -128,7 +128,7 @@ class RestoreGuard:
         least = 0 if known is None else known.beat
 
         async def work(db: Connection) -> tuple[int, int, int]:
-            rooms = await holds.hold_shared(db, self._our_name)
+            rooms = await holds.hold_all(db, self._our_name)
             keys = await e2e_keys.drop_one_time_keys(db)
             beat: int = await db.fetchval(
                 "INSERT INTO restore_guard (beat, epoch) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE"

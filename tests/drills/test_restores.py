@@ -29,6 +29,7 @@ from tests.kit.rooms import (
     EVIL,
     HUB,
     MALLORY,
+    PARTICIPANT,
     ROOM,
     draft,
     key_of,
@@ -127,6 +128,29 @@ async def test_d15_a_copy_of_the_whole_machine_is_found_out_by_asking(world: Wor
     await hub_.has(ROOM, chain[-1])
     await world.released()
     assert await hub_.chain(ROOM) == chain
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["d15", "control"])
+async def test_d15_a_room_that_others_joined_only_after_the_backup_waits_for_those_we_know(
+    world: World, known: bool
+) -> None:
+    """Nobody else was in the room, but a server that we know from elsewhere says it is. The control
+    does not know it, and forks the room."""
+    hub_, one, _ = world.nodes
+    if known:
+        await hub_.db.execute("INSERT INTO destinations (destination) VALUES ($1)", PARTICIPANT)
+    backup = await world.back_up(hub_)
+    await one.join("bob", ROOM, HUB)
+    last = await hub_.send(message("lost"))
+    await one.has(ROOM, last)
+    chain = await hub_.chain(ROOM)
+    await world.restore(hub_, backup)
+    if known:
+        assert await hub_.try_to_send(message("at a stale head")) == HELD
+    await world.released()
+    await hub_.send(message("goes on"))
+    assert (await hub_.chain(ROOM))[: len(chain)] == chain if known else last not in await hub_.chain(ROOM)
+    assert await hub_.problems(ROOM) == []
 
 
 async def test_d15_without_an_answer_a_room_is_read_only_until_the_operator_decides(world: World) -> None:
