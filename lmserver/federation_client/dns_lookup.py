@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import dns.asyncresolver
 import dns.exception
@@ -26,7 +27,10 @@ MAX_SRV = 10
 HOSTS_TTL = 300
 SECOND_FAMILY = 0.5
 MAX_QUERIES = 2048
+LOOK_SECONDS = 5.0
 _LOCALHOST = ("127.0.0.1", "::1")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,36 @@ class Dns(Protocol):
     async def srv(self, name: str) -> SrvAnswer: ...
 
 
+class _FileBacked(Generic[T]):
+    """What a file says, read again within seconds of its change; `read` gets the file and the last value."""
+
+    def __init__(self, path: Path, read: Callable[[Path, T | None], T]) -> None:
+        self._path = path
+        self._read = read
+        self._stamp = self._now()
+        self._value = read(path, None)
+        self._look_at = time.monotonic() + LOOK_SECONDS
+
+    def get(self) -> T:
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            stamp = self._now()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._value = self._read(self._path, self._value)
+        return self._value
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            state = self._path.stat()
+        except OSError:
+            return None
+        return state.st_ino, state.st_mtime_ns
+
+
 class SystemDns:
-    """Hosts file first, then the name servers of /etc/resolv.conf, with short timeouts."""
+    """Hosts file first, then the name servers of resolv.conf, with short timeouts; both are followed.
+    A `resolver` takes the place of resolv.conf."""
 
     def __init__(
         self,
@@ -70,19 +102,22 @@ class SystemDns:
         lifetime: float = 5.0,
         timeout: float = 2.0,
         hosts_file: Path = Path("/etc/hosts"),
+        resolv_conf: Path = Path("/etc/resolv.conf"),
         resolver: dns.asyncresolver.Resolver | None = None,
     ) -> None:
         self._lifetime = lifetime
-        self._resolver = resolver or _system_resolver()
-        self._resolver.timeout = timeout
-        self._hosts = _read_hosts(hosts_file)
+        self._timeout = timeout
+        self._resolver: Callable[[], dns.asyncresolver.Resolver] = (
+            _FileBacked(resolv_conf, _read_resolver).get if resolver is None else lambda: resolver
+        )
+        self._hosts = _FileBacked(hosts_file, _read_hosts)
         self._slots = asyncio.Semaphore(_most_queries())
 
     async def addresses(self, host: str) -> AddressAnswer:
         name = host.lower().rstrip(".")
         if name == "localhost" or name.endswith(".localhost"):
             return AddressAnswer(_LOCALHOST, HOSTS_TTL)
-        local = self._hosts.get(name)
+        local = self._hosts.get().get(name)
         if local:
             return AddressAnswer(local, HOSTS_TTL)
         return _merge(await self._both_families(name))
@@ -111,7 +146,9 @@ class SystemDns:
     async def _query(self, name: str, kind: str) -> dns.resolver.Answer:
         try:
             async with self._slots:
-                return await self._resolver.resolve(
+                resolver = self._resolver()
+                resolver.timeout = self._timeout
+                return await resolver.resolve(
                     dns.name.from_text(name), kind, search=False, lifetime=self._lifetime
                 )
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as error:
@@ -143,14 +180,15 @@ def _most_queries() -> int:
     return MAX_QUERIES if soft < 0 else max(32, min(MAX_QUERIES, soft // 4))
 
 
-def _system_resolver() -> dns.asyncresolver.Resolver:
+def _read_resolver(path: Path, last: dns.asyncresolver.Resolver | None) -> dns.asyncresolver.Resolver:
+    """A file that names no name server, or is being written, changes nothing."""
     try:
-        return dns.asyncresolver.Resolver()
-    except (dns.resolver.NoResolverConfiguration, OSError):
-        return dns.asyncresolver.Resolver(configure=False)
+        return dns.asyncresolver.Resolver(filename=str(path))
+    except (dns.exception.DNSException, OSError, ValueError):
+        return last or dns.asyncresolver.Resolver(configure=False)
 
 
-def _read_hosts(path: Path) -> dict[str, tuple[str, ...]]:
+def _read_hosts(path: Path, _: object) -> dict[str, tuple[str, ...]]:
     """Names of a hosts file; lines that are not understood are skipped."""
     hosts: dict[str, tuple[str, ...]] = {}
     try:

@@ -15,6 +15,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from lmserver.federation_client import dns_lookup
 from lmserver.federation_client.dns_lookup import SrvRecord, SystemDns
 from lmserver.federation_client.errors import NameNotFound, Unreachable
 
@@ -101,6 +102,41 @@ async def test_hosts_file_comes_first(system: SystemDns) -> None:
     assert (await system.addresses("BOX.test")).addresses == ("10.1.1.1", "fd00::1")
     with pytest.raises(NameNotFound):
         await system.addresses("no.test")
+
+
+async def test_the_hosts_file_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_lookup, "LOOK_SECONDS", 0.0)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("10.1.1.1 box.test\n")
+    system = SystemDns(hosts_file=hosts, resolver=dns.asyncresolver.Resolver(configure=False))
+    assert (await system.addresses("box.test")).addresses == ("10.1.1.1",)
+    (tmp_path / "new").write_text("10.2.2.2 box.test\n")
+    (tmp_path / "new").replace(hosts)
+    assert (await system.addresses("box.test")).addresses == ("10.2.2.2",)
+
+
+def test_name_servers_are_followed_and_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_lookup, "LOOK_SECONDS", 0.0)
+    conf = tmp_path / "resolv.conf"
+    system = SystemDns(resolv_conf=conf)
+
+    def servers() -> list[str]:
+        return [str(server) for server in system._resolver().nameservers]
+
+    def write(text: bytes) -> None:
+        (tmp_path / "new").write_bytes(text)
+        (tmp_path / "new").replace(conf)
+
+    assert servers() == []  # a machine that starts without network
+    write(b"nameserver 10.0.0.1\n")
+    assert servers() == ["10.0.0.1"]
+    for nothing in (b"", b"# being written\n", b"nameserver nonsense\n", b"search a..b\n", b"\xff\xfe"):
+        write(nothing)
+        assert servers() == ["10.0.0.1"], nothing
+    conf.unlink()
+    assert servers() == ["10.0.0.1"]
+    write(b"nameserver 10.0.0.2\nnameserver 10.0.0.3\n")
+    assert servers() == ["10.0.0.2", "10.0.0.3"]
 
 
 @pytest.mark.parametrize("name", ["localhost", "a.localhost", "LOCALHOST."])
