@@ -142,6 +142,7 @@ class SystemDns:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _query(self, name: str, kind: str) -> dns.resolver.Answer:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 
 from lmserver.metrics import Metrics
@@ -115,11 +116,25 @@ def empty(_: trustme.CA, pair: Pair) -> None:
     pair.private_key.write_bytes(b"")
 
 
+def encrypted(ca: trustme.CA, pair: Pair) -> None:
+    pair.write(ca, "us.test")
+    key = serialization.load_pem_private_key(pair.private_key.read_bytes(), None)
+    pair.private_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+
+
 def missing(_: trustme.CA, pair: Pair) -> None:
     pair.certificate.unlink()
 
 
-@pytest.mark.parametrize("spoil", [only_the_certificate, expired, of_tomorrow, no_pem, empty, missing])
+@pytest.mark.parametrize(
+    "spoil", [only_the_certificate, expired, of_tomorrow, no_pem, empty, encrypted, missing]
+)
 async def test_a_bad_pair_leaves_the_old_one_and_is_told_once(
     ca: trustme.CA, pair: Pair, spoil: Callable[[trustme.CA, Pair], None]
 ) -> None:
