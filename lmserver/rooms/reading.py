@@ -244,13 +244,20 @@ class Reading:
         return [(membership, shown(stored, access.version)) for membership, stored in found]
 
     async def members_named(self, access: Access, position: int, user_ids: Iterable[str]) -> list[Shown]:
-        """The member events of some users before `position`."""
+        """The member events of some users before `position`; the newest that may be seen of those
+        who have none there, because history from before our join is not all here."""
         at = access.state_at(position)
         wanted = list(dict.fromkeys(user_ids))
-        if at is None or not wanted:
+        if at is None or access.state_position is None or not wanted:
             return []
         stored = await room_reads.member_events(self._db, access.room_id, at, wanted)
-        return self.shown_all(stored, access.version)
+        found = self.shown_all(stored, access.version)
+        missing = set(wanted) - {event.state_key for event in found}
+        if missing and access.room.min_position > 0:
+            last = access.state_position
+            stored = await room_reads.member_events(self._db, access.room_id, last, list(missing))
+            found += self.shown_all(stored, access.version)
+        return found
 
     # -- showing --------------------------------------------------------------------------------
 

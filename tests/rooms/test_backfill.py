@@ -19,6 +19,7 @@ from lmserver.storage import evidence, room_log, room_state
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, StaticVerifier, adopt_join, engine_kit
 from tests.kit.rooms import (
+    ALICE,
     BOB,
     HUB,
     PARTICIPANT,
@@ -248,6 +249,16 @@ async def test_a_redaction_of_what_comes_later_by_backfill_counts(db: Database) 
     await scene.hears(draft("m.room.redaction", {"redacts": other.event_id}, sender=BOB))
     await scene.reach()
     assert await scene.texts() == ["kept"]
+
+
+async def test_members_of_history_are_shown_though_their_own_events_are_further_back(db: Database) -> None:
+    scene = Scene(db, busy_room(300))
+    await scene.join()
+    await scene.reach(10)
+    access = await scene.reading.access(BOB, ROOM)
+    assert access is not None
+    [member_event] = await scene.reading.members_named(access, access.room.min_position + 5, [ALICE])
+    assert (member_event.state_key, member_event.content["membership"]) == (ALICE, "join")
 
 
 # -- what may be seen -------------------------------------------------------------------------------
