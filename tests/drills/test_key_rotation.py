@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from tests.evilpeer.peer import UNSTABLE
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 from tests.kit.users import User, eventually, register
+
+LONG_AGO = "UPDATE key_servers SET fetched_ts = fetched_ts - 600000 RETURNING true"
 
 
 @dataclass
@@ -59,13 +62,17 @@ class Pair:
     async def let_time_pass(self) -> None:
         """Each knows the other's keys from a while ago: who has just asked does not ask again."""
         for server in (self.hub, self.participant):
-            dsn = EmbeddedPostgres(_configured(server, "data_dir"), lambda _: None).running_dsn()
-            assert dsn is not None
+            dsn = self.dsn(server)
             server.kill()
-            db = await asyncpg.connect(dsn)
-            await db.execute("UPDATE key_servers SET fetched_ts = fetched_ts - 600000")
-            await db.close()
+            await _row(dsn, LONG_AGO)
             await server.start()
+
+    @staticmethod
+    def dsn(server: ServerProcess) -> str:
+        """Of the embedded database of a running server; a kill leaves it running."""
+        dsn = EmbeddedPostgres(_configured(server, "data_dir"), lambda _: None).running_dsn()
+        assert dsn is not None
+        return dsn
 
     async def document(self, server: ServerProcess) -> dict[str, Any]:
         async with self.http.get(f"http://{server.name}/_matrix/key/v2/server") as response:
@@ -176,6 +183,45 @@ async def test_d18_keys_are_rotated_under_load(pair: Pair, rotates: bool) -> Non
 
 async def _true(value: bool) -> bool:
     return value
+
+
+@pytest.mark.parametrize("signed_again", [True, False], ids=["d18", "control"])
+async def test_d18_an_event_that_waits_for_its_hub_outlives_its_key(pair: Pair, signed_again: bool) -> None:
+    """The hub is away while the participant's key is replaced. The control sends what was signed before."""
+    _, bob = pair.users
+    ours, theirs = pair.dsn(pair.participant), pair.dsn(pair.hub)
+    pair.hub.kill()
+    send = f"{pair.room}/send/m.room.message/waits", {"msgtype": "m.text", "body": "waits"}
+    sending = asyncio.create_task(bob.call("PUT", *send))
+    await eventually(lambda: _row(ours, "SELECT true FROM outbound_transactions"))
+    lpdu, body = await _row(ours, "SELECT lpdu, body FROM outbound_lpdus, outbound_transactions")
+    # As if a minute ago: what is signed with the old key from now on counts for nothing new.
+    path = _configured(pair.participant, "signing_key_path")
+    own_keys.rotate(path, time.time_ns() // 1_000_000 - 60_000, leaked=False)
+    changed = "SELECT true FROM outbound_transactions WHERE body <> $1"
+    await eventually(lambda: _row(ours, changed, body))
+    for _ in range(0 if signed_again else 2):
+        # It is signed once more a moment later, for what was being stored meanwhile.
+        await eventually(lambda: _row(ours, changed, body))
+        await _row(ours, "UPDATE outbound_lpdus SET lpdu = $1 RETURNING true", lpdu)
+        await _row(ours, "UPDATE outbound_transactions SET body = $1 RETURNING true", body)
+    await _row(theirs, LONG_AGO)
+    await pair.hub.start()
+    await sending
+    await eventually(
+        lambda: _row(ours, "SELECT true WHERE NOT EXISTS (SELECT FROM outbound_transactions)"), 60
+    )
+    status, _ = await bob.call("PUT", *send)
+    assert (status == 200) is signed_again
+
+
+async def _row(dsn: str, query: str, *values: object) -> Any:
+    """The first row of a query to a server's own database."""
+    db = await asyncpg.connect(dsn)
+    try:
+        return await db.fetchrow(query, *values)
+    finally:
+        await db.close()
 
 
 @pytest.mark.parametrize("options", [["--revoke"], []], ids=["d18", "control"])
