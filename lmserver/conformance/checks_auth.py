@@ -105,7 +105,10 @@ async def unknown_key(s: Session) -> None:
 
 @check("auth.other_origin", AUTH, "origin MUST match: our signature is not another server's.")
 async def other_origin(s: Session) -> None:
-    await _refused(s, s.me.header(_good(s), origin="no-such-server.invalid"))
+    uri, other = _probe(s), s.other
+    signed = {"method": "GET", "uri": uri, "origin": other.name, "destination": s.server}
+    forged = s.me.key.sign(draft.canonical(signed))
+    await _refused(s, s.me.header(forged, origin=other.name, key=other.key.key_id))
 
 
 @check("auth.wrong_method", AUTH, "The signature covers the method.")

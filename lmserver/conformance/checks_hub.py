@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
 from lmserver.conformance import draft, rooms
 from lmserver.conformance.draft import Event
 from lmserver.conformance.model import Role, check, expect
-from lmserver.conformance.persona import Inbound, Reply
+from lmserver.conformance.persona import TIME_ENOUGH, WAIT, Inbound, Reply
 from lmserver.conformance.remote_room import RemoteRoom
 from lmserver.conformance.session import Session
 
@@ -278,6 +279,26 @@ async def retry(s: Session) -> None:
     expect(len(sent) >= 3, f"{len(sent)} requests of the transaction came, two refused")
     expect(len({uri for uri, _ in sent}) == 1, f"the transaction ID changed: {[uri for uri, _ in sent]}")
     expect(len({body for _, body in sent}) == 1, "the body changed between the tries")
+
+
+@check(
+    "hub.one_in_flight",
+    SEND,
+    "The hub MUST wait for a 200 before it sends us another transaction.",
+    role=HUB,
+)
+async def one_in_flight(s: Session) -> None:
+    room = await rooms.room(s)
+    lpdus = [room.message(s.fresh("at once ")) for _ in range(5)]
+    with s.me.holding("send") as held:
+        for lpdu in lpdus:
+            (await s.transaction([lpdu])).expect(200)
+        async with asyncio.timeout(WAIT):
+            await held.came.wait()
+        await asyncio.sleep(TIME_ENOUGH)
+    for lpdu in lpdus:
+        await room.echo(lpdu)
+    expect(len(held.most) == 1, f"in flight at once: {held.most}")
 
 
 @check(

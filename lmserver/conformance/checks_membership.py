@@ -176,7 +176,7 @@ async def invite_then_reject(s: Session) -> None:
     role=HUB,
 )
 async def invite_refused_by_target(s: Session) -> None:
-    room, user = await private(s), s.me.user(s.fresh("unwilling"))
+    room, user = await rooms.made(s, preset="private_chat"), s.me.user(s.fresh("unwilling"))
 
     async def refuse(request: Inbound) -> Reply | None:
         return 403, {"errcode": "M_FORBIDDEN", "error": "No invites, please"}

@@ -9,7 +9,7 @@ from lmserver.conformance import draft, our_rooms
 from lmserver.conformance.draft import Event
 from lmserver.conformance.model import Level, Role, check, expect
 from lmserver.conformance.our_room import OurRoom
-from lmserver.conformance.persona import Inbound, Reply
+from lmserver.conformance.persona import TIME_ENOUGH, WAIT, Inbound, Reply
 from lmserver.conformance.session import Session
 
 LPDU = "Linearized PDU"
@@ -289,28 +289,16 @@ async def retry(s: Session) -> None:
 )
 async def one_in_flight(s: Session) -> None:
     room = await our_rooms.joined(s)
-    came, free = asyncio.Event(), asyncio.Event()
-    open_now: set[str] = set()
-    together: list[set[str]] = []
-
-    async def hold(request: Inbound) -> Reply | None:
-        open_now.add(request.uri)
-        together.append(set(open_now))
-        came.set()
-        await free.wait()
-        open_now.discard(request.uri)
-        return None
-
-    with s.me.intercepting("send", hold):
+    with s.me.holding("send") as held:
         sends = [asyncio.create_task(our_rooms.lpdu(s, room, s.fresh("at once "))) for _ in range(5)]
         try:
-            async with asyncio.timeout(10):
-                await came.wait()
-            await asyncio.sleep(0.5)  # time enough for a second transaction
+            async with asyncio.timeout(WAIT):
+                await held.came.wait()
+            await asyncio.sleep(TIME_ENOUGH)
         finally:
-            free.set()
+            held.free.set()
             await asyncio.gather(*sends)
-    expect(max(map(len, together)) == 1, f"in flight at once: {max(together, key=len)}")
+    expect(len(held.most) == 1, f"in flight at once: {held.most}")
 
 
 # -- leaving and knocking --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ class Listener:
                 await site.start()
             except OSError as error:
                 raise CannotListen(f"{address[0]}:{address[1]}: {error.strerror or error}") from error
+            if address[0] == "127.0.0.1":
+                with contextlib.suppress(OSError):  # `localhost` may mean this address to the server
+                    await web.TCPSite(
+                        self._runner, "::1", address[1], ssl_context=self._contexts[name], reuse_address=True
+                    ).start()
 
     async def stop(self) -> None:
         await self._runner.cleanup()

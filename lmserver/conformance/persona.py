@@ -23,6 +23,8 @@ T = TypeVar("T")
 Reply = tuple[int, dict[str, Any]]
 DAY_MS = 24 * 3600 * 1000
 WAIT = 10.0
+TIME_ENOUGH = 0.5
+"""For a second transaction to come, if the server sends one before the first is answered."""
 PATIENCE = 5
 IMPATIENT = 2.0
 
@@ -51,6 +53,16 @@ class Inbound:
     @property
     def fields(self) -> dict[str, Any]:
         return self.json if isinstance(self.json, dict) else {}
+
+
+@dataclass
+class Held:
+    """Requests that wait: `open` by their URI, and the `most` there were at once."""
+
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    open: set[str] = field(default_factory=set)
+    most: set[str] = field(default_factory=set)
 
 
 Handler = Callable[[Inbound], Awaitable[Reply]]
@@ -158,6 +170,25 @@ class Persona:
             yield
         finally:
             self._interceptors.remove(entry)
+
+    @contextmanager
+    def holding(self, endpoint: str) -> Iterator[Held]:
+        """Leave requests to an endpoint unanswered until the block ends or `free` is set."""
+        held = Held()
+
+        async def hold(request: Inbound) -> Reply | None:
+            held.open.add(request.uri)
+            held.most = max(held.most, set(held.open), key=len)
+            held.came.set()
+            await held.free.wait()
+            held.open.discard(request.uri)
+            return None
+
+        try:
+            with self.intercepting(endpoint, hold):
+                yield held
+        finally:
+            held.free.set()
 
     def requests(self, endpoint: str, since: int = 0) -> list[Inbound]:
         return [request for request in self.received[since:] if request.endpoint == endpoint]

@@ -125,7 +125,7 @@ MUTANTS = [
            {"receive.forbidden", "receive.forbidden_state", "receive.auth_events"}),
     Mutant("not found for wrong server", not_found_instead, WRONG_SERVER, short=True),
     Mutant("any room version", any_room_version, {"invited.version"}),
-    Mutant("strips the hub's signature", strips_the_hubs_signature, {"invited.unchanged", "invited.join"}),
+    Mutant("strips the hub's signature", strips_the_hubs_signature, {"invited.unchanged", "invited.join", "invite.proxied", "invite.proxied_appended"}),
     Mutant("knows no message again", every_message_is_new,
            {"edu.once", "send.processed_once", "receive.bad_state"}),
     Mutant("no destination", no_destination, {"requests.destination"}, short=True),
