@@ -9,7 +9,7 @@ from typing import Any
 from lmserver.conformance import draft, rooms
 from lmserver.conformance.draft import Event
 from lmserver.conformance.model import Role, check, expect
-from lmserver.conformance.persona import TIME_ENOUGH, WAIT, Inbound, Reply
+from lmserver.conformance.persona import RETRY_SECONDS, TIME_ENOUGH, WAIT, Inbound, Reply
 from lmserver.conformance.remote_room import RemoteRoom
 from lmserver.conformance.session import Session
 
@@ -274,7 +274,9 @@ async def retry(s: Session) -> None:
     with s.me.intercepting("send", refuse_twice):
         lpdu = room.message("keep sending")
         (await s.transaction([lpdu])).expect(200)
-        await s.me.until(lambda: room.find(lpdu), "the hub to send a refused transaction again", 30)
+        await s.me.until(
+            lambda: room.find(lpdu), "the hub to send a refused transaction again", RETRY_SECONDS
+        )
     sent = [(r.uri, r.body) for r in s.me.requests("send") if r in refused or r.uri == refused[0].uri]
     expect(len(sent) >= 3, f"{len(sent)} requests of the transaction came, two refused")
     expect(len({uri for uri, _ in sent}) == 1, f"the transaction ID changed: {[uri for uri, _ in sent]}")

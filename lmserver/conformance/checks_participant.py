@@ -9,7 +9,7 @@ from lmserver.conformance import draft, our_rooms
 from lmserver.conformance.draft import Event
 from lmserver.conformance.model import Level, Role, check, expect
 from lmserver.conformance.our_room import OurRoom
-from lmserver.conformance.persona import TIME_ENOUGH, WAIT, Inbound, Reply
+from lmserver.conformance.persona import RETRY_SECONDS, TIME_ENOUGH, WAIT, Inbound, Reply
 from lmserver.conformance.session import Session
 
 LPDU = "Linearized PDU"
@@ -264,7 +264,7 @@ async def _answered_late(s: Session, room: OurRoom, refusals: int) -> list[Inbou
 
     since = len(s.me.received)
     with s.me.intercepting("send", refuse):
-        await our_rooms.lpdu(s, room, s.fresh("keep trying "))
+        await our_rooms.lpdu(s, room, s.fresh("keep trying "), RETRY_SECONDS)
     return [r for r in s.me.requests("send", since) if r.fields.get("pdus")]
 
 

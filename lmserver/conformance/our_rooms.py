@@ -12,7 +12,7 @@ from lmserver.conformance.exchange import Answer
 from lmserver.conformance.model import Failed, Skipped
 from lmserver.conformance.our_hub import OurHub
 from lmserver.conformance.our_room import OurRoom
-from lmserver.conformance.persona import Inbound
+from lmserver.conformance.persona import WAIT, Inbound
 from lmserver.conformance.session import Session
 
 
@@ -123,8 +123,8 @@ async def sent(s: Session, endpoint: str, room: OurRoom, since: int = 0) -> Inbo
     return await s.me.until(found, f"a {endpoint} for {room.room_id}")
 
 
-async def lpdu(s: Session, room: OurRoom, text: str) -> Event:
-    """A message of their user, as the LPDU that came to us."""
+async def lpdu(s: Session, room: OurRoom, text: str, seconds: float = WAIT) -> Event:
+    """A message of their user, as the LPDU that came to us in this time."""
 
     def came() -> Event | None:
         return next((e for e in room.lpdus if e.get("content", {}).get("body") == text), None)
@@ -134,7 +134,7 @@ async def lpdu(s: Session, room: OurRoom, text: str) -> Event:
         s.user.call("PUT", s.user.send_path(room.room_id, "m.room.message"), content)
     )
     try:
-        found = await s.me.until(came, "the LPDU of a message of their user")
+        found = await s.me.until(came, "the LPDU of a message of their user", seconds)
         # What the user is told then is another check's.
         await asyncio.wait([sending], timeout=2)
         return found

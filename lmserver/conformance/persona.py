@@ -23,6 +23,8 @@ T = TypeVar("T")
 Reply = tuple[int, dict[str, Any]]
 DAY_MS = 24 * 3600 * 1000
 WAIT = 10.0
+RETRY_SECONDS = 40.0
+"""Two retries of a sender that backs off."""
 TIME_ENOUGH = 0.5
 """For a second transaction to come, if the server sends one before the first is answered."""
 PATIENCE = 5
@@ -199,8 +201,8 @@ class Persona:
 
     async def until(self, probe: Callable[[], T | None], what: str, seconds: float = WAIT) -> T:
         """What `probe` gives once it is not None; fails after `seconds`, sooner where much was in vain."""
-        if self._in_vain >= PATIENCE:
-            seconds = min(seconds, IMPATIENT)
+        if self._in_vain >= PATIENCE and seconds <= WAIT:
+            seconds = IMPATIENT
         deadline = time.monotonic() + seconds
         while True:
             self._news.clear()

@@ -8,7 +8,7 @@ from lmserver.conformance import checks
 from lmserver.federation_server import events, transactions
 from lmserver.federation_server.server_view import ServerView
 from lmserver.protocol import canonical_json, hashes, hub
-from lmserver.rooms import stripped_state
+from lmserver.rooms import append, stripped_state
 from lmserver.storage import inbound, outbound, room_state
 from tests.conformance.mutants import Mutant, Patch
 
@@ -164,6 +164,20 @@ def failed_under_another_id(patch: Patch) -> None:
     patch.setattr(transactions._Result, "reject", lambda self, event_id, reason: reject(self, "$x", reason))
 
 
+def takes_lpdus_from_anybody(patch: Patch) -> None:
+    def take(self: Any, origin: str, lpdu: Any, room: Any, result: Any) -> None:
+        room.lpdus.append(lpdu)
+
+    patch.setattr(transactions.TransactionEndpoints, "_sort_lpdu", take)
+
+
+def forgets_lpdus(patch: Patch) -> None:
+    place = append.Batch.place
+    patch.setattr(
+        append.Batch, "place", lambda self, pdu, **how: place(self, pdu, **{**how, "keep_lpdu_hash": False})
+    )
+
+
 RULES = {check.id for check in checks.ALL if check.id.startswith("rules.")}
 WRONG_HASHES = {
     "hub.content_hash", "hub.own_events", "hub.unknown_fields", "join.state_hashes", "invite.event",
@@ -200,5 +214,7 @@ MUTANTS = [
     Mutant("hides nothing", hides_nothing, {"visibility.redacted"}),
     Mutant("tells everybody", tells_everybody, OUTSIDERS),
     Mutant("more than stripped state", whole_state_for_invites, {"invite.stripped_state", "knock.sent"}),
+    Mutant("takes LPDUs from anybody", takes_lpdus_from_anybody, {"lpdu.relayed"}),
+    Mutant("forgets LPDUs", forgets_lpdus, {"lpdu.repeated", "receive.replay"}),
     Mutant("failed under another ID", failed_under_another_id, {"lpdu.failed_pdus"}),
 ]  # fmt: skip
