@@ -140,7 +140,7 @@ class TailRecovery:
         """At a start everybody is asked, because a copy of the whole machine brings no sign of its
         age along; without a sign nobody waits for the answers, nor is a server that is down asked."""
         held = bool(await holds.held(self._db))
-        return set(await holds.servers_sent_to(self._db, self._clock(), failing=held, limit=MAX_SERVERS))
+        return set(await holds.servers_to_ask(self._db, self._clock(), all_known=held, limit=MAX_SERVERS))
 
     async def _pass(self) -> int:
         suspects, self._suspects = self._suspects, set()

@@ -116,15 +116,18 @@ async def heads_of_hub(db: Executor, hub: str, after: str, limit: int) -> list[t
     return [(r["room_id"], r["head_event_id"]) for r in rows]
 
 
-async def servers_sent_to(db: Executor, now_ms: int, *, failing: bool, limit: int) -> list[str]:
-    """Servers that get our rooms, without those that are being left alone unless `failing`."""
+async def servers_to_ask(db: Executor, now_ms: int, *, all_known: bool, limit: int) -> list[str]:
+    """Servers that get our rooms and are not being left alone; with `all_known` every server that we
+    ever sent to or had the keys of, those that get our rooms first."""
     rows = await db.fetch(
-        "SELECT s.destination FROM (SELECT DISTINCT destination FROM outbound_ranges"
-        " UNION SELECT destination FROM destinations) AS s"
+        "SELECT s.destination FROM (SELECT destination, min(rank) AS rank FROM ("
+        "SELECT destination, 1 AS rank FROM outbound_ranges"
+        " UNION ALL SELECT destination, 2 FROM destinations"
+        " UNION ALL SELECT server, 3 FROM key_servers WHERE $2) AS known GROUP BY destination) AS s"
         " LEFT JOIN destinations AS d ON d.destination = s.destination"
-        " WHERE $2 OR coalesce(d.retry_at, 0) <= $1 ORDER BY s.destination LIMIT $3",
+        " WHERE $2 OR coalesce(d.retry_at, 0) <= $1 ORDER BY s.rank, s.destination LIMIT $3",
         now_ms,
-        failing,
+        all_known,
         limit,
     )
     return [r["destination"] for r in rows]

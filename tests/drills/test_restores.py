@@ -130,15 +130,17 @@ async def test_d15_a_copy_of_the_whole_machine_is_found_out_by_asking(world: Wor
     assert await hub_.chain(ROOM) == chain
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["d15", "control"])
+@pytest.mark.parametrize("known", ["destinations", "key_servers", ""], ids=["sent to", "keys", "control"])
 async def test_d15_a_room_that_others_joined_only_after_the_backup_waits_for_those_we_know(
-    world: World, known: bool
+    world: World, known: str
 ) -> None:
     """Nobody else was in the room, but a server that we know from elsewhere says it is. The control
     does not know it, and forks the room."""
     hub_, one, _ = world.nodes
-    if known:
+    if known == "destinations":
         await hub_.db.execute("INSERT INTO destinations (destination) VALUES ($1)", PARTICIPANT)
+    if known == "key_servers":
+        await hub_.db.execute("INSERT INTO key_servers VALUES ($1, true, 0)", PARTICIPANT)
     backup = await world.back_up(hub_)
     await one.join("bob", ROOM, HUB)
     last = await hub_.send(message("lost"))
