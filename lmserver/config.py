@@ -148,6 +148,7 @@ DEFAULT_LIMITS = {
     "invites_to_user": Rate(0.02, 50),
     "requests": Rate(50.0, 1000),
     "anonymous": Rate(20.0, 200),
+    "unauthorized": Rate(20.0, 500),
     "room_joins": Rate(10.0, 300),
     "federation_membership": Rate(5.0, 100),
     "federation_knock": Rate(1.0, 50),

@@ -131,8 +131,8 @@ metrics: null
 trusted_proxies: []
 
 # Token buckets: per_second come back, up to burst. login and registration count by address and
-# account; anonymous, key_query and new_servers by address; room_joins by room; federation_* by the
-# server that asks, federation_room_* by server and room; the others by user.
+# account; anonymous, unauthorized, key_query and new_servers by address; room_joins by room;
+# federation_* by the server that asks, federation_room_* by server and room; the others by user.
 limits:
 {_limits()}
 """

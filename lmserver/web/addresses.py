@@ -45,6 +45,12 @@ def rate_key(address: str) -> str:
     return address if parsed is None else str(parsed)
 
 
+def is_private(address: str) -> bool:
+    """Whether it is no address of the public internet, or none at all."""
+    parsed = _parsed(address)
+    return parsed is None or not parsed.is_global
+
+
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     """An address; one that IPv6 only carries is the IPv4 address inside."""
     try:

@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from lmserver.protocol.errors import ProtocolError
-from lmserver.web.addresses import TrustedProxies
+from lmserver.web.addresses import TrustedProxies, is_private
 from lmserver.web.endpoint import MAX_AT_ONCE, Auth, Endpoint, Reply, Request, Streamed, endpoints_of
 from lmserver.web.errors import ApiError, limited, of_protocol
 from lmserver.web.limits import RateLimiter
@@ -39,6 +39,7 @@ BLOCK = 64 * 1024
 LARGE_ANSWER = 4 * BLOCK
 BODIES_AT_ONCE = 4
 """Bodies over 64 KB from one address that are read before their signature can be checked."""
+UNAUTHORIZED = "unauthorized"
 WAITING = 64
 """Requests that may wait for those in progress of the same user, server or address."""
 WAIT_SECONDS = 10.0
@@ -144,11 +145,8 @@ class Dispatcher:
             # Its body is held in memory before we can know whose it is.
             line = ("body", request.remote_key)
             await held.enter_async_context(self._slots.hold(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
-        authenticate = self._authenticators.get(entry.auth)
-        if authenticate is not None:
-            await authenticate(request)
-        elif entry.auth is not Auth.NONE:
-            raise ApiError(401, "M_FORBIDDEN", "Not available here")
+        if entry.auth is not Auth.NONE:
+            await self._authenticate(entry, request)
         if self._limiter is not None:
             key = request.requester.user_id or request.origin or request.remote_key
             wait = self._limiter.take(entry.rate, key)
@@ -158,6 +156,24 @@ class Dispatcher:
         name = entry.name if entry.at_once else ""
         who = request.requester.user_id or request.origin or request.remote_key
         await held.enter_async_context(self._slots.hold((name, who), at_once, WAITING, WAIT_SECONDS))
+
+    async def _authenticate(self, entry: Endpoint, request: Request) -> None:
+        """Servers: who guesses signatures, or names servers whose keys we would have to fetch, is not
+        listened to after so many failures from one address. A private address is most likely a
+        proxy that nobody told us of, and stands for everybody."""
+        authenticate = self._authenticators.get(entry.auth)
+        if authenticate is None:
+            raise ApiError(401, "M_FORBIDDEN", "Not available here")
+        if self._limiter is None or entry.auth is not Auth.SERVER or is_private(request.remote):
+            return await authenticate(request)
+        wait = self._limiter.wait(UNAUTHORIZED, request.remote_key)
+        if wait:
+            raise limited(wait)
+        try:
+            await authenticate(request)
+        except (ApiError, ProtocolError):
+            self._limiter.take(UNAUTHORIZED, request.remote_key)
+            raise
 
     async def _stream(self, raw: web.BaseRequest, reply: Streamed, deadline: float) -> web.StreamResponse:
         """Send what comes, at the reader's speed but not slower than it may be silent. What breaks

@@ -35,13 +35,14 @@ class RateLimiter:
 
         What costs more than a bucket holds waits for a full one and leaves it in debt.
         """
-        wait = max((self._wait(name, key, cost) for name, key, cost in wanted), default=0.0)
+        wait = max((self.wait(name, key, cost) for name, key, cost in wanted), default=0.0)
         if wait <= 0.0:
             for name, key, cost in wanted:
                 self._spend(name, key, cost)
         return wait
 
-    def _wait(self, name: str, key: str, cost: int) -> float:
+    def wait(self, name: str, key: str, cost: int = 1) -> float:
+        """The seconds until `cost` tokens are there; takes none."""
         rate = self._rates.get(name)
         if rate is None:
             return 0.0

@@ -1,16 +1,20 @@
 """A listening socket that no single address can fill.
 
 A connection costs a file and some memory before anything has been said on it. aiohttp closes one
-whose request does not come within the keep-alive time; here it is bounded how many there are.
+whose request does not come within the keep-alive time; here it is bounded how many there are, which
+is why TLS begins only after a connection has been counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -20,6 +24,8 @@ from lmserver.web.addresses import TrustedProxies, rate_key
 log = structlog.get_logger(__name__)
 
 KEEPALIVE_SECONDS = 75.0
+HANDSHAKE_SECONDS = 10.0
+ACCEPT_PAUSE_SECONDS = 0.1
 BACKLOG = 1024
 TOLD_EVERY_SECONDS = 10.0
 
@@ -56,24 +62,71 @@ class Listener:
         self._open: Counter[str] = Counter()
         self._count = 0
         self._told = -TOLD_EVERY_SECONDS
-        self._sockets: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; returns the port. Raises OSError."""
         await self._runner.setup()
-        self._sockets = await asyncio.get_running_loop().create_server(
-            self._connection, host, port, ssl=tls, backlog=BACKLOG, reuse_address=True
+        self._tls = tls
+        infos = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return int(self._sockets.sockets[0].getsockname()[1])
+        for family, kind, proto, _, address in dict.fromkeys(infos):
+            self._sockets.append(_listening(socket.socket(family, kind, proto), address))
+        for listening in self._sockets:
+            self._spawn(self._accept(listening))
+        return int(self._sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Take no more, and let what is in progress finish."""
-        if self._sockets is not None:
-            self._sockets.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listening in self._sockets:
+            listening.close()
         await self._runner.cleanup()
 
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listening)
+            except OSError as error:  # no file left, or the other end went before we looked
+                log.warning("connection_not_accepted", error=str(error))
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            key = self.admit(str(address[0]))
+            if key is None:
+                accepted.close()
+            else:
+                self._spawn(self._begin(accepted, key))
+
+    async def _begin(self, accepted: socket.socket, key: str) -> None:
+        """TLS, if there is to be, then aiohttp's protocol. What was not begun is not left open."""
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the listener is not started")
+        connection = _Connection(server(), partial(self._leave, key))
+        handshake = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_SECONDS}
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, accepted, ssl=self._tls, **handshake
+            )
+        except OSError:  # silence, nonsense, or gone: the loop has closed it
+            return
+        finally:
+            if not connection.begun:
+                self._leave(key)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def admit(self, address: str) -> str | None:
-        """Count a new connection; what to `leave` with, or None when there are too many."""
+        """Count a new connection; what it is counted under, or None when there are too many."""
         key = "" if self._proxies.trusts(address) else rate_key(address)
         limit = self._capacity.per_address if key else None
         if self._count >= self._capacity.total or (limit is not None and self._open[key] >= limit):
@@ -83,17 +136,11 @@ class Listener:
         self._open[key] += 1
         return key
 
-    def leave(self, key: str) -> None:
+    def _leave(self, key: str) -> None:
         self._count -= 1
         self._open[key] -= 1
         if not self._open[key]:
             del self._open[key]
-
-    def _connection(self) -> _Connection:
-        server = self._runner.server
-        if server is None:
-            raise RuntimeError("the listener is not started")
-        return _Connection(server(), self)
 
     def _tell(self, key: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -102,34 +149,41 @@ class Listener:
             log.warning("connections_refused", address=key, open=self._count)
 
 
-class _Connection(asyncio.Protocol):
-    """Counts a connection and hands everything on to aiohttp's protocol."""
+def _listening(made: socket.socket, address: Any) -> socket.socket:
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setblocking(False)
+        made.bind(address)
+        made.listen(BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
 
-    def __init__(self, inner: web.RequestHandler, listener: Listener) -> None:
+
+class _Connection(asyncio.Protocol):
+    """Tells of a connection's end and hands everything on to aiohttp's protocol."""
+
+    def __init__(self, inner: web.RequestHandler, ended: Callable[[], None]) -> None:
         self._inner = inner
-        self._listener = listener
-        self._key: str | None = None
+        self._ended = ended
+        self.begun = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        self._key = self._listener.admit(str(peer[0]) if peer else "")
-        if self._key is not None:
-            self._inner.connection_made(transport)
-        else:
-            cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
+        self.begun = True
+        self._inner.connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._key is not None:
-            self._listener.leave(self._key)
-            self._inner.connection_lost(exc)
+        self._ended()
+        self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._key is not None:
-            self._inner.data_received(data)
+        self._inner.data_received(data)
 
     def eof_received(self) -> None:
-        if self._key is not None:
-            self._inner.eof_received()
+        self._inner.eof_received()
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()

@@ -7,7 +7,9 @@ from itertools import count
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.forging import evil
@@ -157,6 +159,26 @@ async def test_r7_our_own_users_join_only_so_fast(arena: Arena) -> None:
         assert is_limited(statuses[2])
         refused = [await join_as(http, token, f"!no{n}:{HUB}") for n in range(4)]
         assert [status == 429 for status, _ in refused] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("config", [limits(unauthorized=(0.1, 5)) | {"trusted_proxies": ["127.0.0.0/8"]}])
+async def test_x_an_address_that_cannot_prove_itself_is_not_listened_to_for_a_while(arena: Arena) -> None:
+    """Wrong signatures cost nothing after so many; others are heard, and whoever a private address
+    stands for."""
+    path = f"{UNSTABLE}/event/$x"
+    right = arena.evil.authorization("GET", path, HUB, None)
+    wrong = arena.evil.authorization("GET", path + "y", HUB, None)
+
+    async def ask(header: str, address: str) -> int:
+        url = URL(f"http://127.0.0.1:{arena.victim.port}{path}", encoded=True)
+        headers = {"Authorization": header, "X-Forwarded-For": address}
+        async with ClientSession() as http, http.get(url, headers=headers) as response:
+            return response.status
+
+    assert [await ask(wrong, "1.1.1.1") for _ in range(7)] == [401] * 5 + [429] * 2
+    assert await ask(right, "1.1.1.1") == 429
+    assert await ask(right, "1.1.1.2") == 404
+    assert [await ask(wrong, "10.0.0.1") for _ in range(7)] == [401] * 7
 
 
 async def register(http: TestClient[Any, Any], name: str) -> str:

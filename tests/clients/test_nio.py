@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from nio import (
     AsyncClient,
+    DiskDownloadResponse,
     JoinResponse,
     LoginResponse,
+    MemoryDownloadResponse,
     RegisterResponse,
     RoomCreateResponse,
     RoomInviteResponse,
     RoomMessageText,
     RoomSendResponse,
+    UploadResponse,
 )
 
 from tests.kit.processes import ServerProcess, configure, lmserver
@@ -81,6 +86,14 @@ async def test_two_users_on_two_servers_see_the_same_messages_in_the_same_order(
         assert await texts(bob, created.room_id, 6) == sent
         assert alice.rooms[created.room_id].member_count == 2
         assert bob.rooms[created.room_id].display_name == "nio"
+        picture = os.urandom(200_000)
+        uploaded, _ = await alice.upload(
+            BytesIO(picture), "image/png", "a picture.png", filesize=len(picture)
+        )
+        assert isinstance(uploaded, UploadResponse)
+        downloaded = await bob.download(uploaded.content_uri)
+        assert isinstance(downloaded, DiskDownloadResponse | MemoryDownloadResponse)
+        assert (downloaded.body, downloaded.content_type) == (picture, "image/png")
     finally:
         await alice.close()
         await bob.close()

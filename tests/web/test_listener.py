@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import statistics
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -11,8 +12,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import trustme
 
 from lmserver.web import app as web_app
+from lmserver.web import listener as web_listener
 from lmserver.web import request as web_request
 from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import build_app
@@ -162,6 +165,53 @@ async def test_r1_no_address_holds_all_connections(listen: Port) -> None:
         await ping(full)
     for connection in held:
         connection.close()
+
+
+@pytest.fixture
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's and the client's."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("hub.test").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+async def test_r1_half_handshakes_are_counted_and_end(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection counts before its TLS begins; one that does not finish it is closed."""
+    monkeypatch.setattr(web_listener, "HANDSHAKE_SECONDS", 0.5)
+    server, client = contexts
+    listener = Listener(
+        build_app([Endpoints()], {}), Capacity(100, 6), TrustedProxies(), shutdown_seconds=0.1
+    )
+    port = await listener.start("127.0.0.1", 0, server)
+
+    async def secured() -> int | None:
+        """Two requests on one connection, the first in the packet that ends the handshake."""
+        said = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+        stream = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="hub.test")
+        connection = Raw(*stream)
+        connection.writer.write(said)
+        status = await connection.status()
+        connection.close()
+        return status
+
+    assert await secured() == 200
+    silent = [await Raw.open(port) for _ in range(3)]
+    nonsense = [await Raw.open(port, b"GET / HTTP/1.1\r\n\r\n") for _ in range(2)]
+    assert all(await asyncio.gather(*(connection.ended() for connection in nonsense)))
+    assert await secured() == 200
+    silent += [await Raw.open(port) for _ in range(3)]
+    with pytest.raises(OSError):  # noqa: PT011 - refused in whatever way
+        await secured()
+    assert all(await asyncio.gather(*(connection.ended() for connection in silent)))
+    assert await secured() == 200
+    while listener._count:
+        await asyncio.sleep(0.01)
+    await listener.close()
 
 
 def test_r1_a_trusted_proxy_may_hold_what_it_needs() -> None:
