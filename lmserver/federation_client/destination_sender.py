@@ -27,6 +27,8 @@ from lmserver.storage.outbound import OutboundTransaction, Settlement
 
 REQUEST_SECONDS: Final = 20.0
 LEASE_MS: Final = 30_000
+SHORT_WAIT_MS: Final = 5_000
+MAX_WAITS: Final = 20
 EXTEND_BELOW_MS: Final = 25_000
 FIRST_BACKOFF_MS: Final = 1_000
 MAX_BACKOFF_MS: Final = LONGEST_PAUSE_MS
@@ -96,6 +98,7 @@ class DestinationSender:
         self._on_refused = on_refused
         self._prefix = UNSTABLE
         self._bad_states = 0
+        self._waits = 0
         self._more = True
         self._may_gather = False
         self._lease = Lease(0, 0, 0)
@@ -225,6 +228,11 @@ class DestinationSender:
             return True
         wait = response.json.get("retry_after_ms") if isinstance(response.json, dict) else None
         asked = wait if response.status == 429 and type(wait) is int and wait > 0 else 0
+        if 0 < asked <= SHORT_WAIT_MS and self._waits < MAX_WAITS:
+            # We were too fast: the destination has not failed, and others need not wait longer.
+            self._waits += 1
+            await asyncio.sleep(asked / 1000 * (1 + random.random() / 4))
+            return True
         reason = f"status {response.status} {_errcode(response)[:40]}".strip()
         await self._back_off(reason, asked, refused=400 <= response.status < 500 and response.status != 429)
         return False
@@ -264,7 +272,7 @@ class DestinationSender:
             raise LeaseLost
         if self._lease.failures or self._lease.failing:
             await destinations.succeeded(self._db, self.destination)
-        self._bad_states = 0
+        self._bad_states = self._waits = 0
         self._lease = replace(self._lease, failures=0, failing=False)
 
 

@@ -335,3 +335,17 @@ async def test_r9_a_full_outbox_drops_the_oldest_of_its_kind(
         for e in (await outbound.due(db, PARTICIPANT, 0, 1, 99)).edus
     ]
     assert waiting == [3, 4, 5, 6, 7, 8, 4, 5, 6, 7]
+
+
+async def test_a_short_429_is_waited_for_and_is_no_failure(kit: EngineKit) -> None:
+    await kit.engine.send([message()])
+    peer = Peer()
+    limited = Response(429, {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 20})
+    answers = iter([limited, limited, Response(200, {})])
+    peer.handler = lambda content: next(answers)
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 3)
+    assert await destinations.backing_off(kit.db, now(), 10) == {}
+    await sender.stop()
+    assert peer.seen[0] == peer.seen[1] == peer.seen[2]
