@@ -124,6 +124,10 @@ class MediaFiles:
     async def delete(self, sha256: bytes) -> None:
         await asyncio.to_thread(_place(self._folder, sha256).unlink, missing_ok=True)
 
+    async def old(self) -> list[bytes]:
+        """The hashes of the files that stand for a day at least."""
+        return await asyncio.to_thread(self._old, time.time() - STALE_SECONDS)
+
     async def tidy(self) -> None:
         """Remove what writers that died have left behind."""
         await asyncio.to_thread(self._tidy, time.time() - STALE_SECONDS)
@@ -144,6 +148,14 @@ class MediaFiles:
             file.close()
             raise FileDamaged
         return file
+
+    def _old(self, before: float) -> list[bytes]:
+        found = []
+        for path in self._folder.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+            with contextlib.suppress(OSError, ValueError):
+                if path.stat().st_mtime < before:
+                    found.append(bytes.fromhex(path.name))
+        return found
 
     def _tidy(self, before: float) -> None:
         for path in (self._folder / "incoming").glob("*"):

@@ -42,6 +42,7 @@ FAILURE_SECONDS = 30.0
 MAX_FAILURES = 10_000
 USED_AGAIN_MS = 3600 * 1000
 EVICTED_AT_ONCE = 100
+LOOKED_UP_AT_ONCE = 1000
 HEADER_SECONDS = 30.0
 
 
@@ -84,8 +85,13 @@ class RemoteMedia:
         )
 
     async def tidy(self) -> None:
-        """Remove files that nobody finished."""
+        """Remove files that nobody finished, and those whose row a crash has prevented: the cache is
+        counted by its rows."""
         await self._files.tidy()
+        old = await self._files.old()
+        for start in range(0, len(old), LOOKED_UP_AT_ONCE):
+            for sha256 in await media.not_cached(self._db, old[start : start + LOOKED_UP_AT_ONCE]):
+                await self._files.delete(sha256)
 
     async def close(self) -> None:
         """End the fetches."""

@@ -156,6 +156,16 @@ async def least_used(db: Executor, limit: int) -> list[CachedMedium]:
     return [CachedMedium(r["server"], r["media_id"], bytes(r["sha256"]), r["size"]) for r in rows]
 
 
+async def not_cached(db: Executor, hashes: list[bytes]) -> list[bytes]:
+    """Those of the hashes that no copy has."""
+    rows = await db.fetch(
+        "SELECT h FROM unnest($1::bytea[]) AS h"
+        " WHERE NOT EXISTS (SELECT FROM remote_media AS m WHERE m.sha256 = h)",
+        hashes,
+    )
+    return [bytes(row["h"]) for row in rows]
+
+
 async def forget(db: Executor, server: str, media_id: str) -> bool:
     """Forget a copy; True when no other medium has the same bytes, so that the file may go."""
     sha256 = await db.fetchval(

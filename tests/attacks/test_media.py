@@ -14,7 +14,7 @@ from aiohttp import web
 from lmserver.federation_client import streaming
 from lmserver.federation_client.connector import Target
 from lmserver.federation_client.dns_lookup import AddressAnswer
-from lmserver.media import outcomes, remote
+from lmserver.media import files, outcomes, remote
 from lmserver.media.multipart import Reader, Writer, boundary_of
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.peer import STABLE, Received
@@ -267,6 +267,19 @@ async def test_a_location_is_followed_without_our_signature(arena: Arena) -> Non
     arena.evil.answers |= {"media": answer, "cdn": answer}
     assert await fetch(arena) == b"from elsewhere"
     assert "Authorization" not in arena.evil.received[-1].headers
+
+
+async def test_m4_files_a_crash_left_without_a_row_go(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    arena.evil.answers["media"] = answers(lambda: framed(b"kept", "a/b"))
+    await fetch(arena, "kept")
+    arena.evil.answers["media"] = answers(lambda: framed(b"lost", "a/b"))
+    await fetch(arena, "lost")
+    await arena.db.execute("DELETE FROM remote_media WHERE media_id = 'lost'")
+    await arena.victim.server.media.remote.tidy()
+    assert len(stored(arena)) == 2  # it may be one that is being fetched just now
+    monkeypatch.setattr(files, "STALE_SECONDS", -60.0)
+    await arena.victim.server.media.remote.tidy()
+    assert [path.read_bytes() for path in stored(arena)] == [b"kept"]
 
 
 # -- what peers may ask of us -----------------------------------------------------------------------
