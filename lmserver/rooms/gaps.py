@@ -34,6 +34,8 @@ PAGE: Final = 100
 POLL_SECONDS: Final = 5.0
 CLAIM_MS: Final = 120_000
 MAX_DUE: Final = 100
+AT_ONCE: Final = 20
+"""Gaps filled at the same time, so that pages in memory are few; what comes then waits its turn."""
 ROOMS_OF_A_HUB: Final = 3
 """Rooms of one hub tried in one pass: one that is slow must not keep the others waiting."""
 FIRST_PAUSE_MS: Final = 5_000
@@ -121,6 +123,7 @@ class GapFiller:
         self._in_background = in_background
         self._held = HeldEvents()
         self._filling: set[str] = set()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def place(self, room_id: str, hub: str, pdus: Sequence[Pdu]) -> list[Outcome]:
         """Place events of one room; an outcome for each, in the order given.
@@ -132,7 +135,7 @@ class GapFiller:
         missing = [pdu for pdu, o in zip(pdus, outcomes, strict=True) if isinstance(o, GapFound)]
         if missing:
             await gaps.note(self._db, room_id, missing[-1].event_id, self._clock() + FIRST_PAUSE_MS)
-            if await self._may_try(room_id):
+            if not self._places.locked() and await self._may_try(room_id):
                 await self._fill(room_id, hub, self._in_request)
             again = await self._place_with_held(room_id, missing)
             late = dict(zip((pdu.event_id for pdu in missing), again, strict=True))
@@ -186,14 +189,20 @@ class GapFiller:
     # -- one gap --------------------------------------------------------------------------------
 
     async def _fill(self, room_id: str, hub: str, budget: Budget) -> None:
-        """Fetch back to what we have and place from there, as far as the budget goes; one try for
-        a room at a time."""
+        """One try for a room at a time, and few at once."""
         if room_id in self._filling:
             return
         self._filling.add(room_id)
         try:
-            spending = budget.started()
-            kept: dict[str, Page] = {}
+            async with self._places:
+                await self._try(room_id, hub, budget.started())
+        finally:
+            self._filling.discard(room_id)
+
+    async def _try(self, room_id: str, hub: str, spending: _Spending) -> None:
+        """Fetch back to what we have and place from there, as far as the budget goes."""
+        kept: dict[str, Page] = {}
+        try:
             while (gap := await gaps.get(self._db, room_id)) is not None:
                 if not spending.left:
                     await gaps.retry(self._db, room_id, 0, self._clock())
@@ -203,8 +212,6 @@ class GapFiller:
                     return
         except (FederationError, TimeoutError):
             await gaps.retry(self._db, room_id, 0, self._clock() + AWAY_PAUSE_MS)
-        finally:
-            self._filling.discard(room_id)
 
     async def _step(self, gap: Gap, hub: str, spending: _Spending, kept: dict[str, Page]) -> bool:
         """One page: placed, or the one before it found. False when nothing comes of it."""
@@ -228,11 +235,13 @@ class GapFiller:
 
     async def _place_page(self, gap: Gap, page: Page) -> bool:
         """What does not hold is waited for a while: the keys of its server may come."""
-        for pdu, holds in page:
+        pdus = [pdu for pdu, _ in page]
+        for index, (pdu, holds) in enumerate(page):
             pdu.unverified = not holds
             if not holds and gap.attempts < UNVERIFIED_AFTER:
+                await self._turns.place_pdus(gap.room_id, pdus[:index])
                 return False
-        outcomes = await self._turns.place_pdus(gap.room_id, [pdu for pdu, _ in page])
+        outcomes = await self._turns.place_pdus(gap.room_id, pdus)
         if isinstance(outcomes[-1], Accepted) or EARLIER_STAY in outcomes:
             # Waited for one event of a silent server is waited for all that stand after it.
             attempts = 0 if all(holds for _, holds in page) else gap.attempts

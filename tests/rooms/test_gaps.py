@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import permutations
 
 import pytest
@@ -232,6 +233,47 @@ async def test_b11_keys_that_come_in_time_leave_no_trace(db: Database, room: Roo
     assert await complete(db, room)
     stored = await room_log.event(db, late.event_id, ROOM)
     assert stored is not None and stored.soft_failed is None
+
+
+async def test_b11_what_stands_before_an_unverified_event_is_placed_at_once(
+    db: Database, room: RoomBuilder
+) -> None:
+    history = ListHistory(room.pdus)
+    kit = await joined(db, room, history)
+    good = room.add(message("good"))
+    history.bad = {room.add(message("late", sender=BOB)).event_id}
+    await kit.engine.accept_pdus(ROOM, [room.add(message("last"))])
+    row = await room_log.room(db, ROOM)
+    assert row is not None and row.head_event_id == good.event_id
+
+
+class SlowHistory(NoHistory):
+    """A hub that takes its time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go_on = asyncio.Event()
+
+    async def past(self, hub: str, room_id: str, event_id: str, limit: int) -> list[tuple[Pdu, bool]]:
+        self.asked += 1
+        await self.go_on.wait()
+        return []
+
+
+async def test_p5_slow_hubs_hold_up_no_transaction_of_another(db: Database, room: RoomBuilder) -> None:
+    """When every place is taken a gap is left for later, and its events are taken at once."""
+    slow = SlowHistory()
+    kit = await joined(db, room, slow)
+    kit.gaps._places = asyncio.Semaphore(1)
+    room.add(message("missing"))
+    first, second = room.add(message("first")), room.add(message("second"))
+    waiting = asyncio.create_task(kit.engine.accept_pdus(ROOM, [first]))
+    while not slow.asked:
+        await asyncio.sleep(0)
+    assert await kit.engine.accept_pdus(ROOM, [second]) == [Accepted(second.event_id, None)]
+    assert slow.asked == 1 and not waiting.done()
+    slow.go_on.set()
+    assert await waiting == [Accepted(first.event_id, None)]
 
 
 async def test_a_refusal_is_still_told(db: Database, room: RoomBuilder) -> None:
