@@ -238,7 +238,7 @@ def assemble(
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
-    outsiders = Outsiders(db, name, notifier.publish)
+    outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
     dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)

@@ -78,6 +78,18 @@ class Handshakes:
         await self._db.run(lambda db: self._keep(db, left))
         self._publish([draft.sender])
 
+    async def not_invited(self, hub: str, user_id: str, room_id: str) -> None:
+        """The hub lets every invited user join; so whom it refuses is not invited. It may never have
+        placed an invite we signed, having changed its mind or died meanwhile."""
+        known = await outside.get(self._db, user_id, room_id)
+        if known is None or known.membership != "invite" or known.hub_server != hub:
+            return
+        left = replace(
+            known, membership="leave", event=None, event_id=None, stripped_state=outside.encode_state([])
+        )
+        await self._db.run(lambda db: self._keep(db, left))
+        self._publish([user_id])
+
     async def _keep(self, db: Connection, change: OutsideMembership) -> None:
         """Store it, unless our server came into the room meanwhile: then the list tells."""
         await outside.lock_room(db, change.room_id)

@@ -76,7 +76,7 @@ class Membership:
             snapshot = await self._engine.snapshot(room_id)
             if not self._participates(snapshot):
                 servers = await self._candidates(user_id, room_id, snapshot, via)
-                await ask(servers, lambda server: self._joining.join(server, draft))
+                await ask(servers, lambda server: self._join_through(server, draft))
                 return
         if snapshot is None or snapshot.view.membership(user_id) != "join":
             await self._send(draft)
@@ -161,6 +161,14 @@ class Membership:
         if view.membership(target) != "ban":
             raise MembershipError("M_FORBIDDEN", 403, "the user is not banned")
         await self._send(self._draft(room_id, sender, target, {"membership": "leave"}, reason))
+
+    async def _join_through(self, server: str, draft: EventDraft) -> None:
+        try:
+            await self._joining.join(server, draft)
+        except RemoteError as error:
+            if error.status == 403 and error.errcode == "M_FORBIDDEN":
+                await self._handshakes.not_invited(server, draft.sender, draft.room_id)
+            raise
 
     # -- inside ---------------------------------------------------------------------------------
 

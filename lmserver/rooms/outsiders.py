@@ -14,6 +14,7 @@ from dataclasses import replace
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.events import Pdu, parse_pdu
 from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.invites import Policy
 from lmserver.rooms.visible_ranges import FOREVER
 from lmserver.storage import outside, room_log, room_state
 from lmserver.storage.database import Connection, Database, Executor
@@ -23,9 +24,16 @@ from lmserver.storage.outside import OutsideMembership
 class Outsiders:
     """Keeps our users' memberships in rooms we are not in."""
 
-    def __init__(self, db: Database, server_name: str, publish: Callable[[Iterable[str]], None]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        server_name: str,
+        policy: Policy,
+        publish: Callable[[Iterable[str]], None],
+    ) -> None:
         self._db = db
         self._server_name = server_name
+        self._policy = policy
         self._publish = publish
 
     async def version_told_by(self, room_id: str, origin: str) -> str | None:
@@ -37,7 +45,7 @@ class Outsiders:
 
         Returns the IDs of events that are now known; the others are none of our business.
         """
-        wanted = [pdu for pdu in pdus if self._concerns_us(pdu, origin)]
+        wanted = [pdu for pdu in pdus if self._concerns_us(pdu, origin) and await self._welcome(pdu)]
         if not wanted:
             return set()
         told = await self._db.run(lambda db: self._apply(db, origin, room_id, wanted))
@@ -45,16 +53,24 @@ class Outsiders:
         return {pdu.event_id for pdu in told}
 
     def _concerns_us(self, pdu: Pdu, origin: str) -> bool:
-        """A change of one of our users' membership by another server's user, through its hub."""
+        """A change of one of our users' membership by another server's user, or a leave that our own
+        user sent when we were still in the room, through its hub."""
         if pdu.type != "m.room.member" or not ids.is_user_id(pdu.state_key):
             return False
         hub = pdu.hub_server if pdu.hub_server is not None else pdu.server
         return (
             pdu.membership in ("leave", "ban", "invite")
             and ids.server_of(pdu.state_key or "") == self._server_name
-            and pdu.server != self._server_name
+            and (pdu.server != self._server_name or (pdu.sender, pdu.membership) == (pdu.state_key, "leave"))
             and hub == origin
         )
+
+    async def _welcome(self, pdu: Pdu) -> bool:
+        """An invite that was placed without asking us, our last user having left meanwhile, is
+        taken like one that we are asked for."""
+        if pdu.membership != "invite":
+            return True
+        return await self._policy.refusal(pdu.state_key or "", pdu.sender) is None
 
     async def _apply(self, db: Connection, origin: str, room_id: str, pdus: Sequence[Pdu]) -> list[Pdu]:
         await outside.lock_room(db, room_id)
@@ -68,11 +84,11 @@ class Outsiders:
             return False
         if known.event_id == pdu.event_id:
             return True
-        if pdu.membership == "invite":
-            return await _settle_invite(db, known, pdu)
-        if known.event_id is not None and known.event_id not in pdu.auth_events:
+        if pdu.membership == "invite" and await _settle_invite(db, known, pdu):
+            return True
+        if not _follows(pdu, known):
             return False
-        await outside.store(db, _ended(known, pdu))
+        await outside.store(db, _changed(known, pdu))
         return True
 
 
@@ -93,7 +109,28 @@ async def newest(db: Executor, user_id: str, room_id: str) -> OutsideMembership 
     )  # fmt: skip
 
 
-def _ended(known: OutsideMembership, pdu: Pdu) -> OutsideMembership:
+def _follows(pdu: Pdu, known: OutsideMembership) -> bool:
+    """Whether an event of the hub's list comes after the membership we know of: it cites it, or
+    shows that the invite we signed never came into the list.
+
+    Had the invite a place before the event, the event would cite it; after it, the invite would cite
+    the event or one still later. Neither is so when both cite the same: then the user was banned
+    while we were asked. The invite alone cites the join rule, if there is one.
+    """
+    if known.event_id is None or known.event_id in pdu.auth_events:
+        return True
+    if known.membership != "invite" or known.event is None:
+        return False
+    cited = set(parse_pdu(canonical_json.parse_object(known.event), pdu.version).auth_events)
+    rules = [e for e in outside.decode_state(known.stripped_state) if e["type"] == "m.room.join_rules"]
+    return (
+        pdu.event_id not in cited
+        and cited >= set(pdu.auth_events)
+        and (len(cited) - len(set(pdu.auth_events)) == len(rules[:1]))
+    )
+
+
+def _changed(known: OutsideMembership, pdu: Pdu) -> OutsideMembership:
     return replace(
         known,
         membership=pdu.membership or "leave",

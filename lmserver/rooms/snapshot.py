@@ -56,8 +56,9 @@ def _count(
         # Kick of an invited or knocking user, ban, invite withdrawal: its server must hear of it
         # although it is not in the room (D04 §Sending Events, fan-out targets). So must the server
         # of an invite that was completed anew after it had signed: the event ID is another.
-        concerns_outsider = pdu.sender != pdu.state_key and (
-            after in ("leave", "ban") or (after == "invite" and server not in pdu.fields["signatures"])
+        # Its own user's leave may have been sent when it thought it was still in the room.
+        concerns_outsider = after in ("leave", "ban") or (
+            after == "invite" and server not in pdu.fields["signatures"]
         )
         if concerns_outsider and count == 0 and server != our_name:
             return servers, [SingleEvent(server, position)]

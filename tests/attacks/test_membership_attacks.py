@@ -315,7 +315,8 @@ NEWS: dict[str, Any] = {
     "signed_by_another": lambda r: _kick(r, signatures={EVIL: _kick(r)["signatures"][HUB]}),
     "of_another_room": lambda r: _kick(r, room_id=f"!other:{HUB}"),
     "by_our_own_user": lambda r: forced(r, member("leave", sender=f"@x:{PARTICIPANT}", target=BOB)).fields,
-    "by_himself": lambda r: forced(r, member("leave", sender=BOB)).fields,
+    "by_himself": lambda r: {**forced(r, member("leave", sender=BOB)).fields,
+                             "signatures": {HUB: forced(r, member("leave", sender=BOB)).fields["signatures"][HUB]}},
     "a_join": lambda r: forced(r, member("join", sender=ALICE, target=BOB)).fields,
     "no_member_event": lambda r: forced(r, draft("m.room.topic", {}, state_key=BOB)).fields,
     "a_message": lambda r: forced(r, message("psst")).fields,
@@ -371,6 +372,65 @@ async def test_b5_an_old_withdrawal_does_not_undo_a_new_invite(prey: Prey) -> No
     second = room.add(member("ban", target=BOB))
     assert await prey.hub.deliver(PARTICIPANT, "ban", second) == {}
     assert await state_of_bob(prey) == "ban"
+
+
+async def test_b5_a_ban_from_while_we_were_asked_ends_an_invite_that_never_was(prey: Prey) -> None:
+    """The hub's user banned Bob while Bob's server was signing the invite, which then had no place."""
+    room = prey.hub.room
+    stripped = [{"type": "m.room.join_rules", "state_key": "", "sender": ALICE, "content": {}}]
+    asked = forced(room, member("invite", target=BOB))
+    ban = room.add(member("ban", target=BOB))
+    assert (await prey.hub.invite(PARTICIPANT, "i", asked.fields, stripped=stripped))[0] == 200
+    assert await state_of_bob(prey) == "invite"
+    assert await prey.hub.deliver(PARTICIPANT, "ban", ban) == {}
+    assert await state_of_bob(prey) == "ban"
+    # A first ban from long before, delivered late, is none of that kind: the invite cites what followed.
+    unban = room.add(member("leave", target=BOB))
+    room.add(member("invite", target=BOB))
+    invite = await invited(prey)
+    assert unban.event_id not in invite.auth_events
+    for late in (ban, unban):
+        await prey.hub.send(PARTICIPANT, f"late{late.event_id}", [late.fields])
+        assert await state_of_bob(prey) == "invite"
+
+
+async def test_what_a_user_did_when_its_server_was_just_put_out_is_told(prey: Prey) -> None:
+    """Carol declines by `send` while the kick of her server's last user is on its way, and is invited
+    again by a hub that still believed her server to be in the room."""
+    carol = f"@carol:{PARTICIPANT}"
+    await prey.victim.server.accounts.register("carol", "a password of carol")
+    await prey.join()
+    room = prey.hub.room
+    events = [
+        room.add(member("invite", target=carol)),
+        room.add(member("leave", target=BOB)),
+        room.add(member("leave", sender=carol)),
+        room.add(member("invite", target=carol)),
+    ]
+    seen = []
+    for n, event in enumerate(events):
+        await prey.hub.send(PARTICIPANT, f"t{n}", [event.fields])
+        known = await newest(prey.db, carol, ROOM)
+        seen.append(None if known is None else known.membership)
+    assert seen == ["invite", "invite", "leave", "invite"]
+    await prey.hub.send(PARTICIPANT, "again", [e.fields for e in events])
+    known = await newest(prey.db, carol, ROOM)
+    assert known is not None
+    assert (known.membership, known.event_id) == ("invite", events[-1].event_id)
+
+
+async def test_an_invite_its_hub_does_not_know_ends_with_the_first_try_to_join(prey: Prey) -> None:
+    asked = forced(prey.hub.room, member("invite", target=BOB))
+    assert (await prey.hub.invite(PARTICIPANT, "i", asked.fields))[0] == 200
+
+    async def refuse(request: Received) -> web.StreamResponse:
+        return web.json_response({"errcode": "M_FORBIDDEN", "error": "not invited"}, status=403)
+
+    prey.evil.answers["make_join"] = refuse
+    prey.hub.answers["make_join"] = prey.evil.answers["make_join"]
+    with pytest.raises(MembershipError):
+        await prey.victim.server.membership.join(BOB, ROOM, [EVIL])
+    assert await state_of_bob(prey) == "leave"
 
 
 async def test_h3_a_withdrawal_with_altered_content_ends_it_without_its_words(prey: Prey) -> None:

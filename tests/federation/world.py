@@ -64,7 +64,7 @@ class World:
         self.transactions = TransactionEndpoints(
             db,
             self.engine,
-            Outsiders(db, HUB, lambda keys: None),
+            Outsiders(db, HUB, remote, lambda keys: None),
             verifier,
             self._settled,
             EduDispatcher(HUB, self._to_device, {}),
