@@ -77,7 +77,7 @@ async def tell(api: RoomApi, leave: Lpdu) -> bool:
             await api.make_membership(hub, "leave", leave.room_id, leave.sender, ())
             await api.send_leave(hub, leave.version.id, leave.event_id, leave.fields)
     except RemoteError as error:
-        return error.status != 429 and error.status < 500
+        return error.status in (400, 403, 404, 405)  # not 401: it had not got our keys, perhaps
     except (FederationError, TimeoutError):
         return False
     return True

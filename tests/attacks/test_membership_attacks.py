@@ -705,7 +705,7 @@ async def test_an_invite_of_a_hub_without_leave_endpoints_is_declined(prey: Prey
     assert await prey.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at IS NOT NULL") == 0
 
 
-@pytest.mark.parametrize("answer", ["never", "busy", "limited", "nonsense"])
+@pytest.mark.parametrize("answer", ["never", "busy", "limited", "keyless", "nonsense"])
 async def test_a_hub_that_does_not_answer_cannot_hold_an_invite_open(
     prey: Prey, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -719,7 +719,8 @@ async def test_a_hub_that_does_not_answer_cannot_hold_an_invite_open(
             await released.wait()
         if answer == "nonsense":
             return web.Response(body=b"[", content_type="application/json")
-        return web.json_response({"errcode": "M_LIMIT_EXCEEDED"}, status=429 if answer == "limited" else 503)
+        status = {"limited": 429, "keyless": 401}.get(answer, 503)
+        return web.json_response({"errcode": "M_FORBIDDEN"}, status=status)
 
     prey.hub.answers["send_leave"] = stall
     await asyncio.wait_for(prey.victim.server.membership.leave(BOB, ROOM), 5)

@@ -46,6 +46,14 @@ class Walk:
         if away is not None:
             await away.victim.listen()
 
+    async def meet(self) -> None:
+        """Everybody has everybody's keys: a first request while a server is away is another story."""
+        for server in self.servers:
+            for other in self.servers:
+                if server is not other:
+                    path = f"/_matrix/federation/v1/make_leave/!none:{other.name}/@none:{server.name}"
+                    assert (await server.server.client.request("GET", other.name, path)).status == 404
+
     async def settle(self) -> None:
         """Nobody waits for a time to come that is only a matter of waiting."""
         for server in self.servers:
@@ -96,6 +104,7 @@ async def test_everybody_is_told_what_the_hub_says(cluster: Cluster, tmp_path: P
         people = [await site.user(name) for site, name in names]
         room_id = await people[0].create(preset="public_chat")
         walk = Walk(servers, people, room_id, seed)
+        await walk.meet()
         for _ in range(STEPS):
             await walk.step()
         await walk.settle()
