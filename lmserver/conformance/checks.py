@@ -15,6 +15,7 @@ from lmserver.conformance import (
     checks_membership,
     checks_participant,
     checks_receive,
+    checks_redactions,
     checks_requests,
     checks_rules,
     checks_send,
@@ -24,7 +25,8 @@ from lmserver.conformance.model import CHECKS
 
 _IN_ORDER = (
     checks_busy, checks_transport, checks_keys, checks_auth,
-    checks_join, checks_hub, checks_lpdu, checks_send, checks_rules, checks_membership, checks_events,
+    checks_join, checks_hub, checks_lpdu, checks_send, checks_rules, checks_redactions,
+    checks_membership, checks_events,
     checks_participant, checks_receive, checks_invited, checks_devices, checks_requests,
 )  # fmt: skip
 _FILES = [module.__name__ for module in _IN_ORDER]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from lmserver.conformance import draft
-from lmserver.conformance.model import check, expect
+from lmserver.conformance.model import Level, check, expect
 from lmserver.conformance.persona import Persona
 from lmserver.conformance.session import Session
 
@@ -111,6 +111,14 @@ async def other_origin(s: Session) -> None:
     await _refused(s, s.me.header(forged, origin=other.name, key=other.key.key_id))
 
 
+@check("names.address", "Server Names", "A server MUST NOT use an IP address as its name.")
+async def address(s: Session) -> None:
+    name = "127.0.0.1:" + (s.me.name.partition(":")[2] or "8448")
+    uri = _probe(s)
+    signed = {"method": "GET", "uri": uri, "origin": name, "destination": s.server}
+    await _refused(s, s.me.header(s.me.key.sign(draft.canonical(signed)), origin=name))
+
+
 @check("auth.wrong_method", AUTH, "The signature covers the method.")
 async def wrong_method(s: Session) -> None:
     await _refused(s, s.me.header(s.me.signature("PUT", _probe(s))))
@@ -181,6 +189,11 @@ async def escapes(s: Session) -> None:
 @check("auth.token", AUTH, "A value that is a token may stand without quotes.")
 async def token(s: Session) -> None:
     await _believed(s, s.me.header(_good(s)) + ",org.lmserver.unknown=a-token")
+
+
+@check("base64.padded", "Unpadded Base64", "Base64 SHOULD be accepted with padding too.", level=Level.SHOULD)
+async def padded(s: Session) -> None:
+    await _believed(s, s.me.header(_good(s) + "=="))
 
 
 @check("auth.two_keys", AUTH, "A server may include a header for each of its signing keys.")

@@ -81,6 +81,13 @@ async def _not_signed(s: Session, room: OurRoom, user: str, event: Any) -> None:
     expect(400 <= answer.status < 500, f"the answer is {answer}")
 
 
+@check("invited.stable_version", "Room Versions", "Servers MUST implement support for I.1.", role=THEIRS)
+async def stable_version(s: Session) -> None:
+    hub, user = await our_rooms.hub(s), our_rooms.their_user(s)
+    room = OurRoom(hub.persona, f"!{s.fresh('stable')}:{s.me.name}", draft.STABLE_VERSION, join_rule="invite")
+    (await our_rooms.invite(s, room, user)).expect(200)
+
+
 @check("invited.not_a_member_event", INVITE, "type MUST be m.room.member.", role=THEIRS)
 async def not_a_member_event(s: Session) -> None:
     room, user = await _closed(s)

@@ -247,7 +247,9 @@ MALFORMED: dict[str, tuple[str, Change]] = {
 
 
 def _register(name: str, text: str, change: Change) -> None:
-    @check(f"schema.{name}", LPDU if "events" in name else EVENTS, text, role=HUB)
+    section = LPDU if "events" in name else "Users" if "sender" in name else EVENTS
+
+    @check(f"schema.{name}", section, text, role=HUB)
     async def malformed(s: Session) -> None:
         room = await rooms.room(s)
         bad = room.seal(change(room, room.fields("m.room.message", {"body": "malformed"})))

@@ -126,3 +126,9 @@ async def missing_key(s: Session) -> None:
 async def wrong_type(s: Session) -> None:
     answer = await s.me.ask("PUT", s.paths.send(s.fresh()), {"pdus": "none"})
     answer.expect(400, "M_BAD_JSON")
+
+
+@check("well_known.form", "GET /.well-known/matrix/server", "If it is served, m.server is a required field.")
+async def well_known(s: Session) -> None:
+    answer = await s.wire.send("GET", "/.well-known/matrix/server")
+    expect(answer.status != 200 or isinstance(answer.fields.get("m.server"), str), f"it is answered {answer}")

@@ -179,6 +179,7 @@ def forgets_lpdus(patch: Patch) -> None:
 
 
 RULES = {check.id for check in checks.ALL if check.id.startswith("rules.")}
+REDACTIONS = {check.id for check in checks.ALL if check.id.startswith("redactions.")}
 WRONG_HASHES = {
     "hub.content_hash", "hub.own_events", "hub.unknown_fields", "join.state_hashes", "invite.event",
     "visibility.shared", "canonical.key_order", "canonical.strings", "canonical.numbers", "canonical.nul",
@@ -190,18 +191,18 @@ UNCHECKED = {
 }  # fmt: skip
 FORBIDDEN = RULES | {
     "join.send_forbidden", "leave.send_forbidden", "invite.forbidden", "knock.join_forbidden",
-    "knock.send_forbidden", "lpdu.failed_pdus",
+    "knock.send_forbidden", "lpdu.failed_pdus", "levels.state", "levels.kick", "levels.ban",
 }  # fmt: skip
 OUTSIDERS = {"event.outsider", "state.outsider", "state_ids.outsider", "backfill.outsider"}
 
 MUTANTS = [
     Mutant("wrong content hash", wrong_content_hash, WRONG_HASHES, short=True),
-    Mutant("messages unsigned by the hub", unsigned_by_hub, {"hub.signature", "hub.own_events"}, short=True),
+    Mutant("messages unsigned by the hub", unsigned_by_hub, {"hub.signature", "hub.own_events", "redactions.top_level"}, short=True),
     Mutant("a hub without auth rules", no_auth_rules, FORBIDDEN),
     Mutant("join rules in all auth_events", join_rules_everywhere, {"hub.auth_events", "hub.auth_events_member"}),
     Mutant("two prev_events", two_prev_events, {"hub.one_prev_event", "hub.list", "hub.order"}),
     Mutant("unknown fields dropped", drops_unknown_fields, {"hub.unknown_fields"}),
-    Mutant("never redacts", never_redacts, {"lpdu.hash_mismatch", "receive.hash_mismatch", "receive.changed_lpdu"}, short=True),
+    Mutant("never redacts", never_redacts, REDACTIONS | {"lpdu.hash_mismatch", "receive.hash_mismatch", "receive.changed_lpdu"}, short=True),
     Mutant("keys in code-point order", code_point_order, {"canonical.key_order", "receive.key_order", "participant.canonical", "requests.signed"}),
     Mutant("takes any signature", takes_any_signature, UNCHECKED),
     Mutant("takes any size", any_size, {"lpdu.too_large", "receive.too_large"}),
