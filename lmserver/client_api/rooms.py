@@ -191,7 +191,7 @@ class RoomEndpoints:
 
     # -- others' membership ---------------------------------------------------------------------
 
-    @endpoint("POST", ROOM + "/invite", auth=Auth.USER, rate="invite")
+    @endpoint("POST", ROOM + "/invite", auth=Auth.USER, rate="invite", deadline=120)
     async def invite(self, request: Request) -> JsonObject:
         """Invite a user."""
         return await self._change(request, self._membership.invite)

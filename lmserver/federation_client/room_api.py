@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmserver.federation_client.client import FederationClient, quote_path
+from lmserver.federation_client.client import DEFAULT_TIMEOUT, FederationClient, quote_path
 from lmserver.federation_client.errors import BadResponse, RemoteError
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID
@@ -26,6 +26,11 @@ RECOVERY_SECONDS = 10.0
 _OTHER_VERSION = ("M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION")
 MAX_JOIN_RESPONSE = 64 * 1024 * 1024
 """A join brings the whole state: about 1.5 KB for each member."""
+
+
+JOIN_SECONDS = 80.0
+INVITE_SECONDS = 45.0
+"""A hub that is asked to invite asks the target's server in its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,9 @@ class RoomApi:
 
     async def send_join(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> JoinResponse:
         """POST send_join (D04 §Joins)."""
-        body = await self._send("POST", server, version, "v3", "send_join", lpdu_id, lpdu)
+        body = await self._send(
+            "POST", server, version, "v3", "send_join", lpdu_id, lpdu, timeout=JOIN_SECONDS
+        )
         event, state, chain = body.get("event"), body.get("state"), body.get("auth_chain", [])
         if not isinstance(event, dict) or not isinstance(state, list) or not isinstance(chain, list):
             raise BadResponse("send_join answered without event, state or auth_chain")
@@ -109,7 +116,9 @@ class RoomApi:
     ) -> dict[str, Any]:
         """POST invite: the event as the target's server returned it (D04 §Invites)."""
         content = {"event": event, "invite_room_state": stripped, "room_version": version}
-        body = await self._send("POST", server, version, "v3", "invite", event_id, content)
+        body = await self._send(
+            "POST", server, version, "v3", "invite", event_id, content, timeout=INVITE_SECONDS
+        )
         pdu = body.get("pdu", body.get("event"))
         if not isinstance(pdu, dict):
             raise BadResponse("invite answered without an event")
@@ -172,6 +181,8 @@ class RoomApi:
         name: str,
         txn_id: str,
         content: dict[str, Any],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> dict[str, Any]:
         first, second = _prefixes(version, api)
         try:
@@ -181,6 +192,7 @@ class RoomApi:
                 f"{first}/{name}" + quote_path(txn_id),
                 content=content,
                 max_response=MAX_JOIN_RESPONSE,
+                timeout=timeout,
             )
         except RemoteError as error:
             if not error.unknown_endpoint:
@@ -191,6 +203,7 @@ class RoomApi:
             f"{second}/{name}" + quote_path(txn_id),
             content=content,
             max_response=MAX_JOIN_RESPONSE,
+            timeout=timeout,
         )
 
 
