@@ -54,13 +54,36 @@ def test_every_section_of_the_draft_is_in_the_index_in_order() -> None:
 
 
 @pytest.mark.parametrize("row", index_rows(), ids=lambda row: row[0])
-def test_the_index_names_files_that_exist(row: list[str]) -> None:
+def test_the_index_names_files_and_tests_that_exist(row: list[str]) -> None:
     _, status, where, notes = row
     assert status in STATUSES
-    for path in re.findall(r"`([a-z_/]+\.py)`", where):
+    for path in re.findall(r"`([a-z_0-9/]+\.py)`", where + notes):
         assert (ROOT / path).exists(), path
+    assert status != "yes" or "`tests/" in notes, "which test shows it?"
     assert where or status in ("no", "n/a")
     assert notes or status != "partly", "what is missing?"
+
+
+def attack_rows() -> list[list[str]]:
+    text = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if re.match(r"\| [A-Z]\d+ \|", line)
+    ]
+
+
+@pytest.mark.parametrize("row", attack_rows(), ids=lambda row: row[0])
+def test_every_attack_is_tested_under_its_id(row: list[str]) -> None:
+    """In the name of a test, or at the beginning of the name of one of its cases."""
+    attack, _, _, tests = row
+    named = re.compile(
+        rf"def test_\w*?(?<![a-z0-9]){attack}(?![a-z0-9])|[\"']{attack}(?![a-z0-9])", re.IGNORECASE
+    )
+    paths = re.findall(r"`([a-z_0-9/]+\.py)`", tests)
+    assert paths
+    for path in paths:
+        assert named.search((ROOT / path).read_text(encoding="utf-8")), path
 
 
 def test_the_example_configuration_is_what_the_code_generates(tmp_path: Path) -> None:
