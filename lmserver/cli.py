@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lmserver import __version__, cli_operating
+from lmserver import __version__
+from lmserver.commands import operating
 from lmserver.config import Config, ConfigError, load_config
 from lmserver.config_template import Template, render
 from lmserver.conformance.options import add_arguments
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     proof.add_argument("--json", action="store_true",
                       help="one JSON object a line, with the signed events that prove each case")  # fmt: skip
 
-    cli_operating.add_commands(partial(_add, commands), _with_database_errors)
+    operating.add_commands(partial(_add, commands), _with_database_errors)
 
     conflicts = _add(commands, "key-conflicts", _key_conflicts, "list key IDs of others that have two keys",
                      "List key IDs that another server, or a notary, has published with other keys than the"
@@ -370,28 +371,28 @@ def _register_user(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from lmserver import verify
+    from lmserver.commands import verify
 
     config = load_config(options.config)
     return _with_database_errors(lambda: verify.run(config))
 
 
 def _evidence(options: argparse.Namespace) -> int:
-    from lmserver import evidence
+    from lmserver.commands import evidence
 
     config = load_config(options.config)
     return _with_database_errors(lambda: evidence.run(config, options.room, as_json=options.json))
 
 
 def _key_conflicts(options: argparse.Namespace) -> int:
-    from lmserver import conflicts
+    from lmserver.commands import conflicts
 
     config = load_config(options.config)
     return _with_database_errors(lambda: conflicts.run(config))
 
 
 def _inspect_event(options: argparse.Namespace) -> int:
-    from lmserver.inspect_event import inspect
+    from lmserver.commands.inspect_event import inspect
     from lmserver.protocol.errors import ProtocolError
 
     keys = {}
@@ -412,7 +413,7 @@ def _inspect_event(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from lmserver import demo
+    from lmserver.commands import demo
 
     return demo.run(options.keep)
 

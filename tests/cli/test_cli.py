@@ -13,8 +13,9 @@ import trustme
 import yaml
 from cryptography import x509
 
-from lmserver import conflicts, own_keys
+from lmserver import own_keys
 from lmserver.cli import main
+from lmserver.commands import conflicts
 from lmserver.config import ConfigError, load_config, parse_config
 from lmserver.storage import key_conflicts
 from lmserver.storage.database import Database
@@ -152,7 +153,7 @@ def test_k7_a_predictable_key_is_refused(seed: str, tmp_path: Path) -> None:
     ids=lambda v: v["name"],
 )
 def test_inspect_event_explains_the_vectors(vector: dict, tmp_path: Path) -> None:
-    from lmserver.inspect_event import inspect
+    from lmserver.commands.inspect_event import inspect
 
     keys = {server: {key["key_id"]: key["public_b64"]} for server, key in VECTORS["keys"].items()}
     version = VECTORS["room_version"]

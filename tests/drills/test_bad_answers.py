@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from lmserver.destinations import skip_transaction
+from lmserver.commands.destinations import skip_transaction
 from lmserver.federation_client.transaction_builder import Contents
 from lmserver.storage import destinations, lpdus, outbound
 from lmserver.storage.database import Database

@@ -218,7 +218,7 @@ def test_f1_nothing_but_the_guarded_connector_opens_connections() -> None:
     # Tools that an operator points at a server; demo.py talks to the two that it has started itself,
     # and web/listener.py looks up the address it is configured to listen at.
     found = {path for path in found if not path.startswith(("conformance/", "federation_check/"))}
-    assert found <= {"federation_client/connector.py", "demo.py", "web/listener.py"}
+    assert found <= {"federation_client/connector.py", "commands/demo.py", "web/listener.py"}
 
 
 # -- F10 ----------------------------------------------------------------------------------------------------

@@ -59,13 +59,13 @@ def add_commands(add: Add, guarded: Guarded) -> None:
 
 
 def _held_rooms(config: Config, options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
+    from lmserver.commands import held_rooms
 
     return held_rooms.show(config)
 
 
 def _release_room(config: Config, options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
+    from lmserver.commands import held_rooms
 
     if bool(options.room) == options.all:
         print("name rooms, or give --all", file=sys.stderr)
@@ -74,18 +74,18 @@ def _release_room(config: Config, options: argparse.Namespace) -> int:
 
 
 def _mark_restored(config: Config, options: argparse.Namespace) -> int:
-    from lmserver import held_rooms
+    from lmserver.commands import held_rooms
 
     return held_rooms.mark_restored(config)
 
 
 def _destinations(config: Config, options: argparse.Namespace) -> int:
-    from lmserver import destinations
+    from lmserver.commands import destinations
 
     return destinations.show(config)
 
 
 def _skip(config: Config, options: argparse.Namespace) -> int:
-    from lmserver import destinations
+    from lmserver.commands import destinations
 
     return destinations.skip(config, options.server)
