@@ -14,17 +14,29 @@ import pytest
 from lmserver.cli import main
 from lmserver.conformance import checks
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
+from tests.kit.proxies import HAPROXY, Haproxy, Proxy, front
 
 LONG = os.environ.get("LMSERVER_DRILLS") == "long"
-KNOWN_FAILURES = {"tls.http2"}
-"""What the draft asks of the listener and a proxy in front of it gives."""
+KNOWN_FAILURES = set() if HAPROXY else {"tls.http2"}
+"""The listener itself speaks HTTP/1.1: what the draft asks for comes from the proxy in front of it."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    made = configure(tmp_path_factory.mktemp("conformance"), "server")
+    """As an operator serves it, behind docs/haproxy.cfg.example; without HAProxy by itself."""
+    folder = tmp_path_factory.mktemp("conformance")
+    made: ServerProcess
+    proxy: Proxy | None = None
+    if HAPROXY is None:
+        made = configure(folder, "server")
+    else:
+        made, proxy = front(Haproxy, folder, "server")
     asyncio.run(made.start())
+    if proxy is not None:
+        asyncio.run(proxy.start())
     yield made
+    if proxy is not None:
+        proxy.stop()
     made.stop()
 
 

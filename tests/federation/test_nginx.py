@@ -21,14 +21,13 @@ from lmserver import dev_ca, own_keys
 from lmserver.config import load_config
 from lmserver.protocol import canonical_json, transport
 from lmserver.protocol.signatures import SigningKey
-from tests.kit import nginx
-from tests.kit.nginx import Nginx, Ports
 from tests.kit.postgres import Cluster
-from tests.kit.processes import ServerProcess, configure, free_port, lmserver
+from tests.kit.processes import ServerProcess, configure, lmserver
+from tests.kit.proxies import NGINX, Nginx, Ports, Proxy, front
 from tests.kit.users import register
 
 pytestmark = [
-    pytest.mark.skipif(nginx.BINARY is None, reason="nginx is not installed"),
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
@@ -39,7 +38,7 @@ class Site:
 
     behind: ServerProcess
     other: ServerProcess
-    proxy: Nginx
+    proxy: Proxy
     ports: Ports
     key: SigningKey
     http: httpx.AsyncClient
@@ -66,35 +65,19 @@ class Site:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> AsyncIterator[Site]:
     tmp_path = tmp_path_factory.mktemp("nginx")
-    ports = Ports(free_port(), 0, 0, free_port())
     async with cluster.database() as first, cluster.database() as second:
-        behind = configure(
-            tmp_path,
-            "behind",
-            database={"url": first},
-            federation={
-                "port": ports.federation_behind,
-                "tls_certificate": None,
-                "tls_private_key": None,
-                "well_known": "localhost:4433",
-            },
+        behind, proxy = front(
+            Nginx, tmp_path, "behind", database={"url": first}, federation={"well_known": "localhost:4433"}
         )
         other = configure(tmp_path, "other", database={"url": second})
-        ports = Ports(
-            ports.client,
-            int(behind.name.rsplit(":", 1)[1]),
-            int(behind.client_url.rsplit(":", 1)[1]),
-            ports.federation_behind,
-        )
-        made = dev_ca.issue(tmp_path / "ca", behind.name)
-        proxy = Nginx(tmp_path / "nginx", ports, made.certificate, made.private_key)
         await asyncio.gather(behind.start(), other.start())
         config = load_config(other.config)
         key = own_keys.load(config.signing_key_path, other.name).signing
-        trust = ssl.create_default_context(cafile=str(made.ca))
+        ca = dev_ca.issue(tmp_path / "ca", other.name).ca
+        trust = ssl.create_default_context(cafile=str(ca))
         await proxy.start()
         async with httpx.AsyncClient(http2=True, verify=trust, timeout=30) as http:
-            yield Site(behind, other, proxy, ports, key, http, made.ca)
+            yield Site(behind, other, proxy, proxy.ports, key, http, ca)
         proxy.stop()
         assert (behind.stop(), other.stop()) == (0, 0)
 
