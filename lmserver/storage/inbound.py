@@ -41,6 +41,7 @@ async def claim(db: Executor, origin: str, endpoint: str, txn_id: str, now_ms: i
     The same transaction may take over its own unfinished lease: its events are idempotent, and
     after a crash of ours the peer's retry must not wait for the lease to run out. A lease that
     was finished under our feet (lease_until 0, same transaction) is not taken: its answer is there.
+    A lease does not wait for the disk: a crash of the database ends it.
     """
     row = await db.fetchrow(
         "WITH known AS (SELECT status, response FROM inbound_transactions"
@@ -54,7 +55,7 @@ async def claim(db: Executor, origin: str, endpoint: str, txn_id: str, now_ms: i
         " OR (inbound_leases.txn_id = excluded.txn_id AND inbound_leases.lease_until > 0)"
         " RETURNING fence)"
         " SELECT (SELECT status FROM known) AS status, (SELECT response FROM known) AS response,"
-        " (SELECT fence FROM taken) AS fence",
+        " (SELECT fence FROM taken) AS fence, set_config('synchronous_commit', 'off', true)",
         origin,
         endpoint,
         txn_id,

@@ -174,9 +174,10 @@ async def known_lpdus(
     """Of these LPDUs (hash, sender) the ones the room has: key to (event ID, position)."""
     wanted = list(keys)
     rows = await db.fetch(
-        "SELECT e.lpdu_hash, e.sender, e.event_id, e.position FROM unnest($2::text[], $3::text[])"
-        " AS k (lpdu_hash, sender) JOIN events AS e ON e.room_id = $1 AND e.lpdu_hash = k.lpdu_hash"
-        " AND e.sender = k.sender",
+        # LATERAL with a LIMIT is looked up key by key, whatever the planner believes of the room's size.
+        "SELECT e.* FROM unnest($2::text[], $3::text[]) AS k (lpdu_hash, sender) CROSS JOIN LATERAL"
+        " (SELECT lpdu_hash, sender, event_id, position FROM events WHERE room_id = $1"
+        " AND lpdu_hash = k.lpdu_hash AND sender = k.sender LIMIT 1) AS e",
         room_id,
         [lpdu_hash for lpdu_hash, _ in wanted],
         [sender for _, sender in wanted],

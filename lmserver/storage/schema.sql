@@ -39,6 +39,7 @@ CREATE TABLE client_transactions (
     created_ts bigint NOT NULL
 );
 CREATE INDEX client_transactions_age ON client_transactions USING btree (created_ts);
+CREATE INDEX client_transactions_lpdu ON client_transactions USING btree (room_id, lpdu_id) WHERE (lpdu_id IS NOT NULL);
 CREATE UNIQUE INDEX client_transactions_pkey ON client_transactions USING btree (user_id, device_id, room_id, txn_id);
 
 CREATE TABLE cross_signing_keys (
@@ -233,6 +234,7 @@ CREATE TABLE outbound_lpdus (
     checks integer NOT NULL DEFAULT 0,
     check_at bigint NOT NULL DEFAULT 0
 );
+CREATE INDEX outbound_lpdus_destination ON outbound_lpdus USING btree (destination, lpdu_id);
 CREATE INDEX outbound_lpdus_hash ON outbound_lpdus USING btree (room_id, lpdu_hash);
 CREATE INDEX outbound_lpdus_pending ON outbound_lpdus USING btree (destination, seq) WHERE (status = 'pending'::text);
 CREATE UNIQUE INDEX outbound_lpdus_pkey ON outbound_lpdus USING btree (room_id, lpdu_id);
