@@ -417,7 +417,8 @@ async def _settle_own_lpdus(db: Executor, batch: Batch) -> tuple[tuple[str, Outc
     if not mine:
         return ()
     sent = await lpdus.by_hash(db, batch.room_id, list(mine))
-    return tuple([(own.lpdu_id, await _settle(db, batch, own, mine[h])) for h, own in sent.items()])
+    in_order = sorted(sent.items(), key=lambda item: item[1].lpdu_id)
+    return tuple([(own.lpdu_id, await _settle(db, batch, own, mine[h])) for h, own in in_order])
 
 
 async def _settle(db: Executor, batch: Batch, own: OwnLpdu, echo: NewEvent) -> Outcome:

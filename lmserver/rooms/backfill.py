@@ -231,7 +231,7 @@ class Backfill:
         """Echoes of our own LPDUs that came while we were away."""
         mine = {e.lpdu_hash: e.event_id for e in events if e.sender.endswith(":" + self._our_name)}
         sent = await lpdus.by_hash(db, room_id, [h for h in mine if h is not None]) if mine else {}
-        for lpdu_hash, own in sent.items():
+        for lpdu_hash, own in sorted(sent.items(), key=lambda item: item[1].lpdu_id):
             await lpdus.placed(db, room_id, own.lpdu_id, mine[lpdu_hash])
             await client_transactions.settle(db, room_id, own.lpdu_id, mine[lpdu_hash])
 

@@ -161,15 +161,16 @@ class OwnLpdus:
         rooms = await lpdus.rooms_of(db, hub, [*accepted, *failed])
         settled: dict[str, Outcome] = {}
         check_at = self._clock() + FIRST_ECHO_CHECK_MS
-        for lpdu_id, event_id in accepted.items():
-            room_id = rooms.get(lpdu_id)
-            if room_id is not None and await lpdus.named(db, room_id, lpdu_id, event_id, check_at):
+        # In the order in which echoes take them too, or the two would wait for each other.
+        for lpdu_id, room_id in sorted(rooms.items()):
+            event_id = accepted.get(lpdu_id)
+            if event_id is None:
+                reason = failed[lpdu_id]
+                if await lpdus.refused(db, room_id, lpdu_id, reason[:255]):
+                    settled[lpdu_id] = Rejected("M_FORBIDDEN", reason)
+            elif await lpdus.named(db, room_id, lpdu_id, event_id, check_at):
                 await client_transactions.settle(db, room_id, lpdu_id, event_id)
                 settled[lpdu_id] = Accepted(event_id, None)
-        for lpdu_id, reason in failed.items():
-            room_id = rooms.get(lpdu_id)
-            if room_id is not None and await lpdus.refused(db, room_id, lpdu_id, reason[:255]):
-                settled[lpdu_id] = Rejected("M_FORBIDDEN", reason)
         return settled
 
 

@@ -124,10 +124,13 @@ async def settle(
         " finished AS (DELETE FROM outbound_ranges AS o USING acked AS n WHERE o.destination = $1"
         " AND o.room_id = n.room_id AND o.from_position = n.from_position"
         " AND n.position >= o.until_position),"
+        # What is locked has its echo coming, and is not sent again.
+        " free AS (SELECT o.room_id, o.lpdu_id FROM outbound_lpdus AS o JOIN unnest($7::text[], $8::text[])"
+        " AS n (room_id, lpdu_id) ON o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id"
+        " WHERE o.status = 'pending' AND EXISTS (SELECT 1 FROM removed) FOR UPDATE OF o SKIP LOCKED),"
         " sent AS (UPDATE outbound_lpdus AS o SET sends = o.sends + 1,"
         " resend_at = $10 + least($11 * (1::bigint << least(o.sends, 20)), $12)"
-        " FROM unnest($7::text[], $8::text[]) AS n (room_id, lpdu_id) WHERE EXISTS (SELECT 1 FROM removed)"
-        " AND o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id AND o.status = 'pending'),"
+        " FROM free AS n WHERE o.room_id = n.room_id AND o.lpdu_id = n.lpdu_id),"
         " delivered AS (DELETE FROM outbound_edus WHERE destination = $1 AND seq = ANY($9::bigint[])"
         " AND EXISTS (SELECT 1 FROM removed))"
         " SELECT set_config('synchronous_commit', 'off', true) IS NOT NULL FROM held",

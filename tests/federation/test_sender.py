@@ -15,7 +15,7 @@ from lmserver.protocol import canonical_json
 from lmserver.protocol.events import parse_pdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.storage import destinations, outbound
-from lmserver.storage.database import Database
+from lmserver.storage.database import Connection, Database
 from lmserver.storage.outbound import NewEdu
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, lpdu, member, message, now, opening
@@ -270,6 +270,31 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no"}
     assert len(peer.seen) == 1
     assert await db.fetchval("SELECT resend_at FROM outbound_lpdus WHERE lpdu_id = '$lpdu2'") > 60_000
+
+
+async def test_settling_does_not_wait_for_an_echo_that_is_being_placed(db: Database) -> None:
+    """The two take several LPDUs each: waiting for each other would be a deadlock of a second."""
+    for name in ("$free", "$locked"):
+        await db.execute(
+            "INSERT INTO outbound_lpdus (room_id, lpdu_id, lpdu_hash, destination, lpdu, user_id, created_ts)"
+            " VALUES ($1, $2, $2, $3, $4, $5, 0)",
+            ROOM, name, HUB, lpdu(message(name, sender=BOB)).canonical, BOB,
+        )  # fmt: skip
+    lease = await destinations.take_lease(db, HUB, "us", now(), now() + 60_000)
+    assert lease is not None
+    txn = outbound.OutboundTransaction("t", b"{}", b"{}")
+    assert await outbound.store_transaction(db, HUB, lease.fence, txn, now())
+    taken = outbound.Settlement([], [(ROOM, "$free"), (ROOM, "$locked")], [], 60_000, 60_000)
+
+    async def while_locked(connection: Connection) -> bool:
+        await connection.execute("UPDATE outbound_lpdus SET reason = 'x' WHERE lpdu_id = '$locked'")
+        async with asyncio.timeout(5):
+            return await outbound.settle(db, HUB, lease.fence, "t", taken, now())
+
+    assert await db.run(while_locked)
+    sends = await db.fetch("SELECT sends FROM outbound_lpdus ORDER BY lpdu_id")
+    assert [row["sends"] for row in sends] == [1, 0]
+    assert await outbound.transaction(db, HUB) is None
 
 
 async def queue(db: Database, *edus: NewEdu) -> int:
