@@ -36,7 +36,7 @@ WARN_AFTER_REFUSALS: Final = 5
 RESEND_LPDU_MS: Final = 60_000
 BAD_STATE_SECONDS: Final = 0.5
 MAX_BAD_STATES: Final = 10
-GATHER_SECONDS: Final = 0.04
+GATHER_SECONDS: Final = 0.08
 """From one transaction to the next when no client waits for it and less than a full one is due: a
 transaction costs both ends more than an event in it does. The first after a pause goes at once."""
 MAX_REASON: Final = 255
