@@ -104,6 +104,12 @@ class Person:
                 if room_id in rooms.get(section, {}):
                     return rooms[section][room_id]
 
+    async def shows(self, expected: dict[str, list[str]]) -> None:
+        """Wait until `pending` is this: what another server sends is under way for a moment."""
+        async with asyncio.timeout(10):
+            while await self.pending() != expected:
+                await asyncio.sleep(0.02)
+
     async def pending(self) -> dict[str, list[str]]:
         """Room IDs by section, as a client that has just logged in sees them."""
         answer = await self.ok("GET", "/sync?timeout=0")

@@ -78,7 +78,7 @@ async def test_a_join_and_an_invite_at_the_same_moment(cluster: Cluster, tmp_pat
             assert status in (200, 403), answer
             await agree(room_id, hub, participant)
             assert await hub.membership(room_id, bob.user_id) == "join"
-            assert await bob.pending() == {"join": [room_id]}
+            await bob.shows({"join": [room_id]})
 
 
 async def test_an_invite_of_a_second_user_while_the_first_joins(cluster: Cluster, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_an_invite_of_a_second_user_while_the_first_joins(cluster: Cluster
             room_id = await alice.create(preset="public_chat")
             await asyncio.gather(alice.act("invite", room_id, carol), join(bob, room_id))
             await agree(room_id, hub, participant)
-            assert await carol.pending() == {"invite": [room_id]}
+            await carol.shows({"invite": [room_id]})
 
 
 async def test_a_join_through_a_participant_that_names_the_hub(cluster: Cluster, tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ async def test_a_knock_is_seen_on_both_sides_and_let_in(two: Two) -> None:
         seen = await alice.until("join", room_id)
     await alice.act("invite", room_id, bob)
     await bob.until("invite", room_id)
-    assert await bob.pending() == {"invite": [room_id]}
+    await bob.shows({"invite": [room_id]})
     await bob.act("join", room_id)
-    assert await bob.pending() == {"join": [room_id]}
+    await bob.shows({"join": [room_id]})
     assert await hub.victim.problems(room_id) == [] == await participant.victim.problems(room_id)
 
 

@@ -109,7 +109,7 @@ async def test_what_came_after_a_leave_is_not_undone_by_it(two: Two, change: str
     await due(participant)
     assert await participant.server.declines.check() == 0
     expected = {"joined": "join", "invited": "invite"}[change]
-    assert await bob.pending() == {expected: [room_id]}
+    await bob.shows({expected: [room_id]})
     assert await hub.membership(room_id, bob.user_id) == expected
 
 
