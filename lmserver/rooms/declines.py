@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Final
 
 from lmserver.federation_client.errors import FederationError, RemoteError
@@ -30,6 +31,14 @@ MAX_TRIES: Final = 100
 """About four days, after which a pending invite is the hub's own business."""
 BATCH: Final = 50
 CLAIM_MS: Final = 300_000
+
+
+class Answer(Enum):
+    """What a hub made of a leave: took it, refused it, or gave no answer of its own."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    NONE = "none"
 
 
 class Declines:
@@ -60,7 +69,8 @@ class Declines:
         for leave in waiting:
             if not away:
                 fields = canonical_json.parse_object(leave.lpdu)
-                away = not await tell(self._api, parse_lpdu(fields, room_version(leave.room_version)))
+                answer = await tell(self._api, parse_lpdu(fields, room_version(leave.room_version)))
+                away = answer is Answer.NONE
             if away and leave.tries < MAX_TRIES:
                 pause = min(FIRST_PAUSE_MS << min(leave.tries, 20), MAX_PAUSE_MS)
                 await outside.tell_later(self._db, leave, self._clock() + pause)
@@ -68,16 +78,15 @@ class Declines:
                 await outside.told(self._db, leave)
 
 
-async def tell(api: RoomApi, leave: Lpdu) -> bool:
-    """Tell the hub that the LPDU names, by make and send; False when it gave no answer of its own.
-    One that refuses knows better than we do: the user is not invited there any more."""
+async def tell(api: RoomApi, leave: Lpdu) -> Answer:
+    """Tell the hub that the LPDU names, by make and send."""
     hub = leave.hub_server or ""
     try:
         async with asyncio.timeout(TELL_SECONDS):
             await api.make_membership(hub, "leave", leave.room_id, leave.sender, ())
             await api.send_leave(hub, leave.version.id, leave.event_id, leave.fields)
-    except RemoteError as error:
-        return error.status in (400, 403, 404, 405)  # not 401: it had not got our keys, perhaps
+    except RemoteError as error:  # not 401: it had not got our keys, perhaps
+        return Answer.REFUSED if error.status in (400, 403, 404, 405) else Answer.NONE
     except (FederationError, TimeoutError):
-        return False
-    return True
+        return Answer.NONE
+    return Answer.TAKEN

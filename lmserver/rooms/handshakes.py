@@ -15,7 +15,7 @@ from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_versions import SUPPORTED, room_version
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
-from lmserver.rooms.declines import FIRST_PAUSE_MS, tell
+from lmserver.rooms.declines import FIRST_PAUSE_MS, Answer, tell
 from lmserver.storage import outside, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
@@ -63,9 +63,14 @@ class Handshakes:
         self._publish([draft.sender])
 
     async def leave(self, draft: EventDraft, known: OutsideMembership) -> None:
-        """Tell the hub, now or when it can be reached; for our user the room is gone either way."""
+        """Tell the hub, now or when it can be reached; for our user the room is gone either way.
+
+        A hub that refuses knows better than we do, but for an invite that we signed a moment ago and
+        it has not placed yet: it is asked once more.
+        """
         leave = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
-        told = await tell(self._api, leave)
+        answer = await tell(self._api, leave)
+        told = answer is Answer.TAKEN or (answer is Answer.REFUSED and known.membership != "invite")
         left = replace(
             known,
             membership="leave",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lmserver.rooms.turns import Turns
 from tests.federation.sites import Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
@@ -130,7 +133,38 @@ async def test_a_hub_that_refuses_cannot_hold_an_invite_open(two: Two) -> None:
     await alice.act("kick", room_id, bob)
     await bob.act("leave", room_id)
     await bob.until("leave", room_id)
-    assert await participant.db.fetchval("SELECT count(*) FROM outside_memberships WHERE tell_at > 0") == 0
+    await due(participant)
+    assert await participant.server.declines.check() == 1  # had the invite no place yet?
+    await due(participant)
+    assert await participant.server.declines.check() == 0
+
+
+async def test_an_invite_declined_before_the_hub_placed_it_ends_at_the_hub_too(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, participant = two
+    alice, bob = await hub.user("alice"), await participant.user("bob")
+    room_id = await alice.create(preset="private_chat")
+    await bob.sync()
+    declined = asyncio.Event()
+    submit = Turns.submit
+
+    async def later(self: Turns, room_id: str, proposals: Any) -> Any:
+        if any(proposal.completed for proposal in proposals):
+            await declined.wait()
+        return await submit(self, room_id, proposals)
+
+    monkeypatch.setattr(Turns, "submit", later)
+    invite = asyncio.create_task(alice.act("invite", room_id, bob))
+    await bob.until("invite", room_id)
+    await bob.act("leave", room_id)
+    declined.set()
+    await invite
+    assert await hub.membership(room_id, bob.user_id) == "invite"
+    await due(participant)
+    assert await participant.server.declines.check() == 1
+    assert await hub.membership(room_id, bob.user_id) == "leave"
+    assert await bob.pending() == {}
 
 
 async def test_the_second_user_declines_through_send(two: Two) -> None:
