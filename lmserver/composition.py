@@ -12,10 +12,20 @@ from functools import partial
 from aiohttp import web
 
 from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.auth_stages import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    dummy_stage,
+    one_of,
+    password_stage,
+    registration_token_stage,
+)
 from lmserver.accounts.client_data import ClientData
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
+from lmserver.accounts.interactive_auth import InteractiveAuth
 from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
@@ -26,8 +36,9 @@ from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
+from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.keys import KeyEndpoints
-from lmserver.client_api.login import LoginEndpoints, Sessions, UserAuthenticator
+from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
@@ -364,13 +375,12 @@ def _client_app(
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
-    sessions = Sessions()
-    registration = config.registration
+    interaction = _interaction(config, db, accounts, limiter, clock)
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
-        LoginEndpoints(accounts, sessions, limiter, registration.mode, registration.tokens),
-        DeviceEndpoints(accounts, sessions, limiter),
+        LoginEndpoints(accounts, interaction, limiter, config.registration.mode),
+        DeviceEndpoints(accounts, interaction),
         ProfileEndpoints(
             accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
         ),
@@ -401,6 +411,17 @@ def _client_app(
         observe=partial(metrics.observe_request, "client"),
         proxies=TrustedProxies(config.trusted_proxies),
     )
+
+
+def _interaction(
+    config: Config, db: Database, accounts: Accounts, limiter: RateLimiter, clock: Callable[[], int]
+) -> UserInteraction:
+    stages = {
+        PASSWORD: password_stage(accounts, limiter),
+        DUMMY: dummy_stage,
+        REGISTRATION_TOKEN: registration_token_stage(one_of(config.registration.tokens)),
+    }
+    return UserInteraction(InteractiveAuth(db, stages, clock))
 
 
 async def _tell_rooms(

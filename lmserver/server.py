@@ -16,6 +16,7 @@ from aiohttp import web
 from lmserver import logs, own_keys
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_lists import DeviceLists
+from lmserver.accounts.interactive_auth import SESSION_MS
 from lmserver.accounts.passwords import Passwords
 from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
@@ -26,6 +27,7 @@ from lmserver.storage import (
     destinations,
     holds,
     inbound,
+    interactive_auth,
     lpdus,
     migrations,
     outbound,
@@ -233,6 +235,7 @@ async def _housekeeping(server: Server) -> None:
         with contextlib.suppress(DatabaseUnavailable):
             now, db = clock_ms(), server.db.patient()
             await inbound.purge(db, now - KEEP_INBOUND_MS)
+            await interactive_auth.purge(db, now - SESSION_MS)
             await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)

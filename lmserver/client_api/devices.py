@@ -6,11 +6,10 @@ from typing import Any
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.passwords import BadPassword
-from lmserver.client_api.login import PASSWORD, Sessions
+from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.storage.accounts import Device
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, limited, not_found
-from lmserver.web.limits import RateLimiter
+from lmserver.web.errors import ApiError, bad_json, not_found
 
 MAX_NAME = 256
 
@@ -18,10 +17,9 @@ MAX_NAME = 256
 class DeviceEndpoints:
     """The user's own devices and account."""
 
-    def __init__(self, accounts: Accounts, sessions: Sessions, limiter: RateLimiter) -> None:
+    def __init__(self, accounts: Accounts, interaction: UserInteraction) -> None:
         self._accounts = accounts
-        self._sessions = sessions
-        self._limiter = limiter
+        self._interaction = interaction
 
     @endpoint("GET", "/_matrix/client/v3/devices", auth=Auth.USER)
     async def devices(self, request: Request) -> dict[str, Any]:
@@ -58,7 +56,7 @@ class DeviceEndpoints:
     async def delete(self, request: Request) -> dict[str, Any]:
         """Log a device out, with the password."""
         body = await request.json_or_empty()
-        await self._authenticate(request, body)
+        await self._interaction.confirm(request, body)
         await self._accounts.log_out(request.requester.user_id, [request.params["device_id"]])
         return {}
 
@@ -69,7 +67,7 @@ class DeviceEndpoints:
         names = body.get("devices")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise bad_json("devices is a list of device IDs")
-        await self._authenticate(request, body)
+        await self._interaction.confirm(request, body)
         await self._accounts.log_out(request.requester.user_id, names)
         return {}
 
@@ -78,7 +76,7 @@ class DeviceEndpoints:
         """Set a new password, with the old one; other devices are logged out unless asked not to."""
         body = await request.json()
         new = body.get("new_password")
-        await self._authenticate(request, body)
+        await self._interaction.confirm(request, body)
         if not isinstance(new, str):
             raise bad_json("new_password is a string")
         user_id = request.requester.user_id
@@ -95,25 +93,9 @@ class DeviceEndpoints:
     @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER)
     async def deactivate(self, request: Request) -> dict[str, Any]:
         """End the account for good, with the password."""
-        await self._authenticate(request, await request.json_or_empty())
+        await self._interaction.confirm(request, await request.json_or_empty())
         await self._accounts.deactivate(request.requester.user_id)
         return {"id_server_unbind_result": "no-support"}
-
-    async def _authenticate(self, request: Request, body: dict[str, Any]) -> None:
-        """The password again, for what cannot be undone."""
-        auth = body.get("auth")
-        flows = [[PASSWORD]]
-        if not isinstance(auth, dict) or auth.get("type") != PASSWORD:
-            raise self._sessions.challenge("reauthenticate", flows)
-        wait = self._limiter.take("login", request.requester.user_id)
-        if wait:
-            raise limited(wait)
-        password = auth.get("password")
-        right = isinstance(password, str) and await self._accounts.check_password(
-            request.requester.user_id, password
-        )
-        if not right:
-            raise self._sessions.challenge("reauthenticate", flows, ("M_FORBIDDEN", "Invalid password"))
 
 
 def _shown(device: Device) -> dict[str, Any]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
-from collections import OrderedDict
 from typing import Any
 
 from lmserver.accounts.accounts import AccountError, Accounts, Login
+from lmserver.accounts.auth_stages import DUMMY, PASSWORD, REGISTRATION_TOKEN
 from lmserver.accounts.passwords import BadPassword
+from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.web.endpoint import Auth, Reply, Request, Requester, endpoint
 from lmserver.web.errors import ApiError, bad_json, forbidden, limited, missing_token, unknown_token
 from lmserver.web.limits import RateLimiter
-
-MAX_SESSIONS = 10_000
-PASSWORD = "m.login.password"  # noqa: S105 - the name of a login type
-DUMMY = "m.login.dummy"
-TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
 
 
 def api_error(error: AccountError) -> ApiError:
@@ -53,59 +48,20 @@ def access_token(request: Request) -> str | None:
     return request.query.get("access_token") or None
 
 
-class Sessions:
-    """User-interactive authentication: sessions in memory, bounded, that hold nothing secret."""
-
-    def __init__(self) -> None:
-        self._sessions: OrderedDict[str, str] = OrderedDict()
-
-    def begin(self, purpose: str) -> str:
-        session = secrets.token_urlsafe(18)
-        self._sessions[session] = purpose
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
-        return session
-
-    def challenge(
-        self, purpose: str, flows: list[list[str]], error: tuple[str, str] | None = None
-    ) -> ApiError:
-        """401 with the flows a client may go through (CS API §User-Interactive Authentication)."""
-        extra = {
-            "flows": [{"stages": stages} for stages in flows],
-            "params": {},
-            "session": self.begin(purpose),
-        }
-        return UiaChallenge(extra, error)
-
-
-class UiaChallenge(ApiError):
-    """A 401 whose errcode is present only when a stage has failed."""
-
-    def __init__(self, extra: dict[str, Any], error: tuple[str, str] | None) -> None:
-        super().__init__(401, "", "", extra)
-        self._failed = error
-
-    def body(self) -> dict[str, Any]:
-        failed = {} if self._failed is None else {"errcode": self._failed[0], "error": self._failed[1]}
-        return {**self.extra, **failed}
-
-
 class LoginEndpoints:
     """Accounts and access tokens."""
 
     def __init__(
         self,
         accounts: Accounts,
-        sessions: Sessions,
+        interaction: UserInteraction,
         limiter: RateLimiter,
         registration_mode: str,
-        registration_tokens: tuple[str, ...],
     ) -> None:
         self._accounts = accounts
-        self._sessions = sessions
+        self._interaction = interaction
         self._limiter = limiter
         self._mode = registration_mode
-        self._registration_tokens = registration_tokens
 
     @endpoint("GET", "/_matrix/client/v3/login", auth=Auth.NONE)
     async def flows(self, request: Request) -> dict[str, Any]:
@@ -184,7 +140,8 @@ class LoginEndpoints:
             raise ApiError(403, "M_GUEST_ACCESS_FORBIDDEN", "There is no guest access")
         self._require_registration()
         body = await request.json_or_empty()
-        self._check_stage(body.get("auth"))
+        stage = REGISTRATION_TOKEN if self._mode == "token" else DUMMY
+        await self._interaction.admit(request, body, [[stage]])
         self._limit("registration", request.remote_key)
         name, password = body.get("username"), body.get("password")
         if not isinstance(name, str | None) or not isinstance(password, str):
@@ -202,21 +159,6 @@ class LoginEndpoints:
     def _require_registration(self) -> None:
         if self._mode == "closed":
             raise forbidden("Registration is closed; ask the server's administrator for an account")
-
-    def _check_stage(self, auth: object) -> None:
-        """One stage: nothing to prove, or a token the operator has given out."""
-        stage = TOKEN if self._mode == "token" else DUMMY
-        if not isinstance(auth, dict) or auth.get("type") != stage:
-            raise self._sessions.challenge("register", [[stage]])
-        if stage == TOKEN:
-            given = auth.get("token")
-            right = isinstance(given, str) and any(
-                hmac.compare_digest(given.encode(), token.encode()) for token in self._registration_tokens
-            )
-            if not right:
-                raise self._sessions.challenge(
-                    "register", [[stage]], ("M_FORBIDDEN", "Unknown registration token")
-                )
 
 
 def _name(body: dict[str, Any]) -> object:

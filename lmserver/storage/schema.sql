@@ -160,6 +160,17 @@ CREATE TABLE inbound_transactions (
 CREATE INDEX inbound_transactions_age ON inbound_transactions USING btree (created_ts);
 CREATE UNIQUE INDEX inbound_transactions_pkey ON inbound_transactions USING btree (origin, endpoint, txn_id);
 
+CREATE TABLE interactive_auth_sessions (
+    session_hash bytea NOT NULL,
+    owner text NOT NULL,
+    fingerprint bytea NOT NULL,
+    completed bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX interactive_auth_sessions_age ON interactive_auth_sessions USING btree (created_ts);
+CREATE INDEX interactive_auth_sessions_owner ON interactive_auth_sessions USING btree (owner, created_ts);
+CREATE UNIQUE INDEX interactive_auth_sessions_pkey ON interactive_auth_sessions USING btree (session_hash);
+
 CREATE TABLE key_conflicts (
     server text NOT NULL,
     key_id text NOT NULL,

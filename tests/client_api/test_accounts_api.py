@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from lmserver.composition import Server, assemble
+from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import parse_config
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import Auth, Endpoint, endpoints_of
@@ -50,17 +50,25 @@ class Api:
         return dict(answer)
 
 
-async def serve(db: Database, tmp_path: Path, **registration: Any) -> Api:
+async def serve(
+    db: Database,
+    tmp_path: Path,
+    more: dict[str, Any] | None = None,
+    clock: Callable[[], int] = clock_ms,
+    **registration: Any,
+) -> Api:
+    """A server with open registration, or with another; `more` are further sections."""
     fast = {"per_second": 1000, "burst": 1000}
     config = parse_config(
         {
             "server_name": NAME,
             "registration": registration or {"mode": "open"},
             "limits": {"login": fast, "registration": fast, "send": fast},
+            **(more or {}),
         },
         tmp_path,
     )
-    api = Api(assemble(config, db, key_of(NAME)))
+    api = Api(assemble(config, db, key_of(NAME), clock))
     await api.http.start_server()
     return api
 

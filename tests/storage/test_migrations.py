@@ -24,7 +24,7 @@ DISTRIBUTED_BY = {
     "client_transactions": "user_id", "cross_signing_keys": "user_id", "destinations": "destination",
     "device_keys": "user_id", "device_list_changes": "user_id", "devices": "user_id", "events": "room_id",
     "evidence": "room_id", "fallback_keys": "user_id", "filters": "user_id", "forgotten_rooms": "user_id",
-    "inbound_leases": "origin", "inbound_transactions": "origin", "key_conflicts": "server", "key_servers": "server", "local_media": "media_id",
+    "inbound_leases": "origin", "inbound_transactions": "origin", "interactive_auth_sessions": "session_hash", "key_conflicts": "server", "key_servers": "server", "local_media": "media_id",
     "one_time_keys": "user_id", "outbound_edus": "destination", "outbound_lpdus": "room_id",
     "outbound_ranges": "destination", "outbound_transactions": "destination", "outside_memberships": "user_id",
     "outside_rooms": "room_id",
