@@ -91,6 +91,7 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.presets import Versions
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
@@ -376,6 +377,7 @@ def _client_app(
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
     interaction = _interaction(config, db, accounts, limiter, clock)
+    versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
@@ -387,9 +389,7 @@ def _client_app(
         AccountDataEndpoints(data),
         PushRuleEndpoints(PushRules(data)),
         KeyEndpoints(devices, config.server_name, remote),
-        RoomEndpoints(
-            db, engine, membership, directory, accounts.profile, limiter, clock, config.rooms.default_version
-        ),
+        RoomEndpoints(db, engine, membership, directory, accounts.profile, limiter, clock, versions),
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),

@@ -67,7 +67,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
+    """`map_numeric_versions`: Matrix's own versions mean the default one."""
+
     default_version: str
+    map_numeric_versions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         )
     data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
     database = reader.section(raw, "database", {"url", "pool_size"})
-    rooms = reader.section(raw, "rooms", {"default_version"})
+    rooms = reader.section(raw, "rooms", {"default_version", "map_numeric_versions"})
     presence = reader.section(raw, "presence", {"enabled"})
     logging = reader.section(raw, "logging", {"level", "format"})
     return Config(
@@ -310,7 +313,10 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
         presence=reader.value(presence, "enabled", bool, False, "presence."),
-        rooms=Rooms(reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms.")),
+        rooms=Rooms(
+            reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
+            reader.value(rooms, "map_numeric_versions", bool, True, "rooms."),
+        ),
         media=_media(reader, raw),
         logging=Logging(
             reader.choice(logging, "level", ("debug", "info", "warning", "error"), "info", "logging."),

@@ -100,6 +100,8 @@ rooms:
   # The version of new rooms: {LM_02_ID}
   # (what peers know today) or {I_1_ID} (the draft as published).
   default_version: "{LM_02_ID}"
+  # Clients that ask for one of Matrix's own versions, "1" to "12", get the default one; false: an error.
+  map_numeric_versions: true
 
 presence:
   # Whether people see who of those they share a room with is online, here and on other servers. It is

@@ -144,7 +144,8 @@ def busy() -> ApiError:
 
 
 def of_membership(error: MembershipError) -> ApiError:
-    extra = {} if error.retry_after_ms is None else {"retry_after_ms": error.retry_after_ms}
+    extra: dict[str, Any] = {"retry_after_ms": error.retry_after_ms, "room_version": error.room_version}
+    extra = {name: value for name, value in extra.items() if value is not None}
     return ApiError(error.status, error.errcode, error.reason, extra)
 
 

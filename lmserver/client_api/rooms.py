@@ -19,7 +19,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.outcomes import MembershipError
 from lmserver.rooms.outsiders import newest
-from lmserver.rooms.presets import BadRoomRequest, NewRoom
+from lmserver.rooms.presets import BadRoomRequest, NewRoom, Versions
 from lmserver.storage import aliases, outside, room_state
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
@@ -49,7 +49,7 @@ class RoomEndpoints:
         profile_of: Profile,
         limiter: RateLimiter,
         clock: Callable[[], int],
-        default_version: str,
+        versions: Versions,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -58,14 +58,14 @@ class RoomEndpoints:
         self._profile_of = profile_of
         self._limiter = limiter
         self._clock = clock
-        self._default_version = default_version
+        self._versions = versions
 
     @endpoint("POST", CLIENT + "/createRoom", auth=Auth.USER, rate="create_room", deadline=120)
     async def create(self, request: Request) -> JsonObject:
         """A new room whose hub is this server (CS API §POST /createRoom)."""
-        body = await request.json()
+        body = await request.json_or_empty()
         try:
-            new = presets.parse(body, self._default_version)
+            new = presets.parse(body, self._versions)
         except BadRoomRequest as error:
             raise ApiError(400, error.errcode, error.reason) from None
         creator = rooms.user(request)

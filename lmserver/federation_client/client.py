@@ -223,13 +223,14 @@ async def _error_body(response: aiohttp.ClientResponse) -> Any:
 def _remote_error(response: Response) -> RemoteError:
     body = response.json if isinstance(response.json, dict) else {}
     errcode, error, retry = (body.get(name) for name in ("errcode", "error", "retry_after_ms"))
-    hub = body.get("org.lmserver.hub")
+    hub, version = body.get("org.lmserver.hub"), body.get("room_version")
     return RemoteError(
         response.status,
         errcode[:100] if isinstance(errcode, str) else "",
         error[:MAX_REASON] if isinstance(error, str) else "",
         retry if type(retry) is int and retry >= 0 else None,
         hub if isinstance(hub, str) and ids.is_server_name(hub) else None,
+        version if isinstance(version, str) and ids.is_room_version(version) else None,
     )
 
 

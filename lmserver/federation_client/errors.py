@@ -48,11 +48,18 @@ class ResponseTooLarge(BadResponse):
 class RemoteError(FederationError):
     """The other server answered, but not with 200.
 
-    `hub` is who it says the room's hub is, when it is not the hub itself.
+    `hub` is who it says the room's hub is, when it is not the hub itself; `room_version` what it says
+    the room's version is, when we do not speak it.
     """
 
     def __init__(
-        self, status: int, errcode: str, error: str, retry_after_ms: int | None = None, hub: str | None = None
+        self,
+        status: int,
+        errcode: str,
+        error: str,
+        retry_after_ms: int | None = None,
+        hub: str | None = None,
+        room_version: str | None = None,
     ) -> None:
         super().__init__(f"{status} {errcode}")
         self.status = status
@@ -60,6 +67,7 @@ class RemoteError(FederationError):
         self.error = error
         self.retry_after_ms = retry_after_ms
         self.hub = hub
+        self.room_version = room_version
 
     @property
     def unknown_endpoint(self) -> bool:

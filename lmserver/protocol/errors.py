@@ -48,7 +48,9 @@ class SignatureError(ProtocolError):
 
 
 class UnknownRoomVersion(ProtocolError):
-    """A room version this server does not speak (D04 §Room Versions)."""
+    """A room version this server does not speak (D04 §Room Versions); `version` if it is one at all."""
+
+    version: str | None = None
 
 
 class AuthRejected(ProtocolError):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lmserver.protocol import ids
 from lmserver.protocol.errors import UnknownRoomVersion
 
 I_1_ID = "I.1"
@@ -104,4 +105,6 @@ def room_version(id_: object) -> RoomVersion:
         version = SUPPORTED.get(id_)
         if version is not None:
             return version
-    raise UnknownRoomVersion("room version not supported")
+    unknown = UnknownRoomVersion("room version not supported")
+    unknown.version = id_ if ids.is_room_version(id_) and isinstance(id_, str) else None
+    raise unknown

@@ -79,8 +79,8 @@ async def ask(servers: Candidates, attempt: Callable[[str], Awaitable[Answer]]) 
             while (server := servers.next()) is not None:
                 try:
                     return await attempt(server)
-                except UnknownRoomVersion:
-                    refusal = _incompatible()
+                except UnknownRoomVersion as unknown:
+                    refusal = _incompatible(unknown.version)
                 except RemoteError as error:
                     if error.errcode == "M_WRONG_SERVER" and error.hub is not None:
                         servers.named_as_hub(error.hub)
@@ -103,7 +103,7 @@ def of_remote(error: RemoteError) -> MembershipError:
         case "M_INVITE_BLOCKED" if error.status == 403:
             return MembershipError("M_INVITE_BLOCKED", 403, "the user does not want to be invited")
         case "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION":
-            return _incompatible()
+            return _incompatible(error.room_version)
         case "M_NOT_FOUND":
             return MembershipError("M_NOT_FOUND", 404, "the other server does not know it")
         case "M_LIMIT_EXCEEDED":
@@ -114,8 +114,10 @@ def of_remote(error: RemoteError) -> MembershipError:
             return MembershipError("M_UNKNOWN", 502, "the other server refused")
 
 
-def _incompatible() -> MembershipError:
-    return MembershipError("M_INCOMPATIBLE_ROOM_VERSION", 400, "room version not supported")
+def _incompatible(version: str | None) -> MembershipError:
+    return MembershipError(
+        "M_INCOMPATIBLE_ROOM_VERSION", 400, "room version not supported", room_version=version
+    )
 
 
 def _weight(error: MembershipError) -> int:

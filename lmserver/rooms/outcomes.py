@@ -64,10 +64,19 @@ class RoomBusy(Exception):
 
 class MembershipError(Exception):
     """A membership change that did not happen: Matrix error code, HTTP status, a short reason of
-    ours, and for M_LIMIT_EXCEEDED when to come back (ms), if known."""
+    ours, for M_LIMIT_EXCEEDED when to come back (ms) and for M_INCOMPATIBLE_ROOM_VERSION the room's
+    version, if known."""
 
-    def __init__(self, errcode: str, status: int, reason: str, retry_after_ms: int | None = None) -> None:
+    def __init__(
+        self,
+        errcode: str,
+        status: int,
+        reason: str,
+        retry_after_ms: int | None = None,
+        room_version: str | None = None,
+    ) -> None:
         super().__init__(reason)
+        self.room_version = room_version
         self.errcode = errcode
         self.status = status
         self.reason = reason

@@ -18,6 +18,8 @@ from lmserver.protocol.room_versions import RoomVersion, room_version
 MAX_INVITES: Final = 100
 MAX_INITIAL_STATE: Final = 100
 
+_NUMERIC = frozenset(str(number) for number in range(1, 13))
+
 # What only the server may say in m.room.create.
 _SERVERS_OWN = ("creator", "room_version")
 
@@ -55,12 +57,27 @@ class NewRoom:
     power_override: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse(body: Mapping[str, Any], default_version: str) -> NewRoom:
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Which version a new room gets. `map_numeric`: Matrix's own versions, "1" to "12", mean the
+    default one, because some clients ask for "7" or "9" to get knocking or restricted rooms."""
+
+    default: str
+    map_numeric: bool = False
+
+    def choose(self, asked: object) -> RoomVersion:
+        """The version for what a client asks for, None for nothing; raises BadRoomRequest."""
+        if asked is None or (self.map_numeric and asked in _NUMERIC):
+            return room_version(self.default)
+        try:
+            return room_version(asked)
+        except UnknownRoomVersion:
+            raise BadRoomRequest("M_UNSUPPORTED_ROOM_VERSION", "room version not supported") from None
+
+
+def parse(body: Mapping[str, Any], versions: Versions) -> NewRoom:
     """Check a createRoom body; raises BadRoomRequest."""
-    try:
-        version = room_version(body.get("room_version", default_version))
-    except UnknownRoomVersion:
-        raise BadRoomRequest("M_UNSUPPORTED_ROOM_VERSION", "room version not supported") from None
+    version = versions.choose(_optional(body, "room_version", str))
     visibility = _optional(body, "visibility", str) or "private"
     if visibility not in ("public", "private"):
         raise BadRoomRequest("M_INVALID_PARAM", "visibility is public or private")

@@ -24,6 +24,7 @@ from lmserver.protocol.room_versions import LM_02_ID
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import MembershipError, Rejected
+from lmserver.rooms.presets import Versions
 from lmserver.storage.database import Database
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth, Request
@@ -177,7 +178,14 @@ class RoomServer:
         nobody: Any = NobodyOnline()
         self.endpoints = [
             RoomEndpoints(
-                db, world.engine, membership, directory, _no_profile, RateLimiter({}), world.clock, LM_02_ID
+                db,
+                world.engine,
+                membership,
+                directory,
+                _no_profile,
+                RateLimiter({}),
+                world.clock,
+                Versions(LM_02_ID),
             ),
             SendEndpoints(world.engine, world.reading, world.typing, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),

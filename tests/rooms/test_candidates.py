@@ -8,6 +8,7 @@ import pytest
 
 from lmserver.federation_client.errors import BadResponse, RemoteError, Unreachable
 from lmserver.protocol.errors import UnknownRoomVersion
+from lmserver.protocol.room_versions import room_version
 from lmserver.rooms.candidates import MAX_ASKED, Candidates, ask, candidates
 from lmserver.rooms.outcomes import MembershipError
 from lmserver.storage import outside
@@ -95,3 +96,21 @@ async def test_the_most_telling_refusal_is_told(refusals: list[Exception], told:
         await ask(Candidates(US, [f"s{n}.test" for n in range(len(refusals))]), attempt)
     assert (failed.value.errcode, failed.value.status) == told
     assert waiting == []
+
+
+async def test_a_room_of_an_unknown_version_is_refused_with_that_version() -> None:
+    """Ours to find out, or told by the hub (CS API §POST /join/{roomIdOrAlias})."""
+
+    async def hub_says(server: str) -> None:
+        raise RemoteError(400, "M_INCOMPATIBLE_ROOM_VERSION", "", room_version="X.9")
+
+    async def we_see(server: str) -> None:
+        room_version("X.9")
+
+    for attempt in (hub_says, we_see):
+        with pytest.raises(MembershipError) as refused:
+            await ask(Candidates(US, ["a.test"]), attempt)
+        error = refused.value
+        assert (error.status, error.errcode, error.room_version) == (
+            400, "M_INCOMPATIBLE_ROOM_VERSION", "X.9",
+        )  # fmt: skip
