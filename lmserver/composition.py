@@ -32,7 +32,6 @@ from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.devices import DeviceEndpoints
-from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
@@ -43,7 +42,6 @@ from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
-from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.config import Config
@@ -74,6 +72,7 @@ from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
+from lmserver.room_parts import room_endpoints
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
 from lmserver.rooms.directory import Directory
@@ -91,7 +90,6 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
-from lmserver.rooms.presets import Versions
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
@@ -377,7 +375,6 @@ def _client_app(
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
     interaction = _interaction(config, db, accounts, limiter, clock)
-    versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
@@ -389,13 +386,12 @@ def _client_app(
         AccountDataEndpoints(data),
         PushRuleEndpoints(PushRules(data)),
         KeyEndpoints(devices, config.server_name, remote),
-        RoomEndpoints(db, engine, membership, directory, accounts.profile, limiter, clock, versions),
+        *room_endpoints(config, db, engine, membership, directory, reading, accounts, limiter, clock),
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),
         PresenceEndpoints(edus.presence),
         EphemeralEndpoints(reading, edus.typing, receipts),
-        DirectoryEndpoints(db, directory, reading),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
     )
     authenticators = {

@@ -11,7 +11,7 @@ import orjson
 from lmserver.protocol import unpadded_base64
 from lmserver.storage import account_data
 from lmserver.storage.account_data import AccountDatum
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Connection, Database
 
 MAX_ENTRIES = 10_000
 MAX_FILTERS = 1_000
@@ -24,7 +24,7 @@ class TooManyEntries(Exception):
 class ClientData:
     """JSON that clients keep with us; every change is told to the user's other devices."""
 
-    def __init__(self, db: Executor, publish: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, db: Database, publish: Callable[[Iterable[str]], None]) -> None:
         self._db = db
         self._publish = publish
 
@@ -34,6 +34,30 @@ class ClientData:
             raise TooManyEntries
         await account_data.put(self._db, user_id, room_id, type_, orjson.dumps(content))
         self._publish([user_id])
+
+    async def change(
+        self,
+        user_id: str,
+        room_id: str,
+        type_: str,
+        changed: Callable[[dict[str, Any] | None], dict[str, Any] | None],
+    ) -> None:
+        """Put what `changed` makes of what is there (None: nothing), with no other change in between;
+        its None leaves all as it is. Raises TooManyEntries."""
+
+        async def change(db: Connection) -> bool:
+            await account_data.lock(db, user_id)
+            stored = await account_data.get(db, user_id, room_id, type_)
+            content = changed(None if stored is None else orjson.loads(stored))
+            if content is None:
+                return False
+            if stored is None and await account_data.count(db, user_id) >= MAX_ENTRIES:
+                raise TooManyEntries
+            await account_data.put(db, user_id, room_id, type_, orjson.dumps(content))
+            return True
+
+        if await self._db.run(change):
+            self._publish([user_id])
 
     async def get(self, user_id: str, room_id: str, type_: str) -> dict[str, Any] | None:
         content = await account_data.get(self._db, user_id, room_id, type_)

@@ -20,7 +20,6 @@ MAX_PENDING: Final = 500
 """Invites that may wait for one user's answer."""
 FULL_RETRY_MS: Final = 3_600_000
 
-IGNORED_USERS: Final = "m.ignored_user_list"
 # CS API §Invite permission; MSC4155 adds lists to it under its own name.
 PERMISSION_TYPES: Final = (
     "m.invite_permission_config",
@@ -73,8 +72,7 @@ class InvitePolicy:
 
     async def refuses(self, user_id: str, sender: str) -> bool:
         """Whether the user has said not to want invites of this sender."""
-        ignored = (await self._content(user_id, IGNORED_USERS)).get("ignored_users")
-        if isinstance(ignored, dict) and sender in ignored:
+        if sender in await account_data.ignored_users(self._db, user_id):
             return True
         for type_ in PERMISSION_TYPES:
             if _blocks(await self._content(user_id, type_), sender):

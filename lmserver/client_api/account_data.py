@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lmserver.accounts.client_data import ClientData, TooManyEntries
@@ -13,6 +14,7 @@ from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, not_fo
 USER = "/_matrix/client/v3/user/{user_id}"
 ROOM = USER + "/rooms/{room_id}"
 TAGS = "m.tag"
+MAX_TAGS = 100
 SERVER_MANAGED = ("m.push_rules", "m.fully_read")
 MAX_CONTENT = 256 * 1024
 
@@ -68,7 +70,7 @@ class AccountDataEndpoints:
     @endpoint("GET", ROOM + "/tags", auth=Auth.USER)
     async def tags(self, request: Request) -> dict[str, Any]:
         """Tags of a room."""
-        return {"tags": await self._tags(_own(request), _room(request))}
+        return {"tags": _tags_in(await self._data.get(_own(request), _room(request), TAGS))}
 
     @endpoint("PUT", ROOM + "/tags/{tag}", auth=Auth.USER)
     async def put_tag(self, request: Request) -> dict[str, Any]:
@@ -78,25 +80,37 @@ class AccountDataEndpoints:
         order = content.get("order", 0)
         if isinstance(order, bool) or not isinstance(order, int | float):
             raise bad_json("order is a number")
-        tags = await self._tags(user_id, room_id)
-        tags[tag] = content
-        if len(tags) > 100:
-            raise ApiError(400, "M_LIMIT_EXCEEDED", "Too many tags")
-        await self._store(user_id, room_id, TAGS, {"tags": tags})
+
+        def add(stored: dict[str, Any] | None) -> dict[str, Any]:
+            tags = {**_tags_in(stored), tag: content}
+            if len(tags) > MAX_TAGS:
+                raise ApiError(400, "M_LIMIT_EXCEEDED", "Too many tags")
+            return {"tags": tags}
+
+        await self._change_tags(user_id, room_id, add)
         return {}
 
     @endpoint("DELETE", ROOM + "/tags/{tag}", auth=Auth.USER)
     async def delete_tag(self, request: Request) -> dict[str, Any]:
         """Remove a tag."""
         user_id, room_id = _own(request), _room(request)
-        tags = await self._tags(user_id, room_id)
-        if tags.pop(request.params["tag"], None) is not None:
-            await self._store(user_id, room_id, TAGS, {"tags": tags})
+        tag = request.params["tag"]
+
+        def remove(stored: dict[str, Any] | None) -> dict[str, Any] | None:
+            tags = _tags_in(stored)
+            return {"tags": {k: v for k, v in tags.items() if k != tag}} if tag in tags else None
+
+        await self._change_tags(user_id, room_id, remove)
         return {}
 
-    async def _tags(self, user_id: str, room_id: str) -> dict[str, Any]:
-        tags = (await self._data.get(user_id, room_id, TAGS) or {}).get("tags")
-        return tags if isinstance(tags, dict) else {}
+    async def _change_tags(
+        self, user_id: str, room_id: str, changed: Callable[[dict[str, Any] | None], dict[str, Any] | None]
+    ) -> None:
+        """Two clients that tag a room at once both get their way."""
+        try:
+            await self._data.change(user_id, room_id, TAGS, changed)
+        except TooManyEntries:
+            raise ApiError(400, "M_LIMIT_EXCEEDED", "Too much account data") from None
 
     # -- filters --------------------------------------------------------------------------------
 
@@ -120,6 +134,11 @@ class AccountDataEndpoints:
         if content is None:
             raise not_found("No such filter")
         return content
+
+
+def _tags_in(stored: dict[str, Any] | None) -> dict[str, Any]:
+    tags = (stored or {}).get("tags")
+    return tags if isinstance(tags, dict) else {}
 
 
 def _own(request: Request) -> str:

@@ -22,7 +22,7 @@ from lmserver.rooms.visible_ranges import (
     visibility_spans,
     visible_to_user,
 )
-from lmserver.storage import aliases, client_transactions, room_log, room_reads, room_state
+from lmserver.storage import account_data, aliases, client_transactions, room_log, room_reads, room_state
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 
@@ -44,7 +44,8 @@ class Access:
     """What one user may see of one room.
 
     `state_position` names the newest state for the user: the state before that position; None
-    when the user may see no state. `membership` is "leave" for somebody who forgot the room.
+    when the user may see no state. `membership` is "leave" for somebody who forgot the room. `ignored`
+    are those whose messages the user does not want; their state events count like anybody's.
     """
 
     room: RoomRow
@@ -52,6 +53,7 @@ class Access:
     membership: str
     visible: Ranges
     state_position: int | None
+    ignored: frozenset[str] = frozenset()
 
     @property
     def room_id(self) -> str:
@@ -65,6 +67,10 @@ class Access:
     def nothing(self) -> bool:
         """Nothing of the room may be seen: for this user it is as if it did not exist."""
         return self.state_position is None and not self.visible.intervals
+
+    def ignores(self, event: Shown) -> bool:
+        """CS API §Ignoring Users: every way of reading a room leaves these events out."""
+        return event.sender in self.ignored and event.state_key is None
 
     def state_at(self, position: int) -> int | None:
         """The state before `position`, or the nearest later one that the user may see: neither newer
@@ -130,15 +136,18 @@ class Reading:
             membership,
             visible_to_user(members, visibility),
             _state_position(room, members, membership, open_now),
+            await account_data.ignored_users(self._db, user_id),
         )
 
-    async def access_of_member(self, room_id: str) -> Access | None:
+    async def access_of_member(self, user_id: str, room_id: str) -> Access | None:
         """Access for somebody who was joined all through what will be read: /sync of a client
         that keeps up, where the history of memberships need not be asked."""
         room = await room_log.room(self._db, room_id)
         if room is None:
             return None
-        return Access(room, room_version(room.room_version), "join", EVERYTHING, room.head_position + 1)
+        ignored = await account_data.ignored_users(self._db, user_id)
+        version = room_version(room.room_version)
+        return Access(room, version, "join", EVERYTHING, room.head_position + 1, ignored)
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -148,6 +157,8 @@ class Reading:
         if stored is None or stored.soft_failed is not None:
             return None
         event = shown(stored, access.version)
+        if access.ignores(event):
+            return None
         if event.position is not None:
             return event if event.position in access.visible or _is_commit(access, event) else None
         return event if await self._in_visible_state(access, event) else None
@@ -183,7 +194,7 @@ class Reading:
                 for row in stored:
                     scanned += 1
                     last = _position(row) - 1
-                    event = _acceptable(row, access.version, wanted)
+                    event = _acceptable(row, access, wanted)
                     if event is not None:
                         found.append(event)
                     if len(found) == limit or scanned == MAX_SCANNED:
@@ -210,7 +221,7 @@ class Reading:
                 for row in stored:
                     scanned += 1
                     first = _position(row) + 1
-                    event = _acceptable(row, access.version, wanted)
+                    event = _acceptable(row, access, wanted)
                     if event is not None:
                         found.append(event)
                     if len(found) == limit or scanned == MAX_SCANNED:
@@ -342,11 +353,11 @@ def _state_position(room: RoomRow, members: Sequence[Span], membership: str, ope
     return None if left is None else left + 1
 
 
-def _acceptable(row: StoredEvent, version: RoomVersion, wanted: Wanted) -> Shown | None:
+def _acceptable(row: StoredEvent, access: Access, wanted: Wanted) -> Shown | None:
     if row.soft_failed is not None:
         return None
-    event = shown(row, version)
-    return event if wanted(event) else None
+    event = shown(row, access.version)
+    return event if wanted(event) and not access.ignores(event) else None
 
 
 def _position(row: StoredEvent) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import orjson
+
 from lmserver.storage.database import Executor
+
+IGNORED_USERS = "m.ignored_user_list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,19 @@ async def get(db: Executor, user_id: str, room_id: str, type_: str) -> bytes | N
         type_,
     )
     return None if content is None else bytes(content)
+
+
+async def lock(db: Executor, user_id: str) -> None:
+    """Let nobody else change the data of a local user for the rest of the transaction."""
+    await db.execute("SELECT 1 FROM accounts WHERE user_id = $1 FOR NO KEY UPDATE", user_id)
+
+
+async def ignored_users(db: Executor, user_id: str) -> frozenset[str]:
+    """Whom the user does not want to hear of (CS API §Ignoring Users); what is malformed is nobody."""
+    data = await get(db, user_id, "", IGNORED_USERS)
+    content = None if data is None else orjson.loads(data)
+    ignored = content.get("ignored_users") if isinstance(content, dict) else None
+    return frozenset(ignored) if isinstance(ignored, dict) else frozenset()
 
 
 async def count(db: Executor, user_id: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0018"
+HEAD = "0019"
 """The newest revision under migrations/versions; a test compares."""
 
 

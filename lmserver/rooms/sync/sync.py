@@ -289,7 +289,7 @@ class SyncService:
 
     async def _access(self, request: SyncRequest, room_id: str, *, steady: bool) -> Access | None:
         if steady:
-            return await self._reading.access_of_member(room_id)
+            return await self._reading.access_of_member(request.user_id, room_id)
         return await self._reading.access(request.user_id, room_id)
 
     async def _last_position(self, interval: Interval, access: Access) -> int:
