@@ -63,6 +63,7 @@ class Notifier:
         self._listeners: dict[str, set[Listener]] = {}
         self._held: list[_Held] = []
         self._settling: asyncio.Task[None] | None = None
+        self.closed = False  # whoever waits answers what it has: the process ends
 
     @contextmanager
     def listen(self, keys: Iterable[str]) -> Iterator[Listener]:
@@ -148,7 +149,8 @@ class Notifier:
         return len(kept) < len(held)
 
     async def close(self) -> None:
-        """Wake everybody and stop holding anything back."""
+        """Wake everybody, for the last time, and stop holding anything back."""
+        self.closed = True
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)

@@ -93,6 +93,14 @@ async def test_a_newer_request_of_the_device_ends_the_older(world: World) -> Non
     assert not world.service._polls
 
 
+async def test_the_end_of_the_process_ends_every_wait(world: World) -> None:
+    await world.create()
+    since = (await world.sync(ALICE))["next_batch"]
+    poll = await started(world.sync(ALICE, since, timeout=30))
+    await world.notifier.close()
+    assert (await asyncio.wait_for(poll, 1))["rooms"] == {}
+
+
 async def test_typing_ends_the_wait_and_is_told_once(world: World) -> None:
     await world.create()
     await world.member("join", CAROL)

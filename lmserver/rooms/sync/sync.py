@@ -134,6 +134,7 @@ class SyncService:
                         or request.full_state
                         or left <= 0
                         or poll.ended
+                        or self._notifier.closed
                     ):
                         return answer
                     # Nothing below its end was for this user: later looks begin there.
