@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast check format bench drills clean
+.PHONY: help setup setup-clients run demo test test-fast check format bench drills clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,13 @@ $(STAMP): pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+setup-clients: setup ## Install the clients of tests/clients that are no wheels
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,clients]' || \
+		echo "mautrix and synadm could not be installed: their tests are skipped"
+	@cd tests/clients/js && npm ci --ignore-scripts --no-progress --loglevel=error && \
+		cp package-lock.json node_modules/.installed || \
+		echo "npm packages could not be installed: their tests are skipped"
 
 run: setup ## Run a developer server named localhost:8448
 	@$(BIN)/lmserver run

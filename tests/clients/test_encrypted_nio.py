@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import pytest
 from nio import (
     AsyncClient,
     AsyncClientConfig,
@@ -21,7 +19,7 @@ from nio import (
     RoomSendResponse,
 )
 
-from tests.kit.processes import ServerProcess, configure
+from tests.kit.processes import ServerProcess
 
 PASSWORD = "a long password"
 ENCRYPTION = {
@@ -29,17 +27,6 @@ ENCRYPTION = {
     "state_key": "",
     "content": {"algorithm": "m.megolm.v1.aes-sha2"},
 }
-
-
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[list[ServerProcess]]:
-    found = [configure(tmp_path, "hub"), configure(tmp_path, "participant")]
-    try:
-        await asyncio.gather(*(server.start() for server in found))
-        yield found
-    finally:
-        for server in found:
-            server.stop()
 
 
 class Phone:
@@ -102,12 +89,15 @@ class Phone:
 
 
 async def test_an_encrypted_conversation_across_two_servers(
-    servers: Sequence[ServerProcess], tmp_path: Path
+    servers: tuple[ServerProcess, ServerProcess], tmp_path: Path
 ) -> None:
     """Both ways, with a second device that logs in later: everybody learns of it and encrypts for it."""
     hub, participant = servers
-    alice, bob = Phone(hub, "nio-alice", tmp_path / "alice"), Phone(participant, "nio-bob", tmp_path / "bob")
-    later = Phone(participant, "nio-bob", tmp_path / "later")
+    alice, bob = (
+        Phone(hub, "crypt-alice", tmp_path / "alice"),
+        Phone(participant, "crypt-bob", tmp_path / "bob"),
+    )
+    later = Phone(participant, "crypt-bob", tmp_path / "later")
     async with AsyncExitStack() as stack:
         for phone in (alice, bob, later):
             stack.push_async_callback(phone.client.close)

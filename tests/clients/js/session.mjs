@@ -1,0 +1,77 @@
+// What every script on matrix-js-sdk needs: users logged in by password, and waiting for what arrives.
+
+// Node 20 lacks it; the SDK declares Node 22.
+Promise.withResolvers ??= function () {
+  let resolve, reject;
+  const promise = new Promise((...both) => ([resolve, reject] = both));
+  return { promise, resolve, reject };
+};
+
+// The answer alone goes to standard output; what the SDK thinks goes with the errors.
+console.log = console.info = console.debug = console.trace = console.error;
+const sdk = await import("matrix-js-sdk");
+
+export { sdk };
+export const PASSWORD = "correct horse battery staple";
+export const given = JSON.parse(process.argv[2]);
+
+// Register a user on a server.
+export async function register(baseUrl, name) {
+  const client = sdk.createClient({ baseUrl });
+  const auth = { type: "m.login.dummy" };
+  await client.registerRequest({ username: name, password: PASSWORD, auth, inhibit_login: true });
+}
+
+// A new device of a registered user; `store` keeps the key of secret storage, as a careful user would.
+export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = {}, ...options } = {}) {
+  const opener = sdk.createClient({ baseUrl });
+  const identifier = { type: "m.id.user", user: name };
+  const login = await opener.loginRequest({ type: "m.login.password", identifier, password: PASSWORD });
+  const client = sdk.createClient({
+    baseUrl,
+    userId: login.user_id,
+    deviceId: login.device_id,
+    accessToken: login.access_token,
+    timelineSupport: true,
+    cryptoCallbacks: {
+      getSecretStorageKey: async ({ keys }) => {
+        const id = Object.keys(keys).find((known) => store[known]);
+        return id ? [id, store[id]] : null;
+      },
+      cacheSecretStorageKey: (id, _info, key) => (store[id] = key),
+    },
+    ...options,
+  });
+  if (crypto) await client.initRustCrypto({ useIndexedDB: false });
+  await client.startClient({ initialSyncLimit: 20, threadSupport: true, lazyLoadMembers: true, ...sync });
+  await eventually(`${name} syncs`, () => client.isInitialSyncComplete());
+  return client;
+}
+
+// What `check` gives as soon as it is neither false nor missing.
+export async function eventually(what, check, seconds = 20) {
+  const deadline = Date.now() + seconds * 1000;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    if (Date.now() > deadline) throw new Error(`did not happen in ${seconds} s: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+}
+
+// The event of a client's room that `check` accepts, decrypted if it can be.
+export function arrives(client, roomId, what, check) {
+  return eventually(`${client.getUserId()} sees ${what}`, () =>
+    client.getRoom(roomId)?.getLiveTimeline().getEvents().find(check),
+  );
+}
+
+export function saying(client, roomId, body) {
+  return arrives(client, roomId, body, (event) => event.getContent().body === body);
+}
+
+// Say what came of it and end: the SDK leaves timers behind.
+export function finish(answer, ...clients) {
+  for (const client of clients) client.stopClient();
+  process.stdout.write(JSON.stringify(answer) + "\n", () => process.exit(0));
+}
