@@ -22,6 +22,7 @@ from lmserver.accounts.auth_stages import (
     registration_token_stage,
 )
 from lmserver.accounts.client_data import ClientData
+from lmserver.accounts.cross_signing import CrossSigning
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
@@ -31,6 +32,7 @@ from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
+from lmserver.client_api.cross_signing import CrossSigningEndpoints
 from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
@@ -243,11 +245,12 @@ def assemble(
     invites = Invites(db, key, api, keyring, turns, accounts, invite_policy, notifier.publish)
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
-    remote = RemoteUsers(client, sender.in_reach)
+    remote = RemoteUsers(name, client, sender.in_reach)
     directory = Directory(db, engine, remote.alias)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
+    cross_signing = CrossSigning(db, device_lists, remote.masters)
     outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
@@ -304,6 +307,7 @@ def assemble(
             membership,
             directory,
             devices,
+            cross_signing,
             remote,
             media,
             notifier,
@@ -361,6 +365,7 @@ def _client_app(
     membership: Membership,
     directory: Directory,
     devices: DeviceStore,
+    cross_signing: CrossSigning,
     remote: RemoteUsers,
     media: MediaParts,
     notifier: Notifier,
@@ -387,6 +392,7 @@ def _client_app(
         PushRuleEndpoints(PushRules(data)),
         KeyEndpoints(devices, config.server_name, remote),
         *room_endpoints(config, db, engine, membership, directory, reading, accounts, limiter, clock),
+        CrossSigningEndpoints(cross_signing, interaction),
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),

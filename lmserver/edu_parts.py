@@ -12,7 +12,7 @@ from lmserver.federation_client.sender import Sender
 from lmserver.federation_server.edus import Edu, EduDispatcher, Taker
 from lmserver.federation_server.ephemeral import EphemeralEdus
 from lmserver.metrics import Metrics
-from lmserver.protocol.edus import DEVICE_LIST, PRESENCE, RECEIPT, SIGNING_KEY, TYPING
+from lmserver.protocol.edus import DEVICE_LIST, PRESENCE, RECEIPT, SIGNING_KEY, TYPING, UNSTABLE_SIGNING_KEY
 from lmserver.rooms.announcements import Announcements
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.notifier import Notifier
@@ -76,6 +76,7 @@ def edu_dispatcher(
     takers: dict[str, Taker] = {
         DEVICE_LIST: lists_changed,
         SIGNING_KEY: lists_changed,
+        UNSTABLE_SIGNING_KEY: lists_changed,
         TYPING: ephemeral.typing,
         RECEIPT: ephemeral.receipts,
     }

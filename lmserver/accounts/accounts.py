@@ -13,7 +13,7 @@ from typing import Any
 from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import accounts, e2e_keys
+from lmserver.storage import accounts, cross_signing, e2e_keys
 from lmserver.storage.accounts import Account, Device, TokenOwner
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
@@ -115,8 +115,9 @@ class Accounts:
 
         async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
-            await e2e_keys.remove_cross_signing_keys(db, user_id)
-            return await self._remove_devices(db, user_id, names)
+            reach = await self._remove_devices(db, user_id, names)
+            await cross_signing.remove_user(db, user_id)
+            return reach
 
         self._device_lists.tell(await self._db.run(work))
         self._forget_tokens(user_id)
@@ -126,6 +127,9 @@ class Accounts:
         keyed = await e2e_keys.device_keys(db, {user_id: device_ids}) if device_ids else {}
         known = sorted(keyed.get(user_id, {}))
         await accounts.remove_devices(db, user_id, device_ids)
+        await cross_signing.remove_signatures_on(db, user_id, device_ids)
+        gone = [f"ed25519:{device_id}" for device_id in device_ids]
+        await cross_signing.remove_signatures_by(db, user_id, gone)
         return await self._device_lists.record(db, user_id, removed=known) if known else None
 
     # -- logins ---------------------------------------------------------------------------------

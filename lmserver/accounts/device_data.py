@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 
+from lmserver.accounts import published_keys
 from lmserver.accounts.device_lists import DeviceLists, Dropped, Reach, Tell
 from lmserver.protocol import edus, ids
-from lmserver.storage import accounts, e2e_keys, outbound, to_device
+from lmserver.storage import accounts, cross_signing, e2e_keys, outbound, to_device
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.e2e_keys import Claim, Claimed
 from lmserver.storage.outbound import NewEdu
@@ -57,14 +58,15 @@ class DeviceStore:
     ) -> dict[str, int]:
         """Store what a device publishes and return how many one-time keys it has; the shapes have
         been checked. Raises KeyConflict."""
-        keys = [(key_id, key_id.split(":")[0], orjson.dumps(key)) for key_id, key in one_time_keys.items()]
+        keys = [(key_id, key_id.split(":")[0], _sorted(key)) for key_id, key in one_time_keys.items()]
 
         async def work(db: Connection) -> Reach | None:
             reach = None
-            if device_keys is not None:
-                data = orjson.dumps(device_keys, option=orjson.OPT_SORT_KEYS)
-                if await e2e_keys.put_device_keys(db, user_id, device_id, data):
-                    reach = await self._device_lists.record(db, user_id, changed=[device_keys])
+            if device_keys is not None and await e2e_keys.put_device_keys(
+                db, user_id, device_id, _sorted(device_keys)
+            ):
+                await cross_signing.remove_signatures_on(db, user_id, [device_id])
+                reach = await self._device_lists.record(db, user_id, changed=[device_keys])
             if keys:
                 await e2e_keys.add_one_time_keys(db, user_id, device_id, keys)
                 stored = await e2e_keys.one_time_keys(db, user_id, device_id, [k for k, _, _ in keys])
@@ -83,30 +85,17 @@ class DeviceStore:
     ) -> dict[str, dict[str, Any]]:
         """User ID to device ID to device keys, of all devices where none is named; with `names` the
         display name under `unsigned`. Every user is in the answer."""
-        found = await e2e_keys.device_keys(self._db, wanted)
-        answer: dict[str, dict[str, Any]] = {user_id: {} for user_id in wanted}
-        for user_id, devices in found.items():
-            for device_id, (data, name) in devices.items():
-                answer[user_id][device_id] = keys = orjson.loads(data)
-                keys.pop("unsigned", None)
-                if names:
-                    keys["unsigned"] = {} if name is None else {"device_display_name": name}
-        return answer
+        return await published_keys.devices(self._db, wanted, names=names)
 
-    async def cross_signing(self, user_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """User ID to usage to key."""
-        found = await e2e_keys.cross_signing_keys(self._db, user_ids)
-        return {
-            user: {usage: orjson.loads(key) for usage, key in keys.items()} for user, keys in found.items()
-        }
+    async def cross_signing(
+        self, user_ids: Iterable[str], asking: str | None
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Usage to user ID to key, as the asking user may see them; None is another server."""
+        return await published_keys.cross_signing_keys(self._db, user_ids, asking)
 
-    async def set_cross_signing(self, user_id: str, keys: Mapping[str, dict[str, Any]]) -> None:
-        async def work(db: Connection) -> Reach:
-            for usage, key in keys.items():
-                await e2e_keys.put_cross_signing_key(db, user_id, usage, orjson.dumps(key))
-            return await self._device_lists.record(db, user_id)
-
-        self._device_lists.tell(await self._db.run(work))
+    async def add_own_signatures(self, asking: str, masters: dict[str, Any]) -> None:
+        """To master keys of users elsewhere what the asking user signed of them."""
+        await published_keys.add_master_signatures(self._db, masters, asking)
 
     async def claim(
         self, claims: Sequence[Claim], spare: Collection[Claim] = ()
@@ -207,8 +196,17 @@ class DeviceStore:
         counts = await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
         return counts, await e2e_keys.unused_fallback_types(self._db, user_id, device_id)
 
-    async def changed_users(self, since: int, upto: int) -> set[str]:
-        return await e2e_keys.changed_users(self._db, since, upto)
+    async def list_number(self, user_id: str) -> int:
+        """How many changes of the user's devices other servers were told of."""
+        return await e2e_keys.device_list_number(self._db, user_id)
+
+    async def changed_users(self, user_id: str, since: int, upto: int) -> set[str]:
+        return await e2e_keys.changed_users(self._db, user_id, since, upto)
+
+
+def _sorted(value: Any) -> bytes:
+    """The same bytes for the same value, by which it is known again."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _each(messages: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:

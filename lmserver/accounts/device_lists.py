@@ -8,7 +8,7 @@ list that could miss an update, and nothing to bring up to date after a gap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmserver.protocol import edus
@@ -36,6 +36,9 @@ class Reach:
     keys: tuple[str, ...]
     servers: tuple[str, ...]
 
+    def and_(self, other: Reach) -> Reach:
+        return Reach((*self.keys, *other.keys), (*self.servers, *other.servers))
+
 
 class DeviceLists:
     """Records changes inside the caller's transaction and tells of them after it."""
@@ -51,18 +54,33 @@ class DeviceLists:
         self._wakes = RateLimiter({"list": WAKES})
 
     async def record(
-        self, db: Connection, user_id: str, changed: Sequence[JsonObject] = (), removed: Sequence[str] = ()
+        self,
+        db: Connection,
+        user_id: str,
+        changed: Sequence[JsonObject] = (),
+        removed: Sequence[str] = (),
+        cross_signing: Mapping[str, JsonObject] | None = None,
     ) -> Reach:
-        """A local user's change; `changed` are whole device objects. Raises InvalidJson for keys
-        without canonical form."""
-        await e2e_keys.device_list_changed(db, user_id)
+        """A local user's change; `changed` are whole device objects, `cross_signing` the user's public
+        keys by usage, if it is of them. Other servers hear of what they may see. Raises InvalidJson for
+        keys without canonical form."""
+        devices = [(keys["device_id"], keys) for keys in changed] + [(name, None) for name in removed]
+        last = await e2e_keys.device_list_changed(db, user_id, len(devices))
+        told = [
+            edus.device_list_update(user_id, device_id, keys, last - len(devices) + place)
+            for place, (device_id, keys) in enumerate(devices, start=1)
+        ]
+        if cross_signing:
+            told.append(edus.signing_key_update(user_id, cross_signing))
         rooms = await room_state.joined_rooms(db, user_id)
-        servers = sorted(await room_state.servers_of_rooms(db, rooms) - {self._our_name})
+        servers = await self._servers(db, rooms) if told else []
         if servers:
-            edu = edus.device_list_update(user_id, changed, removed)
-            queued = [NewEdu(server, KIND, edu) for server in servers]
+            queued = [NewEdu(server, KIND, edu) for server in servers for edu in told]
             self._dropped(KIND, await outbound.queue_edus(db, queued, self._clock()))
         return Reach((user_id, *rooms), tuple(servers))
+
+    async def _servers(self, db: Connection, rooms: Sequence[str]) -> list[str]:
+        return sorted(await room_state.servers_of_rooms(db, rooms) - {self._our_name})
 
     def tell(self, reach: Reach | None) -> None:
         """After COMMIT; None is no change."""

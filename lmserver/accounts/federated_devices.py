@@ -7,10 +7,9 @@ from typing import Any
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.protocol import ids
+from lmserver.protocol.cross_signing import PUBLIC_USAGES
 from lmserver.storage.e2e_keys import Claim
 from lmserver.web.limits import RateLimiter
-
-PUBLIC_USAGES = ("master", "self_signing")
 
 
 class FederatedDevices:
@@ -36,11 +35,12 @@ class FederatedDevices:
     async def devices(self, user_id: str) -> dict[str, Any] | None:
         if not await self._accounts.is_active(user_id):
             return None
+        number = await self._store.list_number(user_id)
         keys = (await self._store.query({user_id: []}, names=False))[user_id]
         devices = [{"device_id": device_id, "keys": value} for device_id, value in keys.items()]
-        answer: dict[str, Any] = {"user_id": user_id, "stream_id": 0, "devices": devices}
-        cross_signing = (await self._store.cross_signing([user_id])).get(user_id, {})
-        return answer | {f"{u}_key": key for u, key in cross_signing.items() if u in PUBLIC_USAGES}
+        answer: dict[str, Any] = {"user_id": user_id, "stream_id": number, "devices": devices}
+        cross_signing = await self._store.cross_signing([user_id], None)
+        return answer | {f"{u}_key": cross_signing[u][user_id] for u in PUBLIC_USAGES if cross_signing[u]}
 
     async def query_keys(self, wanted: dict[str, list[str]]) -> dict[str, Any]:
         local = {
@@ -49,10 +49,8 @@ class FederatedDevices:
             if self._is_local(user_id)
         }
         answer: dict[str, Any] = {"device_keys": await self._store.query(local, names=False)}
-        cross_signing = await self._store.cross_signing(local)
-        for usage in PUBLIC_USAGES:
-            answer[f"{usage}_keys"] = {u: keys[usage] for u, keys in cross_signing.items() if usage in keys}
-        return answer
+        cross_signing = await self._store.cross_signing(local, None)
+        return answer | {f"{usage}_keys": cross_signing[usage] for usage in PUBLIC_USAGES}
 
     async def claim_keys(self, origin: str, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
         """User to device to claimed key; never the same one-time key twice.

@@ -7,7 +7,7 @@ Whatever another server says counts for its own users only; a server that cannot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class RemoteKeys:
 class RemoteUsers:
     """Questions to other servers about their users."""
 
-    def __init__(self, client: FederationClient, in_reach: Callable[[str], bool]) -> None:
+    def __init__(self, our_name: str, client: FederationClient, in_reach: Callable[[str], bool]) -> None:
+        self._our_name = our_name
         self._client = client
         self._in_reach = in_reach
 
@@ -47,6 +48,15 @@ class RemoteUsers:
             for user_id, by_device in devices.items():
                 devices[user_id] = {d: k for d, k in by_device.items() if _is_device(k, user_id, d)}
         return found
+
+    async def masters(self, user_ids: Sequence[str]) -> dict[str, Any]:
+        """Master keys of these users, as far as their servers tell."""
+        wanted: dict[str, dict[str, list[str]]] = {}
+        for user_id in user_ids:
+            wanted.setdefault(ids.server_of(user_id), {})[user_id] = []
+        wanted.pop(self._our_name, None)
+        found = (await self.query(wanted, TIMEOUT)).answers.values()
+        return {user_id: key for answer in found for user_id, key in answer.get("master_keys", {}).items()}
 
     async def claim(self, wanted: Mapping[str, Mapping[str, Any]], seconds: float) -> RemoteKeys:
         """POST user/keys/claim of each server (D04 §One Time Key Claiming)."""

@@ -6,24 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lmserver.accounts.device_data import MAX_ONE_TIME_KEYS, DeviceStore, KeyConflict
+from lmserver.accounts.device_data import DeviceStore, KeyConflict
 from lmserver.accounts.remote import RemoteKeys
-from lmserver.protocol import canonical_json, ids
-from lmserver.protocol.edus import MAX_EDU
-from lmserver.protocol.errors import InvalidJson
+from lmserver.client_api import key_shapes as shapes
+from lmserver.protocol import ids
 from lmserver.storage.e2e_keys import Claim
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, bad_param, too_large
+from lmserver.web.errors import ApiError, bad_json, bad_param
 
 MAX_USERS = 2_000
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 20_000
 REMOTE_SECTIONS = ("device_keys", "master_keys", "self_signing_keys", "one_time_keys")
-CROSS_SIGNING = {
-    "master_key": "master",
-    "self_signing_key": "self_signing",
-    "user_signing_key": "user_signing",
-}
 
 
 class RemoteUsers(Protocol):
@@ -48,9 +42,9 @@ class KeyEndpoints:
         body = await request.json()
         user_id, device_id = request.requester.user_id, request.requester.device_id
         device_keys = body.get("device_keys")
-        if device_keys is not None:
-            _check_device_keys(device_keys, user_id, device_id)
-        one_time, fallback = _keys(body, "one_time_keys"), _keys(body, "fallback_keys")
+        if "device_keys" in body:
+            shapes.check_device_keys(device_keys, user_id, device_id)
+        one_time, fallback = shapes.keys(body, "one_time_keys"), shapes.keys(body, "fallback_keys")
         try:
             counts = await self._store.upload(user_id, device_id, device_keys, one_time, fallback)
         except KeyConflict:
@@ -85,15 +79,16 @@ class KeyEndpoints:
             else:
                 elsewhere.setdefault(server, {})[user_id] = names
         await self._query_local(request.requester.user_id, here, answer)
-        _merge(answer, await self._remote.query(elsewhere, seconds))
+        found = await self._remote.query(elsewhere, seconds)
+        for sections in found.answers.values():
+            await self._store.add_own_signatures(request.requester.user_id, sections.get("master_keys", {}))
+        _merge(answer, found)
         return answer
 
     async def _query_local(self, asking: str, wanted: dict[str, list[str]], answer: dict[str, Any]) -> None:
         answer["device_keys"] |= await self._store.query(wanted)
-        for user_id, keys in (await self._store.cross_signing(wanted)).items():
-            for usage, key in keys.items():
-                if usage != "user_signing" or asking == user_id:
-                    answer[f"{usage}_keys"][user_id] = key
+        for usage, keys in (await self._store.cross_signing(wanted, asking)).items():
+            answer[f"{usage}_keys"] |= keys
 
     @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim")
     async def claim(self, request: Request) -> dict[str, Any]:
@@ -106,7 +101,7 @@ class KeyEndpoints:
         here: list[Claim] = []
         elsewhere: dict[str, dict[str, dict[str, str]]] = {}
         for user_id, devices in wanted.items():
-            _check_claim(user_id, devices)
+            shapes.check_claim(user_id, devices)
             server = ids.server_of(user_id)
             if server == self._our_name:
                 here += [Claim(user_id, device_id, algorithm) for device_id, algorithm in devices.items()]
@@ -123,32 +118,13 @@ class KeyEndpoints:
         if not isinstance(messages, dict) or len(messages) > MAX_USERS:
             raise bad_json(f"messages is an object of at most {MAX_USERS} users")
         for user_id, by_device in messages.items():
-            _check_messages(user_id, by_device)
+            shapes.check_messages(user_id, by_device)
         txn_id = request.params["txn_id"]
         type_ = request.params["type"]
         if not txn_id or len(txn_id) > 255 or "\0" in txn_id or len(type_) > 255:
             raise bad_param("The transaction ID or type is not valid")
         sender, device_id = request.requester.user_id, request.requester.device_id
         await self._store.send(sender, device_id, txn_id, type_, messages)
-        return {}
-
-    @endpoint("POST", "/_matrix/client/v3/keys/device_signing/upload", auth=Auth.USER)
-    async def upload_cross_signing(self, request: Request) -> dict[str, Any]:
-        """Publish cross-signing keys; the first upload needs no password (MSC3967)."""
-        body, user_id = await request.json(), request.requester.user_id
-        keys: dict[str, dict[str, Any]] = {}
-        for name, usage in CROSS_SIGNING.items():
-            key = body.get(name)
-            if key is None:
-                continue
-            if not isinstance(key, dict) or key.get("user_id") != user_id:
-                raise bad_json(f"{name} is a key of the user")
-            _check_canonical(key, name)
-            keys[usage] = key
-        existing = (await self._store.cross_signing([user_id])).get(user_id, {})
-        if any(usage in existing and existing[usage] != key for usage, key in keys.items()):
-            raise ApiError(403, "M_FORBIDDEN", "Replacing cross-signing keys is not supported yet")
-        await self._store.set_cross_signing(user_id, keys)
         return {}
 
 
@@ -168,55 +144,3 @@ def _seconds(body: dict[str, Any]) -> float:
     if type(timeout) is not int or timeout < 0:
         raise bad_json("timeout is a number of milliseconds")
     return min(timeout, MAX_TIMEOUT_MS) / 1000
-
-
-def _check_device_keys(value: object, user_id: str, device_id: str) -> None:
-    right = (
-        isinstance(value, dict)
-        and value.get("user_id") == user_id
-        and value.get("device_id") == device_id
-        and isinstance(value.get("algorithms"), list)
-        and isinstance(value.get("keys"), dict)
-        and isinstance(value.get("signatures"), dict)
-    )
-    if not right:
-        raise bad_json("device_keys are not those of this device")
-    _check_canonical(value, "device_keys")
-
-
-def _keys(body: dict[str, Any], name: str) -> dict[str, Any]:
-    value = body.get(name) or {}
-    if not isinstance(value, dict) or len(value) > MAX_ONE_TIME_KEYS:
-        raise bad_json(f"{name} is an object of at most {MAX_ONE_TIME_KEYS} keys")
-    for key_id, key in value.items():
-        if ":" not in key_id or len(key_id) > 255 or "\0" in key_id or not isinstance(key, str | dict):
-            raise bad_json(f"{name} maps algorithm:id to keys")
-        _check_canonical(key, name)
-    return value
-
-
-def _check_claim(user_id: str, devices: object) -> None:
-    right = ids.is_user_id(user_id) and isinstance(devices, dict)
-    if not right or not all(
-        isinstance(v, str) and "\0" not in v and "\0" not in k
-        for k, v in dict(devices).items()  # type: ignore[call-overload]
-    ):
-        raise bad_json("one_time_keys maps user IDs to devices and algorithms")
-
-
-def _check_messages(user_id: str, by_device: object) -> None:
-    right = ids.is_user_id(user_id) and isinstance(by_device, dict)
-    if not right or not all(isinstance(c, dict) and "\0" not in d for d, c in dict(by_device).items()):  # type: ignore[call-overload]
-        raise bad_json("messages maps user IDs to devices and contents")
-    for content in dict(by_device).values():  # type: ignore[call-overload]
-        _check_canonical(content, "messages")
-
-
-def _check_canonical(value: object, name: str) -> None:
-    """What other servers are sent has one form, and no more bytes than they would take (attack C9)."""
-    try:
-        size = len(canonical_json.encode(value))
-    except InvalidJson as error:
-        raise bad_json(f"{name}: {error}") from None
-    if size > MAX_EDU:
-        raise too_large()

@@ -5,7 +5,7 @@ Every one names its sender twice: the draft's text says `sender_id`, its schema 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
@@ -15,6 +15,7 @@ from lmserver.protocol.canonical_json import JsonObject
 TO_DEVICE: Final = "m.direct_to_device"
 DEVICE_LIST: Final = "m.device_list_update"
 SIGNING_KEY: Final = "m.signing_key_update"
+UNSTABLE_SIGNING_KEY: Final = "org.matrix.signing_key_update"
 TYPING: Final = "m.typing"
 RECEIPT: Final = "m.receipt"
 PRESENCE: Final = "m.presence"
@@ -47,13 +48,28 @@ def message_id(*parts: str) -> str:
     return unpadded_base64.encode_urlsafe(digest)[:32]
 
 
-def device_list_update(user_id: str, changed: Sequence[JsonObject], removed: Sequence[str]) -> bytes:
-    """Devices with new keys, as they signed them, and those that are gone (D04 §Device Info Publishing).
+def device_list_update(user_id: str, device_id: str, keys: JsonObject | None, stream_id: int) -> bytes:
+    """A device with new keys, or one that is gone, in two forms at once: as the device signed them
+    (D04 §Device Info Publishing), and as Matrix names it (SS API §m.device_list_update).
 
-    Both are empty when only cross-signing keys changed, for which the draft has no EDU: whoever gets
-    it asks again. Raises InvalidJson for keys without canonical form.
+    `stream_id` counts the changes of the user's list from 1, so the one before is known. Raises
+    InvalidJson for keys without canonical form.
     """
-    return _edu(DEVICE_LIST, user_id, {"changed": list(changed), "removed": list(removed)})
+    content: JsonObject = {
+        "changed": [] if keys is None else [keys],
+        "removed": [device_id] if keys is None else [],
+        "user_id": user_id,
+        "device_id": device_id,
+        "stream_id": stream_id,
+        "prev_id": [stream_id - 1] if stream_id > 1 else [],
+        "deleted": keys is None,
+    }
+    return _edu(DEVICE_LIST, user_id, content if keys is None else {**content, "keys": keys})
+
+
+def signing_key_update(user_id: str, keys: Mapping[str, JsonObject]) -> bytes:
+    """A user's cross-signing keys as others may see them, by usage (SS API §m.signing_key_update)."""
+    return _edu(SIGNING_KEY, user_id, {"user_id": user_id} | {f"{usage}_key": k for usage, k in keys.items()})
 
 
 def typing(room_id: str, user_id: str, is_typing: bool) -> bytes:

@@ -168,38 +168,25 @@ async def unused_fallback_types(db: Executor, user_id: str, device_id: str) -> l
     return [r["algorithm"] for r in rows]
 
 
-async def put_cross_signing_key(db: Executor, user_id: str, usage: str, key: bytes) -> None:
-    await db.execute(
-        "INSERT INTO cross_signing_keys (user_id, usage, key) VALUES ($1, $2, $3)"
-        " ON CONFLICT (user_id, usage) DO UPDATE SET key = excluded.key",
+async def device_list_changed(db: Executor, user_id: str, devices: int) -> int:
+    """Whoever shares a room with the user has to look again. Counts so many changed devices, and
+    returns the number of the last."""
+    number: int = await db.fetchval(
+        "INSERT INTO device_list_changes (user_id, stream_id) VALUES ($1, $2)"
+        " ON CONFLICT (user_id) DO UPDATE SET stream_xid = pg_current_xact_id(),"
+        " stream_id = device_list_changes.stream_id + excluded.stream_id RETURNING stream_id",
         user_id,
-        usage,
-        key,
+        devices,
     )
+    return number
 
 
-async def cross_signing_keys(db: Executor, user_ids: Iterable[str]) -> dict[str, dict[str, bytes]]:
-    """User ID to usage (master, self_signing, user_signing) to key."""
-    rows = await db.fetch(
-        "SELECT user_id, usage, key FROM cross_signing_keys WHERE user_id = ANY($1::text[])", list(user_ids)
+async def device_list_number(db: Executor, user_id: str) -> int:
+    """How many changes of devices have been counted."""
+    number: int | None = await db.fetchval(
+        "SELECT stream_id FROM device_list_changes WHERE user_id = $1", user_id
     )
-    found: dict[str, dict[str, bytes]] = {}
-    for r in rows:
-        found.setdefault(r["user_id"], {})[r["usage"]] = bytes(r["key"])
-    return found
-
-
-async def remove_cross_signing_keys(db: Executor, user_id: str) -> None:
-    await db.execute("DELETE FROM cross_signing_keys WHERE user_id = $1", user_id)
-
-
-async def device_list_changed(db: Executor, user_id: str) -> None:
-    """Whoever shares a room with the user has to look again."""
-    await db.execute(
-        "INSERT INTO device_list_changes (user_id) VALUES ($1)"
-        " ON CONFLICT (user_id) DO UPDATE SET stream_xid = pg_current_xact_id()",
-        user_id,
-    )
+    return number or 0
 
 
 async def remote_lists_changed(db: Executor, user_ids: Iterable[str]) -> list[str]:
@@ -214,10 +201,14 @@ async def remote_lists_changed(db: Executor, user_ids: Iterable[str]) -> list[st
     return [r["user_id"] for r in rows]
 
 
-async def changed_users(db: Executor, since: int, upto: int) -> set[str]:
+async def changed_users(db: Executor, user_id: str, since: int, upto: int) -> set[str]:
+    """Users whose lists changed in the stream interval [since, upto), and whose keys this user signed."""
     rows = await db.fetch(
         "SELECT user_id FROM device_list_changes"
-        " WHERE stream_xid >= $1::text::xid8 AND stream_xid < $2::text::xid8",
+        " WHERE stream_xid >= $2::text::xid8 AND stream_xid < $3::text::xid8"
+        " UNION SELECT target_user_id FROM key_signatures WHERE signer_user_id = $1"
+        " AND target_user_id <> $1 AND stream_xid >= $2::text::xid8 AND stream_xid < $3::text::xid8",
+        user_id,
         str(since),
         str(upto),
     )

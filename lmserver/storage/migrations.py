@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0019"
+HEAD = "0020"
 """The newest revision under migrations/versions; a test compares."""
 
 

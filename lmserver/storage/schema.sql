@@ -71,7 +71,8 @@ CREATE UNIQUE INDEX device_keys_pkey ON device_keys USING btree (user_id, device
 
 CREATE TABLE device_list_changes (
     user_id text NOT NULL,
-    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    stream_id bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX device_list_changes_pkey ON device_list_changes USING btree (user_id);
 CREATE INDEX device_list_changes_stream ON device_list_changes USING btree (stream_xid);
@@ -188,6 +189,17 @@ CREATE TABLE key_servers (
     fetched_ts bigint NOT NULL
 );
 CREATE UNIQUE INDEX key_servers_pkey ON key_servers USING btree (server);
+
+CREATE TABLE key_signatures (
+    target_user_id text NOT NULL,
+    target_key text NOT NULL,
+    signer_user_id text NOT NULL,
+    signer_key_id text NOT NULL,
+    signature text NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX key_signatures_pkey ON key_signatures USING btree (target_user_id, target_key, signer_user_id, signer_key_id);
+CREATE INDEX key_signatures_signer ON key_signatures USING btree (signer_user_id, stream_xid);
 
 CREATE TABLE local_media (
     media_id text NOT NULL,

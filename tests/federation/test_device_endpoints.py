@@ -16,6 +16,7 @@ from aiohttp import web
 from lmserver.storage import e2e_keys
 from lmserver.storage.database import Database
 from tests.evilpeer.peer import STABLE, UNSTABLE, Received
+from tests.kit.cross_signing import Identity
 from tests.kit.edu_world import Device, EduWorld
 from tests.kit.rooms import ALICE, BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM
 
@@ -63,19 +64,20 @@ async def test_devices_and_keys_of_a_user_in_matrixs_form(world: EduWorld) -> No
     alice = await world.device("alice")
     await alice.ok("PUT", "/devices/D", {"display_name": "my phone"})
     keys = await alice.upload_keys()
-    master = {"user_id": ALICE, "usage": ["master"], "keys": {"ed25519:x": "x"}}
-    user_signing = {"user_id": ALICE, "usage": ["user_signing"], "keys": {"ed25519:y": "y"}}
-    body = {"master_key": master, "user_signing_key": user_signing}
-    await alice.ok("POST", "/keys/device_signing/upload", body)
+    identity = Identity(ALICE)
+    master, self_signing = identity.master_key, identity.self_signing_key
+    await alice.ok("POST", "/keys/device_signing/upload", identity.body)
     status, answer = await world.arena.ask("GET", f"{STABLE}/v1/user/devices/{quote(ALICE)}")
     assert (status, answer) == (200, {
-        "user_id": ALICE, "stream_id": 0, "devices": [{"device_id": "D", "keys": keys}], "master_key": master,
+        "user_id": ALICE, "stream_id": 1, "devices": [{"device_id": "D", "keys": keys}],
+        "master_key": {**master, "signatures": {ALICE: {}}}, "self_signing_key": self_signing,
     })  # fmt: skip
     wanted = {"device_keys": {ALICE: [], f"@nobody:{HUB}": [], MALLORY: [], "x": 5}}
     status, answer = await world.arena.ask("POST", f"{STABLE}/v1/user/keys/query", wanted)
     assert status == 200
     assert answer["device_keys"] == {ALICE: {"D": keys}, f"@nobody:{HUB}": {}}
-    assert answer["master_keys"] == {ALICE: master} and "user_signing_keys" not in answer
+    assert answer["self_signing_keys"] == {ALICE: self_signing} and "user_signing_keys" not in answer
+    assert answer["master_keys"][ALICE]["keys"] == master["keys"]
     for user_id in (f"@nobody:{HUB}", MALLORY):
         assert (await world.arena.ask("GET", f"{STABLE}/v1/user/devices/{quote(user_id)}"))[0] == 404
 

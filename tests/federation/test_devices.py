@@ -11,6 +11,7 @@ import pytest
 
 from lmserver.accounts.device_lists import WAKES, DeviceLists
 from lmserver.storage.database import Database
+from tests.kit.cross_signing import Identity
 from tests.kit.edu_world import Edu, EduWorld
 from tests.kit.rooms import ALICE, BOB, EVIL, MALLORY, PARTICIPANT, ROOM, lpdu, member, now
 
@@ -32,16 +33,24 @@ def update(user_id: str = BOB, **changes: Any) -> Edu:
 
 
 async def test_new_keys_and_a_logout_are_told_to_every_server_once(world: EduWorld) -> None:
-    """D04 §Device Info Publishing: device objects as the device signed them, and IDs of those gone."""
+    """D04 §Device Info Publishing: device objects as the device signed them, and IDs of those gone; and
+    the same as Matrix says it, with the number of each change and of the one before."""
     alice = await world.device("alice")
     keys = await alice.upload_keys()
     await alice.upload_keys(keys)
     await alice.ok("POST", "/logout")
     for peer in (PARTICIPANT, EVIL):
         await world.until(lambda peer=peer: len(world.received(LIST, peer)) == 2)  # type: ignore[misc]
+        both = {"type": LIST, "sender": ALICE, "sender_id": ALICE}
+        matrix = {"user_id": ALICE, "device_id": "D"}
         assert world.received(LIST, peer) == [
-            {"type": LIST, "sender": ALICE, "sender_id": ALICE, "content": {"changed": [keys], "removed": []}},
-            {"type": LIST, "sender": ALICE, "sender_id": ALICE, "content": {"changed": [], "removed": ["D"]}},
+            {**both, "content": {
+                **matrix, "changed": [keys], "removed": [], "deleted": False, "keys": keys,
+                "stream_id": 1, "prev_id": [],
+            }},
+            {**both, "content": {
+                **matrix, "changed": [], "removed": ["D"], "deleted": True, "stream_id": 2, "prev_id": [1],
+            }},
         ]  # fmt: skip
 
 
@@ -61,14 +70,6 @@ async def test_a_device_without_keys_concerns_nobody(world: EduWorld) -> None:
     assert await world.db.fetchval("SELECT count(*) FROM outbound_edus") == 0
 
 
-async def test_cross_signing_keys_are_told_as_a_list_to_ask_for_again(world: EduWorld) -> None:
-    alice = await world.device("alice")
-    key = {"user_id": ALICE, "usage": ["master"], "keys": {"ed25519:x": "x"}}
-    await alice.ok("POST", "/keys/device_signing/upload", {"master_key": key})
-    await world.until(lambda: world.received(LIST) != [])
-    assert world.received(LIST)[0]["content"] == {"changed": [], "removed": []}
-
-
 @pytest.mark.parametrize("junk", [{"x": 1.5}, {"x": 2**60}, {"x": "y" * 70_000}])
 async def test_c9_keys_that_other_servers_would_not_take_are_refused(world: EduWorld, junk: Edu) -> None:
     alice = await world.device("alice")
@@ -82,11 +83,10 @@ async def test_c9_keys_that_other_servers_would_not_take_are_refused(world: EduW
 async def test_nothing_is_left_of_a_deactivated_users_keys(world: EduWorld) -> None:
     alice = await world.device("alice")
     await alice.upload_keys()
-    key = {"user_id": ALICE, "usage": ["master"], "keys": {"ed25519:x": "x"}}
-    await alice.ok("POST", "/keys/device_signing/upload", {"master_key": key})
+    await alice.ok("POST", "/keys/device_signing/upload", Identity(ALICE).body)
     await world.server.accounts.deactivate(ALICE)
-    await world.until(lambda: len(world.received(LIST)) == 3)
-    assert world.received(LIST)[2]["content"] == {"changed": [], "removed": ["D"]}
+    await world.until(lambda: len(world.received(LIST)) == 2)
+    assert world.received(LIST)[1]["content"]["removed"] == ["D"]
     wanted = {"device_keys": {ALICE: []}}
     status, answer = await world.arena.ask("POST", "/_matrix/federation/v1/user/keys/query", wanted)
     assert (status, answer["device_keys"], answer["master_keys"]) == (200, {ALICE: {}}, {})

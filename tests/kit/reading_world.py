@@ -82,7 +82,7 @@ class FakeDevices:
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
         return dict(self.counts), []
 
-    async def changed_users(self, since: int, upto: int) -> set[str]:
+    async def changed_users(self, user_id: str, since: int, upto: int) -> set[str]:
         return {user for at, user in self.key_changes if since <= at < upto}
 
 

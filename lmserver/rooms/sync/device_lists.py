@@ -41,7 +41,7 @@ async def device_list_changes(
         came.update(await room_state.joined_users(db, room_id))
     for room_id, position in rooms_left.items():
         went.update(await room_reads.joined_at(db, room_id, position))
-    keys_changed = await feeds.changed_device_lists(since, upto)
+    keys_changed = await feeds.changed_device_lists(user_id, since, upto)
     candidates = (came | went | keys_changed) - {user_id}
     sharing = await room_reads.sharing_a_room(db, user_id, list(candidates)) if candidates else set()
     changed = (came | keys_changed) & (sharing | {user_id})

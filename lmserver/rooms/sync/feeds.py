@@ -32,8 +32,9 @@ class DeviceData(Protocol):
         """One-time keys left by algorithm, and algorithms with an unused fallback key."""
         ...
 
-    async def changed_users(self, since: int, upto: int) -> set[str]:
-        """Users whose device list or cross-signing keys changed in [since, upto)."""
+    async def changed_users(self, user_id: str, since: int, upto: int) -> set[str]:
+        """Users whose device list or cross-signing keys changed in [since, upto), and those whose keys
+        the user signed, which nobody else can see."""
         ...
 
 
@@ -79,8 +80,8 @@ class Feeds:
         counts, fallback = await self._devices.key_counts(user_id, device_id)
         return {"signed_curve25519": 0, **counts}, fallback
 
-    async def changed_device_lists(self, since: int, upto: int) -> set[str]:
-        return await self._devices.changed_users(since, upto)
+    async def changed_device_lists(self, user_id: str, since: int, upto: int) -> set[str]:
+        return await self._devices.changed_users(user_id, since, upto)
 
     async def account_data(self, user_id: str, since: int | None, upto: int) -> dict[str, list[JsonObject]]:
         return await self._account_data.changed(user_id, since or 0, upto)
