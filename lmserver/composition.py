@@ -380,6 +380,18 @@ def _client_app(
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
     interaction = _interaction(config, db, accounts, limiter, clock)
+    of_rooms = room_endpoints(
+        config,
+        db,
+        engine,
+        membership,
+        directory,
+        reading,
+        accounts,
+        data,
+        limiter,
+        clock,
+    )
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
@@ -391,8 +403,8 @@ def _client_app(
         AccountDataEndpoints(data),
         PushRuleEndpoints(PushRules(data)),
         KeyEndpoints(devices, config.server_name, remote),
-        *room_endpoints(config, db, engine, membership, directory, reading, accounts, limiter, clock),
         CrossSigningEndpoints(cross_signing, interaction),
+        *of_rooms,
         SendEndpoints(engine, reading, edus.typing, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),

@@ -135,8 +135,12 @@ def accepted(outcome: Outcome) -> Accepted:
         case Accepted():
             return outcome
         case Rejected(errcode=errcode, reason=reason):
-            status = 503 if outcome == HELD else _STATUS.get(errcode, 403)
-            raise ApiError(status, errcode, reason)
+            raise ApiError(503, errcode, reason) if outcome == HELD else refused(errcode, reason)
+
+
+def refused(errcode: str, reason: str) -> ApiError:
+    """What a room's rules or its hub do not allow."""
+    return ApiError(_STATUS.get(errcode, 403), errcode, reason)
 
 
 def busy() -> ApiError:

@@ -34,6 +34,8 @@ MAX_VIA = 10
 
 Profile = Callable[[str], Awaitable[dict[str, Any]]]
 Change = Callable[[str, str, str, str | None], Awaitable[None]]
+Entered = Callable[[str, str], Awaitable[None]]
+"""Told of a user who has joined a room."""
 Entering = Callable[[str, str, list[str], str | None], Awaitable[None]]
 
 
@@ -50,6 +52,7 @@ class RoomEndpoints:
         limiter: RateLimiter,
         clock: Callable[[], int],
         versions: Versions,
+        entered: Entered,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -59,6 +62,7 @@ class RoomEndpoints:
         self._limiter = limiter
         self._clock = clock
         self._versions = versions
+        self._entered = entered
 
     @endpoint("POST", CLIENT + "/createRoom", auth=Auth.USER, rate="create_room", deadline=120)
     async def create(self, request: Request) -> JsonObject:
@@ -129,6 +133,7 @@ class RoomEndpoints:
         if wait:
             raise limited(wait)
         await self._membership.join(user_id, room_id, via, reason)
+        await self._entered(user_id, room_id)
 
     @endpoint("POST", CLIENT + "/knock/{room}", auth=Auth.USER, rate="knock", deadline=120)
     async def knock(self, request: Request) -> JsonObject:

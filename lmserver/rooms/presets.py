@@ -67,7 +67,7 @@ class Versions:
 
     def choose(self, asked: object) -> RoomVersion:
         """The version for what a client asks for, None for nothing; raises BadRoomRequest."""
-        if asked is None or (self.map_numeric and asked in _NUMERIC):
+        if asked is None or (self.map_numeric and isinstance(asked, str) and asked in _NUMERIC):
             return room_version(self.default)
         try:
             return room_version(asked)

@@ -32,6 +32,14 @@ async def remove(db: Executor, alias: str) -> None:
     await db.execute("DELETE FROM room_aliases WHERE alias = $1", alias)
 
 
+async def move(db: Executor, old_room: str, new_room: str) -> None:
+    """Give a room's aliases and its place in the public list to another; in one transaction."""
+    await db.execute("UPDATE room_aliases SET room_id = $2 WHERE room_id = $1", old_room, new_room)
+    listed = await db.execute("DELETE FROM published_rooms WHERE room_id = $1", old_room)
+    if listed != "DELETE 0":
+        await set_published(db, new_room, True)
+
+
 async def forget_room(db: Executor, user_id: str, room_id: str) -> None:
     """The user wants to hear no more of a room they have left."""
     await db.execute(

@@ -186,6 +186,7 @@ class RoomServer:
                 RateLimiter({}),
                 world.clock,
                 Versions(LM_02_ID),
+                _nothing,
             ),
             SendEndpoints(world.engine, world.reading, world.typing, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),
@@ -216,6 +217,10 @@ async def _authenticate(request: Request) -> None:
     if scheme != "Bearer" or not ids.is_user_id(user_id):
         raise ApiError(401, "M_MISSING_TOKEN", "Missing access token")
     request.requester = Requester(user_id, device)
+
+
+async def _nothing(user_id: str, room_id: str) -> None:
+    """Nothing follows a join."""
 
 
 async def _no_profile(user_id: str) -> dict[str, Any]:
