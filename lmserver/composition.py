@@ -17,7 +17,6 @@ from lmserver.accounts.auth_stages import (
     PASSWORD,
     REGISTRATION_TOKEN,
     dummy_stage,
-    one_of,
     password_stage,
     registration_token_stage,
 )
@@ -30,6 +29,8 @@ from lmserver.accounts.interactive_auth import InteractiveAuth
 from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
+from lmserver.accounts.registration import Registration
+from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.cross_signing import CrossSigningEndpoints
@@ -44,6 +45,7 @@ from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
+from lmserver.client_api.registration import RegistrationEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.config import Config
@@ -379,7 +381,9 @@ def _client_app(
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
-    interaction = _interaction(config, db, accounts, limiter, clock)
+    tokens = RegistrationTokens(db, config.registration.tokens, clock)
+    registration = Registration(accounts, tokens, config.registration.mode)
+    interaction = _interaction(db, accounts, tokens, limiter, clock)
     of_rooms = room_endpoints(
         config,
         db,
@@ -395,7 +399,8 @@ def _client_app(
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
-        LoginEndpoints(accounts, interaction, limiter, config.registration.mode),
+        LoginEndpoints(accounts, limiter),
+        RegistrationEndpoints(accounts, registration, tokens, interaction, limiter),
         DeviceEndpoints(accounts, interaction),
         ProfileEndpoints(
             accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
@@ -428,12 +433,16 @@ def _client_app(
 
 
 def _interaction(
-    config: Config, db: Database, accounts: Accounts, limiter: RateLimiter, clock: Callable[[], int]
+    db: Database,
+    accounts: Accounts,
+    tokens: RegistrationTokens,
+    limiter: RateLimiter,
+    clock: Callable[[], int],
 ) -> UserInteraction:
     stages = {
         PASSWORD: password_stage(accounts, limiter),
         DUMMY: dummy_stage,
-        REGISTRATION_TOKEN: registration_token_stage(one_of(config.registration.tokens)),
+        REGISTRATION_TOKEN: registration_token_stage(tokens.is_valid),
     }
     return UserInteraction(InteractiveAuth(db, stages, clock))
 

@@ -399,10 +399,6 @@ def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
     section = reader.section(raw, "registration", {"mode", "tokens"})
     mode = reader.choice(section, "mode", ("closed", "token", "open"), "closed", "registration.")
     tokens = reader.strings(section, "tokens", "registration.")
-    if mode == "token" and not tokens:
-        reader.problems.append(
-            "registration.tokens: mode is token but there is none; add one or close registration"
-        )
     if any(len(token) < 8 for token in tokens):
         reader.problems.append("registration.tokens: a token has at least 8 characters")
     return Registration(mode, tuple(tokens))

@@ -92,7 +92,8 @@ federation:
   notaries: []
 
 registration:
-  # closed: only `lmserver register-user`. token: with one of `tokens`. open: anybody.
+  # closed: only `lmserver register-user`. token: with one of `tokens`, or
+  # one made by `lmserver registration-token`. open: anybody.
   mode: "{"open" if t.dev else "closed"}"
   tokens: []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -22,6 +22,10 @@ CACHE_SIZE = 10_000
 CACHE_MS = 30_000
 MAX_NAME = 256
 SEEN_EVERY_MS = 60_000
+
+
+Claim = Callable[[Connection], Awaitable[None]]
+"""What has to be right in the transaction that makes an account; raises what goes wrong."""
 
 
 class AccountError(Exception):
@@ -65,29 +69,38 @@ class Accounts:
     # -- accounts -------------------------------------------------------------------------------
 
     def user_id(self, name: str) -> str:
-        """A local user ID from a localpart or a full ID; raises AccountError."""
+        """A local user ID from a localpart or a full ID, in lower case; raises AccountError."""
         user_id = name if name.startswith("@") else f"@{name}:{self._server_name}"
-        if not ids.is_user_id(user_id) or ids.server_of(user_id) != self._server_name:
+        localpart, _, server = user_id.partition(":")
+        if localpart.isascii():  # of other letters too many have a lower case in ASCII
+            user_id = f"{localpart.lower()}:{server}"
+        if not ids.is_user_id(user_id) or server != self._server_name:
             raise AccountError(
                 "M_INVALID_USERNAME", 400, "A user name has the characters a-z, 0-9 and any of . _ = / + -"
             )
         return user_id
 
-    async def register(self, name: str, password: str, *, is_admin: bool = False) -> str:
-        """Make an account and return its user ID; raises AccountError or BadPassword."""
+    async def register(
+        self, name: str, password: str, *, is_admin: bool = False, claim: Claim | None = None
+    ) -> str:
+        """Make an account and return its user ID; raises AccountError, BadPassword or what `claim` does."""
         user_id = self.user_id(name)
-        if name.startswith(("@", "_")):
-            raise AccountError("M_EXCLUSIVE", 400, "This user name is reserved")
         password_hash = await self._passwords.hash(password)
+
+        async def work(db: Connection) -> None:
+            if claim is not None:
+                await claim(db)
+            await accounts.create(db, user_id, password_hash, is_admin, self._clock())
+
         try:
-            await accounts.create(self._db, user_id, password_hash, is_admin, self._clock())
+            await self._db.run(work)
         except UniqueViolation:
             raise AccountError("M_USER_IN_USE", 400, "This user name is taken") from None
         return user_id
 
-    async def available(self, name: str) -> bool:
-        """Raises AccountError for a name that could never be one."""
-        return await accounts.get(self._db, self.user_id(name)) is None
+    async def exists(self, user_id: str) -> bool:
+        """Whether a user ID is taken, by somebody deactivated too."""
+        return await accounts.get(self._db, user_id) is not None
 
     async def is_active(self, user_id: str) -> bool:
         """Whether a local user exists and may be reached."""

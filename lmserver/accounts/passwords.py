@@ -19,6 +19,12 @@ class BadPassword(ValueError):
     """A new password that is too short or too long."""
 
 
+def check_length(password: str) -> None:
+    """Raises BadPassword for what cannot be a new one."""
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise BadPassword(f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters")
+
+
 class Passwords:
     """Hashes and checks passwords off the event loop."""
 
@@ -29,8 +35,7 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Raises BadPassword."""
-        if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-            raise BadPassword(f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters")
+        check_length(password)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._hasher.hash, password)
 
     async def check(self, password_hash: str | None, password: str) -> bool:

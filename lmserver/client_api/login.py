@@ -1,15 +1,12 @@
-"""Logging in and out, and making accounts (CS API §Client authentication)."""
+"""Logging in and out (CS API §Client authentication)."""
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
-from lmserver.accounts.accounts import AccountError, Accounts, Login
-from lmserver.accounts.auth_stages import DUMMY, PASSWORD, REGISTRATION_TOKEN
-from lmserver.accounts.passwords import BadPassword
-from lmserver.client_api.interactive_auth import UserInteraction
-from lmserver.web.endpoint import Auth, Reply, Request, Requester, endpoint
+from lmserver.accounts.accounts import AccountError, Accounts
+from lmserver.accounts.auth_stages import PASSWORD
+from lmserver.web.endpoint import Auth, Request, Requester, endpoint
 from lmserver.web.errors import ApiError, bad_json, forbidden, limited, missing_token, unknown_token
 from lmserver.web.limits import RateLimiter
 
@@ -51,17 +48,9 @@ def access_token(request: Request) -> str | None:
 class LoginEndpoints:
     """Accounts and access tokens."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        interaction: UserInteraction,
-        limiter: RateLimiter,
-        registration_mode: str,
-    ) -> None:
+    def __init__(self, accounts: Accounts, limiter: RateLimiter) -> None:
         self._accounts = accounts
-        self._interaction = interaction
         self._limiter = limiter
-        self._mode = registration_mode
 
     @endpoint("GET", "/_matrix/client/v3/login", auth=Auth.NONE)
     async def flows(self, request: Request) -> dict[str, Any]:
@@ -77,29 +66,20 @@ class LoginEndpoints:
         name, password = _name(body), body.get("password")
         if not isinstance(name, str) or not isinstance(password, str):
             raise bad_json("identifier.user and password are strings")
-        self._limit("login", request.remote_key)
-        self._limit("login", name[:255])
+        self._limit(request.remote_key)
         try:
-            user_id = self._accounts.user_id(name.lower() if not name.startswith("@") else name)
+            user_id = self._accounts.user_id(name)
         except AccountError:
             user_id = ""
+        self._limit(user_id or name[:255])
         if not await self._accounts.check_password(user_id, password):
             raise forbidden("Invalid username or password")
-        return _login_body(await self._log_in(user_id, body))
+        return await log_in(self._accounts, user_id, body)
 
-    def _limit(self, rate: str, key: str) -> None:
-        wait = self._limiter.take(rate, key)
+    def _limit(self, key: str) -> None:
+        wait = self._limiter.take("login", key)
         if wait:
             raise limited(wait)
-
-    async def _log_in(self, user_id: str, body: dict[str, Any]) -> Login:
-        device_id, name = body.get("device_id"), body.get("initial_device_display_name")
-        if not isinstance(device_id, str | None) or not isinstance(name, str | None):
-            raise bad_json("device_id and initial_device_display_name are strings")
-        try:
-            return await self._accounts.log_in(user_id, device_id, name)
-        except AccountError as error:
-            raise api_error(error) from None
 
     @endpoint("POST", "/_matrix/client/v3/logout", auth=Auth.USER)
     async def logout(self, request: Request) -> dict[str, Any]:
@@ -119,47 +99,6 @@ class LoginEndpoints:
         requester = request.requester
         return {"user_id": requester.user_id, "device_id": requester.device_id, "is_guest": False}
 
-    # -- registration ---------------------------------------------------------------------------
-
-    @endpoint("GET", "/_matrix/client/v3/register/available", auth=Auth.NONE, rate="registration")
-    async def available(self, request: Request) -> dict[str, Any]:
-        """Whether a user name is free."""
-        self._require_registration()
-        try:
-            free = await self._accounts.available(request.query.get("username", "").lower())
-        except AccountError as error:
-            raise api_error(error) from None
-        if not free:
-            raise ApiError(400, "M_USER_IN_USE", "This user name is taken")
-        return {"available": True}
-
-    @endpoint("POST", "/_matrix/client/v3/register", auth=Auth.NONE)
-    async def register(self, request: Request) -> dict[str, Any] | Reply:
-        """Make an account, where that is allowed."""
-        if request.query.get("kind", "user") != "user":
-            raise ApiError(403, "M_GUEST_ACCESS_FORBIDDEN", "There is no guest access")
-        self._require_registration()
-        body = await request.json_or_empty()
-        stage = REGISTRATION_TOKEN if self._mode == "token" else DUMMY
-        await self._interaction.admit(request, body, [[stage]])
-        self._limit("registration", request.remote_key)
-        name, password = body.get("username"), body.get("password")
-        if not isinstance(name, str | None) or not isinstance(password, str):
-            raise bad_json("username and password are strings")
-        try:
-            user_id = await self._accounts.register((name or _random_name()).lower(), password)
-        except AccountError as error:
-            raise api_error(error) from None
-        except BadPassword as error:
-            raise ApiError(400, "M_WEAK_PASSWORD", str(error)) from None
-        if body.get("inhibit_login") is True:
-            return {"user_id": user_id}
-        return _login_body(await self._log_in(user_id, body))
-
-    def _require_registration(self) -> None:
-        if self._mode == "closed":
-            raise forbidden("Registration is closed; ask the server's administrator for an account")
-
 
 def _name(body: dict[str, Any]) -> object:
     """The user of an `identifier`, or of the field old clients send."""
@@ -171,11 +110,15 @@ def _name(body: dict[str, Any]) -> object:
     return identifier.get("user")
 
 
-def _random_name() -> str:
-    return secrets.token_hex(8)
-
-
-def _login_body(login: Login) -> dict[str, Any]:
+async def log_in(accounts: Accounts, user_id: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A token for the device that the body of /login or /register names, as those answer it."""
+    device_id, name = body.get("device_id"), body.get("initial_device_display_name")
+    if not isinstance(device_id, str | None) or not isinstance(name, str | None):
+        raise bad_json("device_id and initial_device_display_name are strings")
+    try:
+        login = await accounts.log_in(user_id, device_id, name)
+    except AccountError as error:
+        raise api_error(error) from None
     return {
         "user_id": login.user_id,
         "device_id": login.device_id,

@@ -1,4 +1,5 @@
-"""The commands for what only an operator can decide: rooms after a restore, servers that take nothing."""
+"""The commands for what only an operator can decide: rooms after a restore, servers that take nothing,
+who may register."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class Add(Protocol):
 
 
 def add_commands(add: Add, guarded: Guarded) -> None:
-    """held-rooms, release-room, mark-restored, destinations and skip-transaction."""
+    """held-rooms, release-room, mark-restored, destinations, skip-transaction and registration-token."""
 
     def on_config(work: Callable[[Config, argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
         def command(options: argparse.Namespace) -> int:
@@ -54,7 +55,16 @@ def add_commands(add: Add, guarded: Guarded) -> None:
                " the room events in it by itself; messages of our users to its rooms are told as"
                " refused.")  # fmt: skip
     skip.add_argument("server", metavar="SERVER", help="the server that refuses it")
-    for parser in (*commands, release, skip):
+    tokens = add("registration-token", on_config(_registration_token), "tokens that people register with",
+                 "Make, list or delete registration tokens, for registration.mode token. It may run beside"
+                 " the server, which follows at once.")  # fmt: skip
+    tokens.add_argument("action", choices=["create", "list", "delete"])
+    tokens.add_argument("token", nargs="?", metavar="TOKEN",
+                        help="which to delete, or the new one's text (default: random)")  # fmt: skip
+    tokens.add_argument("--uses", type=int, metavar="N", help="accounts it is good for (default: no end)")
+    tokens.add_argument("--days", type=float, metavar="N", help="how long it is good (default: no end)")
+    tokens.add_argument("--json", action="store_true", help="list one JSON object a line")
+    for parser in (*commands, release, skip, tokens):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration")
 
 
@@ -89,3 +99,16 @@ def _skip(config: Config, options: argparse.Namespace) -> int:
     from lmserver.commands import destinations
 
     return destinations.skip(config, options.server)
+
+
+def _registration_token(config: Config, options: argparse.Namespace) -> int:
+    from lmserver.commands import registration_tokens
+
+    if options.action == "create":
+        return registration_tokens.create(config, options.token, options.uses, options.days)
+    if options.action == "list":
+        return registration_tokens.show(config, as_json=options.json)
+    if options.token is None:
+        print("name the token", file=sys.stderr)
+        return 2
+    return registration_tokens.delete(config, options.token)

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-HEAD = "0020"
+HEAD = "0021"
 """The newest revision under migrations/versions; a test compares."""
 
 

@@ -333,6 +333,15 @@ CREATE TABLE redactions (
 );
 CREATE UNIQUE INDEX redactions_pkey ON redactions USING btree (room_id, redacts, event_id);
 
+CREATE TABLE registration_tokens (
+    token text NOT NULL,
+    uses_allowed bigint,
+    completed bigint NOT NULL DEFAULT 0,
+    expires_ts bigint,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX registration_tokens_pkey ON registration_tokens USING btree (token);
+
 CREATE TABLE remote_media (
     server text NOT NULL,
     media_id text NOT NULL,

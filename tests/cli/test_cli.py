@@ -104,7 +104,7 @@ def test_a_name_no_server_may_have_is_refused(name: str, tmp_path: Path) -> None
         ({"server_name": "example.org", "client": {"port": "80"}}, "client.port: expected a whole number"),
         ({"server_name": "example.org", "client": {"port": True}}, "client.port: expected a whole number"),
         ({"server_name": "example.org", "client": []}, "client: expected a section"),
-        ({"server_name": "example.org", "registration": {"mode": "token"}}, "registration.tokens:"),
+        ({"server_name": "example.org", "registration": {"tokens": ["short"]}}, "registration.tokens:"),
         ({"server_name": "example.org", "federation": {"mode": "dual_stack"}}, "not built yet"),
         ({"server_name": "example.org", "federation": {"tls_certificate": "x"}}, "go together"),
         ({"server_name": "example.org", "federation": {"allowed_networks": ["10/33"]}}, "is not a network"),

@@ -37,7 +37,8 @@ async def config(database_url: str, db: Database, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["held-rooms", "release-room", "mark-restored", "destinations", "skip-transaction"]
+    "command",
+    ["held-rooms", "release-room", "mark-restored", "destinations", "skip-transaction", "registration-token"],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -74,3 +75,26 @@ async def test_servers_that_take_nothing_are_listed_with_the_reason(
     assert "status 413 [transaction none]" in line
     assert await run(config, "skip-transaction", PARTICIPANT) == 1
     assert await run(config, "skip-transaction", "never.test") == 1
+
+
+async def test_registration_tokens_are_made_listed_and_deleted(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(config, "registration-token", "create", "--uses", "2", "--days", "0.5") == 0
+    made = capsys.readouterr().out.strip()
+    assert len(made) >= 16
+    assert await run(config, "registration-token", "create", "party") == 0
+    assert await run(config, "registration-token", "create", "party") == 1
+    assert await run(config, "registration-token", "create", "a b") == 1
+    assert await run(config, "registration-token", "create", "--days", "-1") == 1
+    assert await run(config, "registration-token", "create", "--uses", "-1") == 1
+    capsys.readouterr()
+    assert await run(config, "registration-token", "list") == 0
+    newest, oldest = capsys.readouterr().out.splitlines()
+    assert newest == "party used 0 of any number of times"
+    assert oldest.startswith(f"{made} used 0 of 2 times, until ")
+    assert await run(config, "registration-token", "list", "--json") == 0
+    assert '"valid": true' in capsys.readouterr().out
+    assert await run(config, "registration-token", "delete") == 2
+    assert await run(config, "registration-token", "delete", made) == 0
+    assert await run(config, "registration-token", "delete", made) == 1

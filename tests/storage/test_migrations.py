@@ -20,6 +20,7 @@ SCHEMA = ROOT / "lmserver/storage/schema.sql"
 
 # The column a table would be distributed by; every unique index has to contain it.
 DISTRIBUTED_BY = {
+    "registration_tokens": "token",
     "access_tokens": "token_hash", "account_data": "user_id", "accounts": "user_id",
     "client_transactions": "user_id", "cross_signing_keys": "user_id", "key_signatures": "target_user_id", "destinations": "destination",
     "device_keys": "user_id", "device_list_changes": "user_id", "devices": "user_id", "events": "room_id",
