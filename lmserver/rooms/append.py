@@ -345,7 +345,7 @@ async def write(
         held = await _hold(db, batch, now_ms)
         return Appended(outcomes, batch.snapshot, row.head_position, evidence=held)
     view = batch.snapshot.view
-    await room_log.append(db, batch.room_id, batch.events, now_ms)
+    await room_log.append(db, batch.room_id, batch.events, now_ms, after=row.head_event_id)
     if batch.states:
         await room_state.set_state(db, batch.room_id, batch.states)
     if batch.ranges and row.hub_server == batch.our_name:

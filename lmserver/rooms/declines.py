@@ -34,9 +34,10 @@ CLAIM_MS: Final = 300_000
 
 
 class Answer(Enum):
-    """What a hub made of a leave: took it, refused it, or gave no answer of its own."""
+    """What a hub made of a leave: settled it (took it, or has no way to take any), refused it, or
+    gave no answer of its own."""
 
-    TAKEN = "taken"
+    SETTLED = "settled"
     REFUSED = "refused"
     NONE = "none"
 
@@ -85,8 +86,11 @@ async def tell(api: RoomApi, leave: Lpdu) -> Answer:
         async with asyncio.timeout(TELL_SECONDS):
             await api.make_membership(hub, "leave", leave.room_id, leave.sender, ())
             await api.send_leave(hub, leave.version.id, leave.event_id, leave.fields)
-    except RemoteError as error:  # not 401: it had not got our keys, perhaps
+    except RemoteError as error:
+        if error.unknown_endpoint:
+            return Answer.SETTLED
+        # Not 401: it had not got our keys, perhaps.
         return Answer.REFUSED if error.status in (400, 403, 404, 405) else Answer.NONE
     except (FederationError, TimeoutError):
         return Answer.NONE
-    return Answer.TAKEN
+    return Answer.SETTLED

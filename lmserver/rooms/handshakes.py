@@ -70,7 +70,7 @@ class Handshakes:
         """
         leave = build_lpdu(draft, room_version(known.room_version), known.hub_server, self._key)
         answer = await tell(self._api, leave)
-        told = answer is Answer.TAKEN or (answer is Answer.REFUSED and known.membership != "invite")
+        told = answer is Answer.SETTLED or (answer is Answer.REFUSED and known.membership != "invite")
         left = replace(
             known,
             membership="leave",

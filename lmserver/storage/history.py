@@ -6,9 +6,10 @@ got. Their positions go down from the join's; numbers may be left free between t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import NewEvent
@@ -64,9 +65,17 @@ async def links_below(db: Executor, room_id: str, start: int, limit: int) -> lis
         " ORDER BY position DESC LIMIT $3",
         room_id,
         start,
-        limit,
+        limit + 1,
     )
-    return [Link(r["position"], r["event_id"], r["prev_event_id"]) for r in rows]
+    return [_link(row, below) for row, below in itertools.zip_longest(rows[:limit], rows[1:])]
+
+
+def _link(row: Any, below: Any) -> Link:
+    """Without a predecessor of its own an event follows the one a position below (room_log.append)."""
+    prev = row["prev_event_id"]
+    if prev is None and below is not None and below["position"] == row["position"] - 1:
+        prev = below["event_id"]
+    return Link(row["position"], row["event_id"], prev)
 
 
 async def lived_from(db: Executor, room_id: str, position: int) -> int | None:

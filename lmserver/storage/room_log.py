@@ -112,8 +112,16 @@ async def create_room(db: Executor, row: RoomRow, now_ms: int) -> None:
     )
 
 
-async def append(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int) -> None:
-    """Write events in one statement; the caller holds the head."""
+async def append(
+    db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int, *, after: str | None = None
+) -> None:
+    """Write events in one statement; the caller holds the head. `after` is the event one position
+    below the first of them, None where the list begins.
+
+    A predecessor is stored only where it is not the event one position below: for most events the
+    position says it, and costs nothing.
+    """
+    below = [after, *(e.event_id for e in events)]
     await db.execute(
         "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
         " sender, pdu, soft_failed, received_ts)"
@@ -126,7 +134,7 @@ async def append(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms:
         now_ms,
         [e.event_id for e in events],
         [e.position for e in events],
-        [e.prev_event_id for e in events],
+        [None if e.prev_event_id == b else e.prev_event_id for e, b in zip(events, below, strict=False)],
         [e.lpdu_hash for e in events],
         [e.type for e in events],
         [e.state_key for e in events],
@@ -198,11 +206,16 @@ async def known_events(db: Executor, room_id: str, event_ids: Iterable[str]) -> 
 async def successors(db: Executor, room_id: str, event_ids: Iterable[str]) -> dict[str, str]:
     """Of these events the ones another event of the list follows: ID to the follower's."""
     rows = await db.fetch(
-        "SELECT prev_event_id, event_id FROM events WHERE room_id = $1 AND prev_event_id = ANY($2::text[])",
+        "SELECT prev_event_id AS prev, event_id FROM events"
+        " WHERE room_id = $1 AND prev_event_id = ANY($2::text[])"
+        " UNION ALL SELECT k.event_id, n.event_id FROM unnest($2::text[]) AS k (event_id)"
+        " JOIN events AS e ON e.event_id = k.event_id AND e.room_id = $1"
+        " CROSS JOIN LATERAL (SELECT event_id FROM events WHERE room_id = $1 AND position = e.position + 1"
+        " AND prev_event_id IS NULL LIMIT 1) AS n",
         room_id,
         list(event_ids),
     )
-    return {r["prev_event_id"]: r["event_id"] for r in rows}
+    return {r["prev"]: r["event_id"] for r in rows}
 
 
 async def any_soft_failed(db: Executor, room_id: str, event_ids: Iterable[str]) -> bool:
@@ -332,8 +345,10 @@ class IndexedEvent:
 async def indexed_events(db: Executor, room_id: str, after: int, limit: int) -> list[IndexedEvent]:
     """Events in list order from beyond a position."""
     rows = await db.fetch(
-        "SELECT event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed,"
-        " backfilled FROM events WHERE room_id = $1 AND position > $2 ORDER BY position LIMIT $3",
+        "SELECT e.event_id, e.position, coalesce(e.prev_event_id, b.event_id) AS prev_event_id, e.lpdu_hash,"
+        " e.type, e.state_key, e.sender, e.pdu, e.soft_failed, e.backfilled FROM events AS e"
+        " LEFT JOIN events AS b ON b.room_id = $1 AND b.position = e.position - 1"
+        " WHERE e.room_id = $1 AND e.position > $2 ORDER BY e.position LIMIT $3",
         room_id,
         after,
         limit,

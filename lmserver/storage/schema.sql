@@ -105,7 +105,7 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash, sender);
 CREATE UNIQUE INDEX events_pkey ON events USING btree (event_id, room_id);
 CREATE UNIQUE INDEX events_position ON events USING btree (room_id, "position");
-CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id);
+CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id) WHERE (prev_event_id IS NOT NULL);
 CREATE INDEX events_stream ON events USING btree (room_id, stream_xid);
 
 CREATE TABLE evidence (
