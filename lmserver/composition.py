@@ -384,6 +384,7 @@ def _client_app(
     tokens = RegistrationTokens(db, config.registration.tokens, clock)
     registration = Registration(accounts, tokens, config.registration.mode)
     interaction = _interaction(db, accounts, tokens, limiter, clock)
+    push_rules = PushRules(db, notifier.publish)
     of_rooms = room_endpoints(
         config,
         db,
@@ -393,6 +394,7 @@ def _client_app(
         reading,
         accounts,
         data,
+        push_rules,
         limiter,
         clock,
     )
@@ -406,7 +408,7 @@ def _client_app(
             accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
         ),
         AccountDataEndpoints(data),
-        PushRuleEndpoints(PushRules(data)),
+        PushRuleEndpoints(push_rules),
         KeyEndpoints(devices, config.server_name, remote),
         CrossSigningEndpoints(cross_signing, interaction),
         *of_rooms,

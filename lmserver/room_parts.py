@@ -33,12 +33,13 @@ def room_endpoints(
     reading: Reading,
     accounts: Accounts,
     data: ClientData,
+    push_rules: PushRules,
     limiter: RateLimiter,
     clock: Callable[[], int],
 ) -> list[object]:
     """What the client API has to say of rooms as a whole."""
     versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
-    copy_push_rule = partial(_copy_push_rule, PushRules(data))
+    copy_push_rule = partial(_copy_push_rule, push_rules)
     upgrades = Upgrades(db, engine, data, copy_push_rule, accounts.profile, clock)
     return [
         RoomEndpoints(

@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
+from lmserver.accounts import push_rules
 from lmserver.protocol import unpadded_base64
 from lmserver.storage import account_data
+from lmserver.storage import push_rules as stored_rules
 from lmserver.storage.account_data import AccountDatum
 from lmserver.storage.database import Connection, Database
 
@@ -60,12 +62,18 @@ class ClientData:
             self._publish([user_id])
 
     async def get(self, user_id: str, room_id: str, type_: str) -> dict[str, Any] | None:
+        if type_ == push_rules.TYPE and room_id == "":
+            return {"global": await push_rules.rules_of(self._db, user_id)}
         content = await account_data.get(self._db, user_id, room_id, type_)
         return None if content is None else orjson.loads(content)
 
     async def changed(self, user_id: str, since: int, upto: int) -> dict[str, list[dict[str, Any]]]:
-        """Events by room ID ("" for global) that changed in [since, upto)."""
-        return _by_room(await account_data.changed(self._db, user_id, since, upto))
+        """Events by room ID ("" for global) that changed in [since, upto). Push rules are always among
+        them for `since` 0: everybody has some."""
+        rooms = _by_room(await account_data.changed(self._db, user_id, since, upto))
+        if since == 0 or await stored_rules.have_changed(self._db, user_id, since, upto):
+            rooms.setdefault("", []).append(await push_rules.event_of(self._db, user_id))
+        return rooms
 
     async def of_rooms(self, user_id: str, room_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         return _by_room(await account_data.of_rooms(self._db, user_id, room_ids))

@@ -1,109 +1,64 @@
-"""Push rules: the specification's default set, with what each user changed of it.
+"""A user's push rules: read, changed, and put before the user's other devices as `m.push_rules`.
 
-Stored as account data of type m.push_rules, which is also how /sync tells other devices (CS API
-§Push Rules). Nothing is pushed yet; clients evaluate the rules themselves.
+Only differences from the default rules are stored (protocol/push_rules.py). CS API §Push Rules API.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from lmserver.accounts.client_data import ClientData
+import orjson
 
-KINDS = ("override", "content", "room", "sender", "underride")
-TYPE = "m.push_rules"
-MAX_RULES = 1_000
-NOTIFY: list[Any] = ["notify"]
-SOUND: list[Any] = ["notify", {"set_tweak": "sound", "value": "default"}]
-HIGHLIGHT: list[Any] = ["notify", {"set_tweak": "highlight"}]
-LOUD: list[Any] = [*SOUND, {"set_tweak": "highlight"}]
-RING: list[Any] = ["notify", {"set_tweak": "sound", "value": "ring"}]
+from lmserver.protocol.globs import has_wildcards
+from lmserver.protocol.push_rules import KINDS, Rule, RuleSet, default_rules, merged, no_changes
+from lmserver.storage import push_rules
+from lmserver.storage.database import Connection, Database, Executor
+
+TYPE: Final = "m.push_rules"
+MAX_RULES: Final = 1_000
+MAX_PATTERNS: Final = 500
+"""Patterns among a user's rules, which every message in every room of theirs is compared with."""
+MAX_WILDCARDS: Final = 50
+"""Patterns with wildcards among them."""
+MAX_PATTERN: Final = 255
+MAX_CONDITIONS: Final = 20
+MAX_ACTIONS: Final = 20
+MAX_RULE: Final = 16_384
+"""Bytes of one rule."""
+_TEXTS: Final = ("kind", "key", "pattern", "is")
 
 
 class UnknownRule(Exception):
     """No rule of this kind and ID."""
 
 
+class UnknownNeighbour(Exception):
+    """`before` or `after` names no rule of the user's own."""
+
+
 class BadRule(ValueError):
     """A rule that is not one; the text says why."""
-
-
-def _is(key: str, value: Any) -> dict[str, Any]:
-    return {"kind": "event_property_is", "key": key, "value": value}
-
-
-def _match(key: str, pattern: str) -> dict[str, Any]:
-    return {"kind": "event_match", "key": key, "pattern": pattern}
-
-
-def _rule(
-    rule_id: str, actions: list[Any], *conditions: dict[str, Any], enabled: bool = True
-) -> dict[str, Any]:
-    return {
-        "rule_id": rule_id,
-        "default": True,
-        "enabled": enabled,
-        "conditions": list(conditions),
-        "actions": copy.deepcopy(actions),
-    }
-
-
-def default_rules(user_id: str) -> dict[str, list[dict[str, Any]]]:
-    """The server-default rules of the specification (CS API §Predefined Rules)."""
-    localpart = user_id[1:].split(":", 1)[0]
-    contains = {"kind": "contains_display_name"}
-    mention = {"kind": "event_property_contains", "key": "content.m\\.mentions.user_ids", "value": user_id}
-    may_notify = {"kind": "sender_notification_permission", "key": "room"}
-    two = {"kind": "room_member_count", "is": "2"}
-    override = [
-        _rule(".m.rule.master", [], enabled=False),
-        _rule(".m.rule.suppress_notices", [], _match("content.msgtype", "m.notice")),
-        _rule(
-            ".m.rule.invite_for_me",
-            SOUND,
-            _match("type", "m.room.member"),
-            _match("content.membership", "invite"),
-            _match("state_key", user_id),
-        ),
-        _rule(".m.rule.member_event", [], _match("type", "m.room.member")),
-        _rule(".m.rule.is_user_mention", LOUD, mention),
-        _rule(".m.rule.contains_display_name", LOUD, contains),
-        _rule(".m.rule.is_room_mention", HIGHLIGHT, _is("content.m\\.mentions.room", True), may_notify),
-        _rule(".m.rule.roomnotif", HIGHLIGHT, _match("content.body", "@room"), may_notify),
-        _rule(".m.rule.tombstone", HIGHLIGHT, _match("type", "m.room.tombstone"), _match("state_key", "")),
-        _rule(".m.rule.reaction", [], _match("type", "m.reaction")),
-        _rule(".m.rule.room.server_acl", [], _match("type", "m.room.server_acl"), _match("state_key", "")),
-        _rule(".m.rule.suppress_edits", [], _is("content.m\\.relates_to.rel_type", "m.replace")),
-    ]
-    content = _rule(".m.rule.contains_user_name", LOUD)
-    del content["conditions"]
-    content["pattern"] = localpart
-    underride = [
-        _rule(".m.rule.call", RING, _match("type", "m.call.invite")),
-        _rule(".m.rule.encrypted_room_one_to_one", SOUND, two, _match("type", "m.room.encrypted")),
-        _rule(".m.rule.room_one_to_one", SOUND, two, _match("type", "m.room.message")),
-        _rule(".m.rule.message", NOTIFY, _match("type", "m.room.message")),
-        _rule(".m.rule.encrypted", NOTIFY, _match("type", "m.room.encrypted")),
-    ]
-    return {"override": override, "content": [content], "room": [], "sender": [], "underride": underride}
 
 
 class PushRules:
     """Reads and changes one user's rules."""
 
-    def __init__(self, data: ClientData) -> None:
-        self._data = data
+    def __init__(self, db: Database, publish: Callable[[Iterable[str]], None]) -> None:
+        self._db = db
+        self._publish = publish
 
-    async def rules(self, user_id: str) -> dict[str, list[dict[str, Any]]]:
+    async def rules(self, user_id: str) -> RuleSet:
         """Kind to rules, in order of precedence."""
-        stored = await self._data.get(user_id, "", TYPE)
-        found = (stored or {}).get("global")
-        return found if isinstance(found, dict) else default_rules(user_id)
+        return await rules_of(self._db, user_id)
 
-    async def rule(self, user_id: str, kind: str, rule_id: str) -> dict[str, Any]:
+    async def rule(self, user_id: str, kind: str, rule_id: str) -> Rule:
         """Raises UnknownRule."""
-        return _find(await self.rules(user_id), kind, rule_id)
+        rules = await self.rules(user_id)
+        found = next((r for r in rules.get(kind, []) if r["rule_id"] == rule_id), None)
+        if found is None:
+            raise UnknownRule
+        return found
 
     async def put(
         self,
@@ -114,29 +69,34 @@ class PushRules:
         before: str | None,
         after: str | None,
     ) -> None:
-        """Add or replace a user's own rule; raises BadRule or UnknownRule."""
-        rules = await self.rules(user_id)
-        rule = _checked(kind, rule_id, body)
-        own = [r for r in _of_kind(rules, kind) if r["rule_id"] != rule_id]
-        index = 1 if kind == "override" else 0
-        if before is not None or after is not None:
-            wanted = before if before is not None else after
-            place = [i for i, r in enumerate(own) if r["rule_id"] == wanted]
-            if not place:
-                raise UnknownRule
-            index = place[0] + (before is None)
-        own.insert(min(index, len(own)), rule)
-        if sum(map(len, rules.values())) >= MAX_RULES:
-            raise BadRule("there are too many rules")
-        await self._store(user_id, {**rules, kind: own})
+        """Add or replace a user's own rule. Raises BadRule, UnknownNeighbour, and UnknownRule for a kind
+        there is not. A rule that is replaced keeps its place unless another one is asked for."""
+        if kind not in KINDS:
+            raise UnknownRule
+        rule = checked_rule(kind, rule_id, body)
+
+        def change(changes: dict[str, Any]) -> None:
+            own = changes["own"].setdefault(kind, [])
+            ids = [r["rule_id"] for r in own]
+            old = ids.index(rule_id) if rule_id in ids else None
+            if old is not None:
+                rule["enabled"] = own[old]["enabled"]
+                del own[old], ids[old]
+            own.insert(_place(ids, old, before, after), rule)
+            _check_amount(changes["own"])
+
+        await self._change(user_id, change)
 
     async def delete(self, user_id: str, kind: str, rule_id: str) -> None:
-        """Raises UnknownRule; server-default rules can only be disabled."""
-        rules = await self.rules(user_id)
-        rule = _find(rules, kind, rule_id)
-        if rule["default"]:
+        """Raises UnknownRule, and BadRule for server-default rules: they can only be disabled."""
+        if any(r["rule_id"] == rule_id for r in default_rules(user_id).get(kind, [])):
             raise BadRule("a default rule can be disabled, not deleted")
-        await self._store(user_id, {**rules, kind: [r for r in rules[kind] if r is not rule]})
+
+        def change(changes: dict[str, Any]) -> None:
+            own = changes["own"].get(kind, [])
+            own.remove(_find(own, rule_id))
+
+        await self._change(user_id, change)
 
     async def change(self, user_id: str, kind: str, rule_id: str, field: str, value: Any) -> None:
         """Set `enabled` or `actions`; raises UnknownRule or BadRule."""
@@ -144,44 +104,118 @@ class PushRules:
             raise BadRule("enabled is a boolean")
         if field == "actions":
             _check_actions(value)
-        rules = await self.rules(user_id)
-        _find(rules, kind, rule_id)[field] = value
-        await self._store(user_id, rules)
+        is_default = any(r["rule_id"] == rule_id for r in default_rules(user_id).get(kind, []))
 
-    async def _store(self, user_id: str, rules: dict[str, Any]) -> None:
-        await self._data.put(user_id, "", TYPE, {"global": rules})
+        def change(changes: dict[str, Any]) -> None:
+            if is_default:
+                changes["changed"].setdefault(kind, {}).setdefault(rule_id, {})[field] = value
+            else:
+                _find(changes["own"].get(kind, []), rule_id)[field] = value
+
+        await self._change(user_id, change)
+
+    async def _change(self, user_id: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """One change under the row's lock: two devices at once do not undo each other's."""
+
+        async def work(db: Connection) -> None:
+            changes = orjson.loads(await push_rules.lock(db, user_id, orjson.dumps(no_changes())))
+            change(changes)
+            await push_rules.put(db, user_id, orjson.dumps(changes))
+
+        await self._db.run(work)
+        self._publish([user_id])
 
 
-def _of_kind(rules: dict[str, list[dict[str, Any]]], kind: str) -> list[dict[str, Any]]:
-    if kind not in KINDS:
-        raise UnknownRule
-    return rules.get(kind, [])
+async def rules_of(db: Executor, user_id: str) -> RuleSet:
+    """The rules in force for a user."""
+    stored = await push_rules.get(db, user_id)
+    return merged(user_id, no_changes() if stored is None else orjson.loads(stored))
 
 
-def _find(rules: dict[str, list[dict[str, Any]]], kind: str, rule_id: str) -> dict[str, Any]:
-    for rule in _of_kind(rules, kind):
+async def event_of(db: Executor, user_id: str) -> dict[str, Any]:
+    """The rules as the account data event clients follow."""
+    return {"type": TYPE, "content": {"global": await rules_of(db, user_id)}}
+
+
+def _find(rules: list[Rule], rule_id: str) -> Rule:
+    for rule in rules:
         if rule["rule_id"] == rule_id:
             return rule
     raise UnknownRule
 
 
-def _check_actions(value: object) -> None:
-    if not isinstance(value, list) or not all(isinstance(action, str | dict) for action in value):
-        raise BadRule("actions is a list of actions")
+def _place(ids: list[str], old: int | None, before: str | None, after: str | None) -> int:
+    wanted = before if before is not None else after
+    if wanted is None:
+        return 0 if old is None else old
+    if wanted not in ids:
+        raise UnknownNeighbour(wanted)
+    return ids.index(wanted) + (before is None)
 
 
-def _checked(kind: str, rule_id: str, body: dict[str, Any]) -> dict[str, Any]:
+# -- what a rule may be -----------------------------------------------------------------------------
+
+
+def checked_rule(kind: str, rule_id: str, body: dict[str, Any]) -> Rule:
+    """A user's own rule from a request; raises BadRule. Unknown conditions are kept: they never match."""
     if rule_id.startswith(".") or not rule_id or len(rule_id) > 255 or "/" in rule_id or "\\" in rule_id:
         raise BadRule("the rule ID is not valid")
     _check_actions(body.get("actions"))
     rule = {"rule_id": rule_id, "default": False, "enabled": True, "actions": body["actions"]}
     if kind == "content":
-        if not isinstance(body.get("pattern"), str):
-            raise BadRule("pattern is a string")
-        rule["pattern"] = body["pattern"]
+        rule["pattern"] = _pattern(body.get("pattern"))
     elif kind in ("override", "underride"):
-        conditions = body.get("conditions", [])
-        if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
-            raise BadRule("conditions is a list of conditions")
-        rule["conditions"] = conditions
+        rule["conditions"] = _conditions(body.get("conditions", []))
+    _check_size(rule)
     return rule
+
+
+def _pattern(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_PATTERN:
+        raise BadRule(f"pattern is a string of at most {MAX_PATTERN} characters")
+    return value
+
+
+def _conditions(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or len(value) > MAX_CONDITIONS:
+        raise BadRule(f"conditions is a list of at most {MAX_CONDITIONS} conditions")
+    for condition in value:
+        if not isinstance(condition, dict) or not isinstance(condition.get("kind"), str):
+            raise BadRule("a condition is an object with a kind")
+        if any(not isinstance(condition.get(name, ""), str) for name in _TEXTS):
+            raise BadRule("a condition's key, pattern and is are strings")
+        _pattern(condition.get("pattern", ""))
+    return value
+
+
+def _check_actions(value: object) -> None:
+    if not isinstance(value, list) or len(value) > MAX_ACTIONS:
+        raise BadRule(f"actions is a list of at most {MAX_ACTIONS} actions")
+    for action in value:
+        if isinstance(action, dict) and isinstance(action.get("set_tweak"), str):
+            continue
+        if not isinstance(action, str):
+            raise BadRule("an action is a string or has set_tweak")
+    _check_size(value)
+
+
+def _check_size(value: object) -> None:
+    try:
+        size = len(orjson.dumps(value))
+    except TypeError:
+        raise BadRule("the rule has a number or a text that cannot be kept") from None
+    if size > MAX_RULE:
+        raise BadRule(f"a rule has at most {MAX_RULE} bytes")
+
+
+def _check_amount(own: dict[str, list[Rule]]) -> None:
+    """Bounds what comparing one event with all rules may cost."""
+    patterns = [r["pattern"] for r in own.get("content", [])]
+    for kind in ("override", "underride"):
+        patterns += [c["pattern"] for r in own.get(kind, []) for c in r["conditions"] if "pattern" in c]
+    if (
+        sum(map(len, own.values())) > MAX_RULES
+        or len(patterns) > MAX_PATTERNS
+        or sum(map(has_wildcards, patterns)) > MAX_WILDCARDS
+    ):
+        raise BadRule("there are too many rules")

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from lmserver.accounts.push_rules import BadRule, PushRules, UnknownRule
+from lmserver.accounts.push_rules import BadRule, PushRules, UnknownNeighbour, UnknownRule
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import bad_json, missing_param, not_found
+from lmserver.web.errors import ApiError, bad_json, missing_param, not_found
 
 RULES = "/_matrix/client/v3/pushrules"
-RULE = RULES + "/global/{kind}/{rule_id}"
+KIND = RULES + "/global/{kind}"
+RULE = KIND + "/{rule_id}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with a request, as the specification's errors."""
+    try:
+        yield
+    except UnknownRule:
+        raise not_found("No such push rule") from None
+    except UnknownNeighbour:
+        raise ApiError(400, "M_UNKNOWN", "before and after name rules of one's own") from None
+    except BadRule as error:
+        raise bad_json(str(error)) from None
 
 
 class PushRuleEndpoints:
@@ -29,49 +45,38 @@ class PushRuleEndpoints:
         """Every rule of the only scope there is."""
         return dict(await self._rules.rules(request.requester.user_id))
 
+    @endpoint("GET", KIND + "/", KIND, auth=Auth.USER)
+    async def kind(self, request: Request) -> list[dict[str, Any]]:
+        """The rules of one kind."""
+        rules = await self._rules.rules(request.requester.user_id)
+        if request.params["kind"] not in rules:
+            raise not_found("No such kind of push rules")
+        return rules[request.params["kind"]]
+
     @endpoint("GET", RULE, auth=Auth.USER)
     async def rule(self, request: Request) -> dict[str, Any]:
         """One rule."""
         return await self._rule(request)
 
     async def _rule(self, request: Request) -> dict[str, Any]:
-        try:
-            return await self._rules.rule(
-                request.requester.user_id, request.params["kind"], request.params["rule_id"]
-            )
-        except UnknownRule:
-            raise not_found("No such push rule") from None
+        with _told():
+            return await self._rules.rule(*_named(request))
 
-    @endpoint("PUT", RULE, auth=Auth.USER)
+    @endpoint("PUT", RULE, auth=Auth.USER, max_body=64 * 1024)
     async def put(self, request: Request) -> dict[str, Any]:
-        """Add or replace a rule."""
+        """Add or replace a rule, `before` or `after` another one."""
         body = await request.json()
-        try:
+        with _told():
             await self._rules.put(
-                request.requester.user_id,
-                request.params["kind"],
-                request.params["rule_id"],
-                body,
-                request.query.get("before"),
-                request.query.get("after"),
+                *_named(request), body, request.query.get("before"), request.query.get("after")
             )
-        except UnknownRule:
-            raise not_found("No such push rule") from None
-        except BadRule as error:
-            raise bad_json(str(error)) from None
         return {}
 
     @endpoint("DELETE", RULE, auth=Auth.USER)
     async def delete(self, request: Request) -> dict[str, Any]:
         """Delete a rule of one's own."""
-        try:
-            await self._rules.delete(
-                request.requester.user_id, request.params["kind"], request.params["rule_id"]
-            )
-        except UnknownRule:
-            raise not_found("No such push rule") from None
-        except BadRule as error:
-            raise bad_json(str(error)) from None
+        with _told():
+            await self._rules.delete(*_named(request))
         return {}
 
     @endpoint("GET", RULE + "/{field}", auth=Auth.USER)
@@ -80,26 +85,21 @@ class PushRuleEndpoints:
         field = _field(request)
         return {field: (await self._rule(request))[field]}
 
-    @endpoint("PUT", RULE + "/{field}", auth=Auth.USER)
+    @endpoint("PUT", RULE + "/{field}", auth=Auth.USER, max_body=64 * 1024)
     async def put_field(self, request: Request) -> dict[str, Any]:
         """Enable or disable a rule, or change its actions."""
         field = _field(request)
         body = await request.json()
         if field not in body:
             raise missing_param(f"{field} is missing")
-        try:
-            await self._rules.change(
-                request.requester.user_id,
-                request.params["kind"],
-                request.params["rule_id"],
-                field,
-                body[field],
-            )
-        except UnknownRule:
-            raise not_found("No such push rule") from None
-        except BadRule as error:
-            raise bad_json(str(error)) from None
+        with _told():
+            await self._rules.change(*_named(request), field, body[field])
         return {}
+
+
+def _named(request: Request) -> tuple[str, str, str]:
+    """Whose rule, its kind and its ID."""
+    return request.requester.user_id, request.params["kind"], request.params["rule_id"]
 
 
 def _field(request: Request) -> str:

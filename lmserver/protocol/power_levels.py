@@ -53,3 +53,8 @@ class PowerLevels:
         content = self.content or {}
         default = ("state_default", 50) if is_state else ("events_default", 0)
         return _level(_map(content, "events"), type_, _level(content, *default))
+
+    def notification(self, key: str) -> int:
+        """The level needed to notify everybody at once, such as by "@room" (CS API
+        §m.room.power_levels, notifications)."""
+        return _level(_map(self.content or {}, "notifications"), key, 50)

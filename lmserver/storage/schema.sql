@@ -311,6 +311,13 @@ CREATE TABLE published_rooms (
 );
 CREATE UNIQUE INDEX published_rooms_pkey ON published_rooms USING btree (room_id);
 
+CREATE TABLE push_rules (
+    user_id text NOT NULL,
+    changes bytea NOT NULL,
+    stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE UNIQUE INDEX push_rules_pkey ON push_rules USING btree (user_id);
+
 CREATE TABLE receipts (
     room_id text NOT NULL,
     user_id text NOT NULL,
