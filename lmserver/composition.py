@@ -72,6 +72,8 @@ from lmserver.media.files import MediaFiles
 from lmserver.media.library import Library
 from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
+from lmserver.media.thumbnails import Thumbnails
+from lmserver.media.workers import Workers
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
@@ -147,11 +149,12 @@ class _Audience:
 
 @dataclass(frozen=True, slots=True)
 class MediaParts:
-    """Uploads, copies, and both together."""
+    """Uploads, copies, both together, and what is made of them."""
 
     local: LocalMedia
     remote: RemoteMedia
     library: Library
+    thumbnails: Thumbnails
 
 
 @dataclass(slots=True)
@@ -190,6 +193,7 @@ class Server:
         await self.backfill.close()
         await self.engine.close()
         await self.keyring.close()
+        await self.media.thumbnails.close()
         await self.media.remote.close()
         await self.client.close()
         self.passwords.close()
@@ -354,7 +358,9 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
     local_files, remote_files = MediaFiles(folder / "local"), MediaFiles(folder / "remote")
     local = LocalMedia(db, local_files, limits.user_quota, clock)
     remote = RemoteMedia(db, client, remote_files, limits.max_remote_size, limits.remote_cache_size, clock)
-    return MediaParts(local, remote, Library(config.server_name, local, local_files, remote, remote_files))
+    thumbnails = Thumbnails(Workers())
+    library = Library(config.server_name, local, local_files, remote, remote_files, thumbnails)
+    return MediaParts(local, remote, library, thumbnails)
 
 
 def _client_app(

@@ -1,7 +1,7 @@
 """Uploads and downloads (CS API §Content repository).
 
 Only the authenticated endpoints of Matrix 1.11 serve media; the old ones, which anybody could ask,
-are not offered. Images are not resized: a small one is its own thumbnail.
+are not offered.
 """
 
 from __future__ import annotations
@@ -9,26 +9,19 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from lmserver.client_api.serving_media import served
 from lmserver.media import naming, outcomes
 from lmserver.media.files import DiskFull
-from lmserver.media.library import Library, Medium, as_thumbnail
+from lmserver.media.library import Library
 from lmserver.media.local import DEFAULT_TIMEOUT_MS, LocalMedia, wait_seconds
+from lmserver.media.thumbnails import thumbnail_query
 from lmserver.protocol import ids
-from lmserver.web.endpoint import Auth, Request, Streamed, endpoint
+from lmserver.web.endpoint import Auth, Reply, Request, Streamed, endpoint
 from lmserver.web.errors import ApiError, bad_param, forbidden, not_found
 
 T = TypeVar("T")
 
 DEADLINE = 1800.0
-MAX_PIXELS = 1 << 16
-
-SAFE_HEADERS = {
-    # CS API §Content repository, §Security considerations; a sandbox runs nothing.
-    "Content-Security-Policy": "sandbox; default-src 'none'; script-src 'none'; style-src 'unsafe-inline';"
-    " object-src 'self'; media-src 'self'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "cross-origin",
-    "Cache-Control": "private, max-age=86400, immutable",
-}
 
 _ANSWERS: dict[type[Exception], tuple[int, str]] = {
     outcomes.NotFound: (404, "M_NOT_FOUND"),
@@ -98,32 +91,38 @@ class MediaEndpoints:
 
     @endpoint("GET", "/_matrix/client/v1/media/download/{server_name}/{media_id}", auth=Auth.USER,
               rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
-    async def download(self, request: Request) -> Streamed:
+    async def download(self, request: Request) -> Streamed | Reply:
         """Download, under the name it was uploaded with."""
-        medium = await self._open(request)
-        return _served(medium, medium.content.filename)
+        medium = await _answered(self._library.open(*self._named(request)))
+        return served(request, medium, medium.content.filename)
 
     @endpoint("GET", "/_matrix/client/v1/media/download/{server_name}/{media_id}/{file_name}",
               auth=Auth.USER, rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
-    async def download_as(self, request: Request) -> Streamed:
+    async def download_as(self, request: Request) -> Streamed | Reply:
         """Download under a name the asker chooses."""
-        return _served(await self._open(request), naming.safe_name(request.params["file_name"]))
+        medium = await _answered(self._library.open(*self._named(request)))
+        return served(request, medium, naming.safe_name(request.params["file_name"]))
 
     @endpoint("GET", "/_matrix/client/v1/media/thumbnail/{server_name}/{media_id}", auth=Auth.USER,
               rate="media_download", deadline=DEADLINE, at_once=16)  # fmt: skip
-    async def thumbnail(self, request: Request) -> Streamed:
-        """The image itself where it is small; 400 for what is no image."""
-        animated = _wants_moving(request)
-        medium = await self._open(request)
+    async def thumbnail(self, request: Request) -> Streamed | Reply:
+        """An image in about the size asked for; 400 for what is no image."""
+        named = self._named(request)
         try:
-            return _served(as_thumbnail(medium, animated=animated), medium.content.filename)
+            size, animated = thumbnail_query(request.query)
+        except ValueError as error:
+            raise bad_param(str(error)) from None
+        try:
+            medium = await self._library.thumbnail(*named, size, animated=animated)
         except outcomes.TooLarge as error:
-            status = 413 if request.params["server_name"] == self._our_name else 502
+            status = 413 if named[0] == self._our_name else 502
             raise ApiError(status, "M_TOO_LARGE", str(error)) from None
-        except outcomes.NoThumbnail as error:
-            raise _api_error(error) from None
+        except (outcomes.MediaError, DiskFull) as error:
+            raise _api_error(error) from error
+        return served(request, medium, medium.content.filename)
 
-    async def _open(self, request: Request) -> Medium:
+    def _named(self, request: Request) -> tuple[str, str, float]:
+        """The medium asked for, by its server and ID, and the seconds its upload is waited for."""
         server = request.params["server_name"]
         if not ids.is_server_name(server):
             raise not_found("Media not found")
@@ -131,7 +130,7 @@ class MediaEndpoints:
             wait = wait_seconds(request.query.get("timeout_ms", DEFAULT_TIMEOUT_MS))
         except ValueError as error:
             raise bad_param(str(error)) from None
-        return await _answered(self._library.open(server, _media_id(request), wait))
+        return server, _media_id(request), wait
 
 
 def _api_error(error: Exception) -> ApiError:
@@ -140,17 +139,6 @@ def _api_error(error: Exception) -> ApiError:
         return ApiError(507, "M_UNKNOWN", "The server has no room for media now")
     status, errcode = _ANSWERS[type(error)]
     return ApiError(status, errcode, str(error))
-
-
-def _wants_moving(request: Request) -> bool:
-    """Checks a thumbnail's parameters; False when a moving image must not be the answer."""
-    for name in ("width", "height"):
-        value = request.query.get(name, "")
-        if not (value.isascii() and value.isdigit() and len(value) < 8 and 0 < int(value) <= MAX_PIXELS):
-            raise bad_param(f"{name} is a number of pixels")
-    if request.query.get("method", "scale") not in ("scale", "crop"):
-        raise bad_param("method is scale or crop")
-    return bool(request.query.get("animated", "true") != "false")
 
 
 def _media_id(request: Request) -> str:
@@ -165,13 +153,3 @@ async def _answered(work: Awaitable[T]) -> T:
         return await work
     except (outcomes.MediaError, DiskFull) as error:
         raise _api_error(error) from error
-
-
-def _served(medium: Medium, filename: str | None) -> Streamed:
-    content = medium.content
-    headers = {
-        **SAFE_HEADERS,
-        "Content-Type": content.content_type,
-        "Content-Disposition": naming.disposition(content.content_type, filename),
-    }
-    return Streamed(medium.body, content.size, headers)

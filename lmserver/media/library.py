@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -11,24 +13,32 @@ from lmserver.media import naming, outcomes
 from lmserver.media.files import MediaFiles
 from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
+from lmserver.media.thumbnails import Size, Thumbnails, blocks
+from lmserver.media.workers import WorkersBusy
 from lmserver.storage.media import Content
 
 log = structlog.get_logger(__name__)
 
-MAX_THUMBNAIL = 8 * 1024 * 1024
+MAX_THUMBNAIL = 1024 * 1024
 
-# Images are not decoded here: decoders are where attacks on media go. What a client may be given
-# as a thumbnail is the image itself (CS API §Thumbnails: it may be larger than was asked for).
+# While no thumbnail can be made, an image of these that is small stands for it (CS API §Thumbnails: it
+# may be larger than was asked for).
 STILL = frozenset(("image/jpeg", "image/png"))
-MOVING = frozenset(("image/gif", "image/webp", "image/apng"))
 
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A medium and its bytes. `body` opens the file when it is first asked for a block."""
+    """A medium and its bytes: `body` all of them, `part(start, end)` those up to `end`, not with it.
+    Either opens the file when it is first asked for a block."""
 
     content: Content
     body: AsyncGenerator[bytes, None]
+    part: Callable[[int, int], AsyncGenerator[bytes, None]]
+
+
+def _of_file(files: MediaFiles, content: Content) -> Medium:
+    sha256, size = content.sha256, content.size
+    return Medium(content, files.read(sha256, size), partial(files.read_part, sha256, size))
 
 
 class Library:
@@ -41,19 +51,21 @@ class Library:
         local_files: MediaFiles,
         remote: RemoteMedia,
         remote_files: MediaFiles,
+        thumbnails: Thumbnails,
     ) -> None:
         self._our_name = our_name
         self._local = local
         self._local_files = local_files
         self._remote = remote
         self._remote_files = remote_files
+        self._thumbnails = thumbnails
 
     async def open(self, server: str, media_id: str, wait_seconds: float) -> Medium:
         """Any medium. Raises NotFound, NotYetUploaded, TooLarge, Unavailable or DiskFull."""
         if server == self._our_name:
             return await self.open_local(media_id, wait_seconds)
         content = await self._remote.find(server, media_id, wait_seconds)
-        return Medium(content, self._remote_files.read(content.sha256, content.size))
+        return _of_file(self._remote_files, content)
 
     async def open_local(self, media_id: str, wait_seconds: float) -> Medium:
         """One of ours. Raises NotFound or NotYetUploaded."""
@@ -61,17 +73,45 @@ class Library:
         if not await self._local_files.has(content.sha256, content.size):
             log.error("media_file_missing", media_id=media_id, sha256=content.sha256.hex())
             raise outcomes.NotFound("Media not found")
-        return Medium(content, self._local_files.read(content.sha256, content.size))
+        return _of_file(self._local_files, content)
 
+    async def thumbnail(
+        self, server: str, media_id: str, wait_seconds: float, size: Size, *, animated: bool
+    ) -> Medium:
+        """An image in one of a few sizes; `animated` may move. Made here whoever's the image is: another
+        server's thumbnail would have to be decoded as well.
 
-def as_thumbnail(medium: Medium, *, animated: bool) -> Medium:
-    """The medium, when it can be its own thumbnail. Raises NoThumbnail or TooLarge.
+        Raises what `open` does, and NoThumbnail.
+        """
+        if server == self._our_name:
+            return await self.local_thumbnail(media_id, wait_seconds, size, animated=animated)
+        content = await self._remote.find(server, media_id, wait_seconds)
 
-    `animated` is false only when the asker must not get a moving image.
-    """
-    kind = naming.essence(medium.content.content_type)
-    if kind not in STILL and not (animated and kind in MOVING):
-        raise outcomes.NoThumbnail("Cannot generate thumbnails for the requested content")
-    if medium.content.size > MAX_THUMBNAIL:
-        raise outcomes.TooLarge("Content is too large to thumbnail")
-    return medium
+        async def made(size: int) -> None:
+            await self._remote.thumbnail_made(server, media_id, size)
+
+        return await self._thumbnail(self._remote_files, content, size, animated, made)
+
+    async def local_thumbnail(
+        self, media_id: str, wait_seconds: float, size: Size, *, animated: bool
+    ) -> Medium:
+        """Of one of ours. Raises NotFound, NotYetUploaded, NoThumbnail or TooLarge."""
+        content = (await self.open_local(media_id, wait_seconds)).content
+        return await self._thumbnail(self._local_files, content, size, animated, None)
+
+    async def _thumbnail(
+        self,
+        files: MediaFiles,
+        source: Content,
+        size: Size,
+        animated: bool,
+        made: Callable[[int], Awaitable[None]] | None,
+    ) -> Medium:
+        try:
+            data, kind = await self._thumbnails.get(files, source, size, animated=animated, made=made)
+        except WorkersBusy:
+            if naming.essence(source.content_type) in STILL and source.size <= MAX_THUMBNAIL:
+                return _of_file(files, source)
+            raise outcomes.NoThumbnail("No thumbnail can be made of this now") from None
+        content = Content(hashlib.sha256(data).digest(), len(data), kind, None)
+        return Medium(content, blocks(data), lambda start, end: blocks(data[start:end]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from lmserver.media import outcomes
 from lmserver.media.files import MediaFiles
@@ -13,8 +14,13 @@ from lmserver.storage import media
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.media import Content
 
+T = TypeVar("T")
+
 PENDING_MS = 24 * 3600 * 1000
 """How long an announced medium waits for its content."""
+
+USED_AGAIN_MS = 3600 * 1000
+"""How exactly it is known when a medium was used last."""
 
 MAX_PENDING = 50
 MAX_WAIT_SECONDS = 20.0
@@ -47,15 +53,14 @@ class LocalMedia:
 
         Raises QuotaReached, DiskFull and what `body` raises; nothing stays then.
         """
-        content = await self._receive(user_id, body, content_type, filename)
         media_id = secrets.token_urlsafe(18)
 
-        async def record(db: Connection) -> None:
+        async def record(db: Connection, content: Content) -> None:
             await self._check_quota(db, user_id, content.size)
             await media.announce(db, media_id, user_id, self._clock())
             await media.fill(db, media_id, content)
 
-        await self._db.run(record)
+        await self._receive(user_id, body, content_type, filename, record)
         return media_id
 
     async def upload_to(
@@ -75,13 +80,11 @@ class LocalMedia:
         if found.content is not None:
             raise outcomes.AlreadyUploaded("The media is uploaded already")
 
-        content = await self._receive(user_id, body, content_type, filename)
-
-        async def record(db: Connection) -> bool:
+        async def record(db: Connection, content: Content) -> bool:
             await self._check_quota(db, user_id, content.size)
             return await media.fill(db, media_id, content)
 
-        if not await self._db.run(record):
+        if not await self._receive(user_id, body, content_type, filename, record):
             raise outcomes.AlreadyUploaded("The media is uploaded already")
         for event in self._waiting.get(media_id, ()):
             event.set()
@@ -117,19 +120,34 @@ class LocalMedia:
         found = await media.local(self._db, media_id)
         if found is None or (found.content is None and self._ended(found.created_ts)):
             raise outcomes.NotFound("Media not found")
+        if found.content is not None:
+            if found.content.quarantined:
+                raise outcomes.NotFound("Media not found")
+            if found.used_ts < self._clock() - USED_AGAIN_MS:
+                await media.touch_local(self._db, media_id, self._clock())
         return found.content
 
     async def _receive(
-        self, user_id: str, body: AsyncIterator[bytes], content_type: str | None, filename: str | None
-    ) -> Content:
-        """The body as a durable file that no row names yet."""
+        self,
+        user_id: str,
+        body: AsyncIterator[bytes],
+        content_type: str | None,
+        filename: str | None,
+        record: Callable[[Connection, Content], Awaitable[T]],
+    ) -> T:
+        """The body as a durable file, then the row that names it."""
         used = 0 if self._quota is None else await media.used_bytes(self._db, user_id)
         async with self._files.writing() as file:
             async for chunk in body:
                 await file.write(chunk)
                 if self._quota is not None and used + file.size > self._quota:
                     raise outcomes.QuotaReached("You have uploaded as much as you may")
-            return Content(await file.keep(), file.size, safe_type(content_type), safe_name(filename))
+
+            async def name(sha256: bytes) -> T:
+                content = Content(sha256, file.size, safe_type(content_type), safe_name(filename))
+                return await self._db.run(lambda db: record(db, content))
+
+            return await file.keep(name)
 
     async def _check_quota(self, db: Connection, user_id: str, size: int) -> None:
         """Once more beside the row: uploads of one user may have run at the same time."""

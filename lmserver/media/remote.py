@@ -75,6 +75,8 @@ class RemoteMedia:
         Raises NotFound, NotYetUploaded, TooLarge, Unavailable or DiskFull.
         """
         found = await media.cached(self._db, server, media_id)
+        if found is not None and found.quarantined:
+            raise outcomes.NotFound("Media not found")
         if found is not None and await self._files.has(found.sha256, found.size):
             now = self._clock()
             await media.touch(self._db, server, media_id, now, now - USED_AGAIN_MS)
@@ -91,7 +93,12 @@ class RemoteMedia:
         old = await self._files.old()
         for start in range(0, len(old), LOOKED_UP_AT_ONCE):
             for sha256 in await media.not_cached(self._db, old[start : start + LOOKED_UP_AT_ONCE]):
-                await self._files.delete(sha256)
+                await self._files.delete(sha256, self._unused)
+
+    async def thumbnail_made(self, server: str, media_id: str, size: int) -> None:
+        """A thumbnail of so many bytes stands beside the copy: it is part of the cache."""
+        await media.add_thumbnail(self._db, server, media_id, size)
+        await self._evict(size)
 
     async def close(self) -> None:
         """End the fetches."""
@@ -110,7 +117,6 @@ class RemoteMedia:
             log.info("media_not_fetched", server=server, reason=str(error)[:200], kind=type(failure).__name__)
             self._remember(server, media_id, failure)
             raise failure from error
-        await media.cache(self._db, server, media_id, content, self._clock())
         await self._evict(content.size)
         return content
 
@@ -130,7 +136,7 @@ class RemoteMedia:
         timeout = HEADER_SECONDS + wait_seconds
         try:
             async with self._client.stream(server, path, query=query, timeout=timeout) as response:
-                return await self._multipart(server, response)
+                return await self._multipart(server, media_id, response)
         except RemoteError as error:
             if not error.unknown_endpoint:
                 raise
@@ -138,32 +144,39 @@ class RemoteMedia:
         path = "/_matrix/media/v3/download" + quote_path(server, media_id)
         query["allow_remote"] = "false"
         async with self._client.stream(server, path, query=query, timeout=timeout) as response:
-            return await self._plain(response)
+            return await self._plain(server, media_id, response)
 
-    async def _multipart(self, server: str, response: StreamedResponse) -> Content:
+    async def _multipart(self, server: str, media_id: str, response: StreamedResponse) -> Content:
         boundary = boundary_of(response.content_type)
         reader = Reader(boundary, response.chunks(self._max_size + FRAME_BYTES))
         headers = await reader.second_part()
         location = headers.get("location")
         if location is not None:
             async with self._client.stream_url(location, plain=self._client.is_plain(server)) as elsewhere:
-                return await self._plain(elsewhere)
-        return await self._keep(
-            reader.content(), headers.get("content-type"), name_in(headers.get("content-disposition"))
-        )
+                return await self._plain(server, media_id, elsewhere)
+        name = name_in(headers.get("content-disposition"))
+        return await self._keep(server, media_id, reader.content(), headers.get("content-type"), name)
 
-    async def _plain(self, response: StreamedResponse) -> Content:
-        return await self._keep(
-            response.chunks(self._max_size), response.content_type, name_in(response.disposition)
-        )
+    async def _plain(self, server: str, media_id: str, response: StreamedResponse) -> Content:
+        body, name = response.chunks(self._max_size), name_in(response.disposition)
+        return await self._keep(server, media_id, body, response.content_type, name)
 
-    async def _keep(self, body: AsyncIterator[bytes], type_: str | None, name: str | None) -> Content:
+    async def _keep(
+        self, server: str, media_id: str, body: AsyncIterator[bytes], type_: str | None, name: str | None
+    ) -> Content:
+        """The body as a file and a row; neither unless all of it has come."""
         async with self._files.writing() as file:
             async for chunk in body:
                 await file.write(chunk)
                 if file.size > self._max_size:
                     raise ResponseTooLarge("response is too large")
-            return Content(await file.keep(), file.size, safe_type(type_), safe_name(name))
+
+            async def record(sha256: bytes) -> Content:
+                content = Content(sha256, file.size, safe_type(type_), safe_name(name))
+                await media.cache(self._db, server, media_id, content, self._clock())
+                return content
+
+            return await file.keep(record)
 
     # -- what failed a moment ago ------------------------------------------------------------------
 
@@ -194,9 +207,12 @@ class RemoteMedia:
         while excess > 0 and (oldest := await media.least_used(self._db, EVICTED_AT_ONCE)):
             for medium in oldest:
                 if excess > 0:
-                    if await media.forget(self._db, medium.server, medium.media_id):
-                        await self._files.delete(medium.sha256)
+                    await media.forget(self._db, medium.server, medium.media_id)
+                    await self._files.delete(medium.sha256, self._unused)
                     excess -= medium.size
+
+    async def _unused(self, sha256: bytes) -> bool:
+        return bool(await media.not_cached(self._db, [sha256]))
 
 
 def _outcome(error: Exception) -> outcomes.MediaError:

@@ -10,12 +10,14 @@ from lmserver.storage.database import Executor
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A medium that is here whole: `sha256` is 32 bytes, `size` in bytes, `filename` for people."""
+    """A medium that is here whole: `sha256` is 32 bytes, `size` in bytes, `filename` for people.
+    One that is `quarantined` by an operator is given to nobody."""
 
     sha256: bytes
     size: int
     content_type: str
     filename: str | None
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,13 @@ class LocalMedium:
     media_id: str
     user_id: str
     created_ts: int
+    used_ts: int
     content: Content | None
 
 
 @dataclass(frozen=True, slots=True)
 class CachedMedium:
-    """A copy of another server's medium."""
+    """A copy of another server's medium; `size` with its thumbnails."""
 
     server: str
     media_id: str
@@ -39,7 +42,9 @@ class CachedMedium:
 
 
 def _content(row: Any) -> Content:
-    return Content(bytes(row["sha256"]), row["size"], row["content_type"], row["filename"])
+    return Content(
+        bytes(row["sha256"]), row["size"], row["content_type"], row["filename"], row["quarantined"]
+    )
 
 
 # -- media of our users -----------------------------------------------------------------------------
@@ -48,7 +53,7 @@ def _content(row: Any) -> Content:
 async def announce(db: Executor, media_id: str, user_id: str, now_ms: int) -> None:
     """A media ID whose content comes later."""
     await db.execute(
-        "INSERT INTO local_media (media_id, user_id, created_ts) VALUES ($1, $2, $3)",
+        "INSERT INTO local_media (media_id, user_id, created_ts, used_ts) VALUES ($1, $2, $3, $3)",
         media_id,
         user_id,
         now_ms,
@@ -89,14 +94,25 @@ async def fill(db: Executor, media_id: str, content: Content) -> bool:
 
 async def local(db: Executor, media_id: str) -> LocalMedium | None:
     row = await db.fetchrow(
-        "SELECT media_id, user_id, created_ts, sha256, size, content_type, filename"
+        "SELECT media_id, user_id, created_ts, used_ts, sha256, size, content_type, filename, quarantined"
         " FROM local_media WHERE media_id = $1",
         media_id,
     )
     if row is None:
         return None
     content = None if row["sha256"] is None else _content(row)
-    return LocalMedium(row["media_id"], row["user_id"], row["created_ts"], content)
+    return LocalMedium(row["media_id"], row["user_id"], row["created_ts"], row["used_ts"], content)
+
+
+async def touch_local(db: Executor, media_id: str, now_ms: int) -> None:
+    """It was used."""
+    await db.execute("UPDATE local_media SET used_ts = $2 WHERE media_id = $1", media_id, now_ms)
+
+
+async def quarantine_local(db: Executor, media_id: str, *, hidden: bool) -> bool:
+    """Hide one of our media from everybody, or show it again; False for one that is not there."""
+    done = await db.execute("UPDATE local_media SET quarantined = $2 WHERE media_id = $1", media_id, hidden)
+    return done == "UPDATE 1"
 
 
 async def purge_pending(db: Executor, before_ms: int) -> None:
@@ -109,7 +125,8 @@ async def purge_pending(db: Executor, before_ms: int) -> None:
 
 async def cached(db: Executor, server: str, media_id: str) -> Content | None:
     row = await db.fetchrow(
-        "SELECT sha256, size, content_type, filename FROM remote_media WHERE server = $1 AND media_id = $2",
+        "SELECT sha256, size, content_type, filename, quarantined FROM remote_media"
+        " WHERE server = $1 AND media_id = $2",
         server,
         media_id,
     )
@@ -144,14 +161,41 @@ async def touch(db: Executor, server: str, media_id: str, now_ms: int, unless_si
     )
 
 
+async def quarantine_cached(db: Executor, server: str, media_id: str, *, hidden: bool) -> bool:
+    """Hide a copy from everybody, or show it again; False for one that is not here. While it is hidden
+    it is neither fetched again nor evicted."""
+    done = await db.execute(
+        "UPDATE remote_media SET quarantined = $3 WHERE server = $1 AND media_id = $2",
+        server,
+        media_id,
+        hidden,
+    )
+    return done == "UPDATE 1"
+
+
+async def add_thumbnail(db: Executor, server: str, media_id: str, size: int) -> None:
+    """A thumbnail of so many bytes was made of the copy."""
+    await db.execute(
+        "UPDATE remote_media SET thumbnails_size = thumbnails_size + $3 WHERE server = $1 AND media_id = $2",
+        server,
+        media_id,
+        size,
+    )
+
+
 async def cached_bytes(db: Executor) -> int:
-    found: int = await db.fetchval("SELECT coalesce(sum(size), 0)::bigint FROM remote_media")
+    """What all copies take, with their thumbnails."""
+    found: int = await db.fetchval(
+        "SELECT coalesce(sum(size + thumbnails_size), 0)::bigint FROM remote_media"
+    )
     return found
 
 
 async def least_used(db: Executor, limit: int) -> list[CachedMedium]:
     rows = await db.fetch(
-        "SELECT server, media_id, sha256, size FROM remote_media ORDER BY used_ts LIMIT $1", limit
+        "SELECT server, media_id, sha256, size + thumbnails_size AS size FROM remote_media"
+        " WHERE NOT quarantined ORDER BY used_ts LIMIT $1",
+        limit,
     )
     return [CachedMedium(r["server"], r["media_id"], bytes(r["sha256"]), r["size"]) for r in rows]
 
@@ -166,11 +210,6 @@ async def not_cached(db: Executor, hashes: list[bytes]) -> list[bytes]:
     return [bytes(row["h"]) for row in rows]
 
 
-async def forget(db: Executor, server: str, media_id: str) -> bool:
-    """Forget a copy; True when no other medium has the same bytes, so that the file may go."""
-    sha256 = await db.fetchval(
-        "DELETE FROM remote_media WHERE server = $1 AND media_id = $2 RETURNING sha256", server, media_id
-    )
-    if sha256 is None:
-        return False
-    return not await db.fetchval("SELECT EXISTS (SELECT FROM remote_media WHERE sha256 = $1)", sha256)
+async def forget(db: Executor, server: str, media_id: str) -> None:
+    """Forget a copy; its file may be another's too."""
+    await db.execute("DELETE FROM remote_media WHERE server = $1 AND media_id = $2", server, media_id)

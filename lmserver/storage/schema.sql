@@ -208,10 +208,14 @@ CREATE TABLE local_media (
     sha256 bytea,
     size bigint,
     content_type text,
-    filename text
+    filename text,
+    used_ts bigint NOT NULL DEFAULT 0,
+    quarantined boolean NOT NULL DEFAULT false
 );
 CREATE INDEX local_media_pending ON local_media USING btree (created_ts) WHERE (sha256 IS NULL);
 CREATE UNIQUE INDEX local_media_pkey ON local_media USING btree (media_id);
+CREATE INDEX local_media_sha256 ON local_media USING btree (sha256) WHERE (sha256 IS NOT NULL);
+CREATE INDEX local_media_used ON local_media USING btree (used_ts) WHERE (sha256 IS NOT NULL);
 CREATE INDEX local_media_user ON local_media USING btree (user_id);
 
 CREATE TABLE one_time_keys (
@@ -356,7 +360,9 @@ CREATE TABLE remote_media (
     size bigint NOT NULL,
     content_type text NOT NULL,
     filename text,
-    used_ts bigint NOT NULL
+    used_ts bigint NOT NULL,
+    thumbnails_size bigint NOT NULL DEFAULT 0,
+    quarantined boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX remote_media_pkey ON remote_media USING btree (server, media_id);
 CREATE INDEX remote_media_sha256 ON remote_media USING btree (sha256);

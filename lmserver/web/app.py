@@ -178,7 +178,7 @@ class Dispatcher:
     async def _stream(self, raw: web.BaseRequest, reply: Streamed, deadline: float) -> web.StreamResponse:
         """Send what comes, at the reader's speed but not slower than it may be silent. What breaks
         in the middle breaks the connection: half a body must not look like a whole one."""
-        response = web.StreamResponse(headers={**self._headers, **reply.headers})
+        response = web.StreamResponse(status=reply.status, headers={**self._headers, **reply.headers})
         response.content_length = reply.length
         async with contextlib.aclosing(reply.body) as body:
             try:

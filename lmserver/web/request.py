@@ -52,6 +52,7 @@ class Streamed:
     body: AsyncGenerator[bytes, None]
     length: int
     headers: Mapping[str, str]
+    status: int = 200
 
 
 class Request:

@@ -16,8 +16,11 @@ from lmserver.federation_client.connector import Target
 from lmserver.federation_client.dns_lookup import AddressAnswer
 from lmserver.media import files, outcomes, remote
 from lmserver.media.multipart import Reader, Writer, boundary_of
+from lmserver.media.thumbnails import Size
+from lmserver.storage import media
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.peer import STABLE, Received
+from tests.kit.images import encoded, shape
 from tests.kit.rooms import ALICE, EVIL, HUB
 
 MAX = 200_000
@@ -301,9 +304,13 @@ async def ask(arena: Arena, path: str) -> tuple[int, dict[str, str], bytes]:
 
 
 async def test_our_media_is_served_to_servers_as_multipart(arena: Arena) -> None:
-    data = os.urandom(300_000)
+    data = encoded(900, 600)
     media_id = await upload(arena, data, "image/png", "ä.png")
-    for path in (f"download/{media_id}", f"thumbnail/{media_id}?width=32&height=32&method=scale"):
+    expected = {
+        f"download/{media_id}": ("image/png", "inline; filename*=utf-8''%C3%A4.png"),
+        f"thumbnail/{media_id}?width=32&height=32&method=crop": ("image/jpeg", "inline"),
+    }
+    for path, (kind, disposition) in expected.items():
         status, headers, body = await ask(arena, f"{STABLE}/v1/media/{path}")
         assert status == 200
         assert int(headers["Content-Length"]) == len(body)
@@ -312,10 +319,12 @@ async def test_our_media_is_served_to_servers_as_multipart(arena: Arena) -> None
             yield body
 
         reader = Reader(boundary_of(headers["Content-Type"]), pieces())
-        assert await reader.second_part() == {
-            "content-type": "image/png", "content-disposition": "inline; filename*=utf-8''%C3%A4.png",
-        }  # fmt: skip
-        assert b"".join([chunk async for chunk in reader.content()]) == data
+        assert await reader.second_part() == {"content-type": kind, "content-disposition": disposition}
+        got = b"".join([chunk async for chunk in reader.content()])
+        if kind == "image/png":
+            assert got == data
+        else:
+            assert shape(got) == ("JPEG", (32, 32))
 
 
 async def test_m4_peers_get_only_what_was_uploaded_here(arena: Arena) -> None:
@@ -326,5 +335,34 @@ async def test_m4_peers_get_only_what_was_uploaded_here(arena: Arena) -> None:
         assert (status, answer["errcode"]) == (404, "M_NOT_FOUND"), media_id
     media_id = await upload(arena, b"x", "text/html")
     assert (await arena.ask("GET", f"{STABLE}/v1/media/download/{media_id}?timeout_ms=-1"))[0] == 400
-    status, answer = await arena.ask("GET", f"{STABLE}/v1/media/thumbnail/{media_id}?width=1&height=1")
-    assert (status, answer["errcode"]) == (400, "M_UNKNOWN")
+    for query, errcode in [
+        ("width=1&height=1", "M_UNKNOWN"), ("width=0&height=1", "M_INVALID_PARAM"),
+        ("width=1&height=1&method=melt", "M_INVALID_PARAM"), ("width=1&height=1&animated=x", "M_INVALID_PARAM"),
+    ]:  # fmt: skip
+        status, answer = await arena.ask("GET", f"{STABLE}/v1/media/thumbnail/{media_id}?{query}")
+        assert (status, answer["errcode"]) == (400, errcode)
+
+
+async def test_thumbnails_of_a_peers_image_are_made_here_and_go_with_it(arena: Arena) -> None:
+    """One fetch, one decoding; what thumbnails take counts for the cache, and a hidden copy is not fetched."""
+    image = encoded(900, 600)
+    arena.evil.answers["media"] = answers(lambda: framed(image, "image/png"))
+    library, db = arena.victim.server.media.library, arena.victim.server.db
+    sizes = [Size(96, 96, crop=True), Size(320, 240, crop=False)]
+    found = await asyncio.gather(
+        *(library.thumbnail(EVIL, "abc", 0.0, size, animated=False) for size in sizes * 5)
+    )
+    bodies = [b"".join([block async for block in medium.body]) for medium in found]
+    assert [shape(body)[1] for body in bodies[:2]] == [(96, 96), (320, 213)]
+    assert len(set(bodies)) == 2
+    assert len(arena.evil.requests("media")) == 1
+    assert await media.cached_bytes(db) == len(image) + len(bodies[0]) + len(bodies[1])
+    assert len(stored(arena)) == 3
+    assert await media.quarantine_cached(db, EVIL, "abc", hidden=True)
+    with pytest.raises(outcomes.NotFound):
+        await library.thumbnail(EVIL, "abc", 0.0, sizes[0], animated=False)
+    assert await media.quarantine_cached(db, EVIL, "abc", hidden=False)
+    for number in range(8):
+        arena.evil.answers["media"] = answers(lambda n=number: framed(bytes([n]) * (MAX // 2), "a/b"))
+        await fetch(arena, f"m{number}")
+    assert not [path for path in stored(arena) if "." in path.name]

@@ -16,6 +16,7 @@ from yarl import URL
 from lmserver.composition import Server, assemble
 from lmserver.config import parse_config
 from lmserver.media.local import MAX_PENDING
+from lmserver.storage import media
 from lmserver.storage.database import Database
 from tests.evilpeer.network import Network
 from tests.kit.rooms import key_of
@@ -101,6 +102,72 @@ async def test_upload_and_download(api: Api) -> None:
     response, body = await api.ask("HEAD", f"{V1}/download/{uri}")
     assert (response.status, response.headers["Content-Length"], body) == (200, str(len(data)), b"")
     assert (await api.json("GET", f"{V1}/config"))[1] == {"m.upload.size": LIMIT}
+
+
+RANGES = [
+    ("bytes=0-0", 206, slice(0, 1)),
+    ("bytes=10-19", 206, slice(10, 20)),
+    ("bytes=999990-", 206, slice(999_990, None)),
+    ("bytes=-5", 206, slice(-5, None)),
+    ("bytes=5-99999999", 206, slice(5, None)),
+    ("bytes=-99999999", 206, slice(0, None)),
+    ("bytes=0-1,5-6", 200, slice(0, None)),
+    ("bytes=9-3", 200, slice(0, None)),
+    ("bytes=-", 200, slice(0, None)),
+    ("bytes=\u0663-5", 200, slice(0, None)),
+    ("lines=0-1", 200, slice(0, None)),
+    ("bytes=" + "9" * 5000 + "-", 200, slice(0, None)),
+    ("bytes=1000000-", 416, None),
+    ("bytes=-0", 416, None),
+]
+
+
+async def test_a_part_of_a_file(api: Api) -> None:
+    data = os.urandom(1_000_000)
+    path = f"{V1}/download/" + await api.upload(data)
+    for asked, status, part in RANGES:
+        response, body = await api.ask("GET", path, Range=asked)
+        assert response.status == status, asked
+        if part is None:
+            assert response.headers["Content-Range"] == "bytes */1000000"
+            continue
+        assert body == data[part], asked
+        if status == 206:
+            start = part.indices(len(data))[0]
+            expected = f"bytes {start}-{start + len(body) - 1}/1000000"
+            assert response.headers["Content-Range"] == expected
+    tag = response.headers.get("ETag") or (await api.ask("HEAD", path))[0].headers["ETag"]
+    assert (await api.ask("GET", path, Range="bytes=0-1", **{"If-Range": tag}))[1] == data[:2]
+    for other in ('"else"', "W/" + tag, "Wed, 21 Oct 2015 07:28:00 GMT"):
+        response, body = await api.ask("GET", path, Range="bytes=0-1", **{"If-Range": other})
+        assert (response.status, body) == (200, data)
+    response, body = await api.ask("HEAD", path, Range="bytes=0-1")
+    assert (response.status, response.headers["Content-Length"]) == (200, "1000000")
+    assert response.headers["Accept-Ranges"] == "bytes"
+
+
+async def test_a_file_the_asker_has_is_not_sent_again(api: Api) -> None:
+    path = f"{V1}/download/" + await api.upload(b"content")
+    tag = (await api.ask("GET", path))[0].headers["ETag"]
+    for has in (tag, "W/" + tag, f'"x", {tag}', "*"):
+        response, body = await api.ask("GET", path, **{"If-None-Match": has})
+        assert (response.status, body) == (304, b""), has
+        assert (response.headers["ETag"], "immutable" in response.headers["Cache-Control"]) == (tag, True)
+    for other in ('"x"', "nonsense", tag[:-2] + '"', '"' * 5000):
+        assert (await api.ask("GET", path, **{"If-None-Match": other}))[0].status == 200, other
+
+
+async def test_what_an_operator_hides_is_given_to_nobody(api: Api) -> None:
+    uri = await api.upload(b"content")
+    media_id = uri.split("/")[1]
+    assert await media.quarantine_local(api.server.db, media_id, hidden=True)
+    assert not await media.quarantine_local(api.server.db, "other", hidden=True)
+    for path in (f"download/{uri}", f"download/{uri}/x", f"thumbnail/{uri}?width=9&height=9"):
+        assert (await api.json("GET", f"{V1}/{path}"))[1]["errcode"] == "M_NOT_FOUND"
+    status, answer = await api.json("PUT", f"{UPLOAD}/{uri}", b"other")
+    assert (status, answer["errcode"]) == (409, "M_CANNOT_OVERWRITE_MEDIA")
+    assert await media.quarantine_local(api.server.db, media_id, hidden=False)
+    assert (await api.ask("GET", f"{V1}/download/{uri}"))[1] == b"content"
 
 
 async def test_an_empty_upload_is_a_file_too(api: Api) -> None:
@@ -213,33 +280,6 @@ async def test_m4_no_path_comes_from_a_media_id(api: Api) -> None:
             response, body = await api.ask("GET", f"{V1}/download/{server}/{name}?timeout_ms=0")
             assert response.status in (404, 502), (server, name)
             assert b"secret" not in body
-
-
-THUMBNAILS = [
-    ("image/png", "width=32&height=32", 200),
-    ("image/jpeg", "width=32&height=32&method=crop&animated=false", 200),
-    ("image/gif", "width=32&height=32&animated=true", 200),
-    ("image/gif", "width=32&height=32&animated=false", 400),
-    ("image/svg+xml", "width=32&height=32", 400),
-    ("text/html", "width=32&height=32", 400),
-    ("image/png", "width=32", 400),
-    ("image/png", "width=0&height=32", 400),
-    ("image/png", "width=-5&height=32", 400),
-    ("image/png", "width=99999999999999999999&height=32", 400),
-    ("image/png", "width=%D9%A3&height=32", 400),
-    ("image/png", "width=1.5&height=32", 400),
-    ("image/png", "width=32&height=32&method=melt", 400),
-]
-
-
-async def test_m3_a_thumbnail_is_the_image_and_nothing_is_decoded(api: Api) -> None:
-    data = b"not really an image"
-    for kind, query, status in THUMBNAILS:
-        uri = await api.upload(data, kind)
-        response, body = await api.ask("GET", f"{V1}/thumbnail/{uri}?{query}")
-        assert response.status == status, (kind, query)
-        if status == 200:
-            assert (body, response.headers["Content-Disposition"]) == (data, "inline")
 
 
 async def test_a_damaged_file_is_not_served_as_whole(api: Api) -> None:

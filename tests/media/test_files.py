@@ -19,7 +19,19 @@ async def store(store: MediaFiles, data: bytes, piece: int = 10_000) -> bytes:
         for start in range(0, len(data), piece):
             await file.write(data[start : start + piece])
         assert file.size == len(data)
-        return await file.keep()
+        return await file.keep(itself)
+
+
+async def itself(sha256: bytes) -> bytes:
+    return sha256
+
+
+async def always(_: bytes) -> bool:
+    return True
+
+
+async def never(_: bytes) -> bool:
+    return False
 
 
 async def read(store: MediaFiles, sha256: bytes, size: int) -> list[bytes]:
@@ -41,8 +53,10 @@ async def test_what_is_written_is_read(tmp_path: Path, data: bytes) -> None:
     assert place(tmp_path / "media", sha256).stat().st_mode & 0o777 == 0o600
     assert not list((tmp_path / "media/incoming").iterdir())
     assert await media.has(sha256, len(data))
-    await media.delete(sha256)
-    await media.delete(sha256)
+    assert not await media.delete(sha256, never)
+    assert await media.has(sha256, len(data))
+    assert await media.delete(sha256, always)
+    assert await media.delete(sha256, always)
     assert not await media.has(sha256, len(data))
 
 
