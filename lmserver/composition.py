@@ -121,6 +121,9 @@ FAILURES: dict[type[Exception], ApiError] = {
 }
 
 
+DAY_MS = 24 * 3600 * 1000
+
+
 def clock_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -357,7 +360,16 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
     folder = config.data_dir / "media"
     local_files, remote_files = MediaFiles(folder / "local"), MediaFiles(folder / "remote")
     local = LocalMedia(db, local_files, limits.user_quota, clock)
-    remote = RemoteMedia(db, client, remote_files, limits.max_remote_size, limits.remote_cache_size, clock)
+    days = limits.remote_retention_days
+    remote = RemoteMedia(
+        db,
+        client,
+        remote_files,
+        limits.max_remote_size,
+        limits.remote_cache_size,
+        clock,
+        None if days is None else days * DAY_MS,
+    )
     thumbnails = Thumbnails(Workers())
     library = Library(config.server_name, local, local_files, remote, remote_files, thumbnails)
     return MediaParts(local, remote, library, thumbnails)

@@ -75,12 +75,13 @@ class Rooms:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Bytes; `user_quota` None: no end."""
+    """Bytes, and days; `user_quota` and `remote_retention_days` None: no end."""
 
     max_upload_size: int
     max_remote_size: int
     remote_cache_size: int
     user_quota: int | None
+    remote_retention_days: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,18 +406,22 @@ def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
 
 
 def _media(reader: _Reader, raw: dict[str, Any]) -> Media:
-    known = {"max_upload_size", "max_remote_size", "remote_cache_size", "user_quota"}
+    known = {"max_upload_size", "max_remote_size", "remote_cache_size", "user_quota", "remote_retention_days"}
     section = reader.section(raw, "media", known)
     remote = reader.size(section, "max_remote_size", 100 * MB, "media.")
     cache = reader.size(section, "remote_cache_size", 10_000 * MB, "media.")
     if cache < 2 * remote:
         reader.problems.append("media.remote_cache_size: less than two media of max_remote_size")
     quota = section.get("user_quota", 5_000 * MB)
+    days = reader.value(section, "remote_retention_days", int, None, "media.")
+    if days is not None and not 0 < days <= 36_500:
+        reader.problems.append(f"media.remote_retention_days: expected 1 to 36500 days, found {days}")
     return Media(
         reader.size(section, "max_upload_size", 50 * MB, "media."),
         remote,
         cache,
         None if quota is None else reader.size(section, "user_quota", 5_000 * MB, "media."),
+        days,
     )
 
 

@@ -117,6 +117,8 @@ media:
   max_remote_size: 100000000
   # What all copies of other servers' files may take; those used longest ago go first.
   remote_cache_size: 10000000000
+  # Days that a copy nobody asks for is kept; null: as long as there is room.
+  remote_retention_days: null
   # What one user may upload altogether; null for no end.
   user_quota: 5000000000
 

@@ -30,6 +30,7 @@ KEEP_FREE = 256 * 1024 * 1024
 """Bytes of the disk that media leave to the database and everybody else."""
 
 STALE_SECONDS = 24 * 3600.0
+LOOKED_UP_AT_ONCE = 1000
 WRITERS = 1000
 WRITER_SECONDS = 60.0
 """Of one file at a time: so many wait, for so long."""
@@ -180,9 +181,16 @@ class MediaFiles:
                 if self.path_of(sha256).exists():
                     await asyncio.to_thread(file.path.rename, _beside(self.path_of(sha256), suffix))
 
-    async def old(self) -> list[bytes]:
-        """The hashes of the files that stand for a day at least."""
-        return await asyncio.to_thread(self._old, time.time() - STALE_SECONDS)
+    async def sweep(self, unused: Callable[[list[bytes]], Awaitable[list[bytes]]]) -> None:
+        """Delete files that stand for a day and are `unused`: those no row names, after a crash."""
+        old = await asyncio.to_thread(self._old, time.time() - STALE_SECONDS)
+
+        async def still_unused(sha256: bytes) -> bool:
+            return bool(await unused([sha256]))
+
+        for start in range(0, len(old), LOOKED_UP_AT_ONCE):
+            for sha256 in await unused(old[start : start + LOOKED_UP_AT_ONCE]):
+                await self.delete(sha256, still_unused)
 
     async def tidy(self) -> None:
         """Remove what writers that died have left behind, and what was derived from files that are gone."""

@@ -99,6 +99,12 @@ class Library:
         content = (await self.open_local(media_id, wait_seconds)).content
         return await self._thumbnail(self._local_files, content, size, animated, None)
 
+    async def delete(self, server: str, media_id: str) -> bool:
+        """Delete one of ours, or the copy of another server's; False for one that is not here."""
+        if server == self._our_name:
+            return await self._local.delete(media_id)
+        return await self._remote.delete(server, media_id)
+
     async def _thumbnail(
         self,
         files: MediaFiles,

@@ -23,6 +23,7 @@ USED_AGAIN_MS = 3600 * 1000
 """How exactly it is known when a medium was used last."""
 
 MAX_PENDING = 50
+DELETED_AT_ONCE = 100
 MAX_WAIT_SECONDS = 20.0
 DEFAULT_TIMEOUT_MS = "20000"
 
@@ -108,10 +109,31 @@ class LocalMedia:
             raise outcomes.NotYetUploaded("The media has not been uploaded yet")
         return found
 
+    async def delete(self, media_id: str) -> bool:
+        """Delete a medium, its row first: a crash leaves a file for `tidy`. False when there is none."""
+        gone = await media.delete_local(self._db, media_id)
+        if gone is not None and gone.content is not None:
+            await self._files.delete(gone.content.sha256, self._unused)
+        return gone is not None
+
+    async def purge_unused(self, before_ms: int) -> int:
+        """Delete what nobody has asked for since; how much there was. Nothing does this by itself: what
+        users upload, nobody else has."""
+        count = 0
+        while unused := await media.local_unused_since(self._db, before_ms, DELETED_AT_ONCE):
+            for medium in unused:
+                await self.delete(medium.media_id)
+            count += len(unused)
+        return count
+
     async def tidy(self) -> None:
-        """Forget announcements that ended, and files that nobody finished."""
+        """Forget announcements that ended, files that nobody finished, and files that no row names."""
         await media.purge_pending(self._db, self._clock() - PENDING_MS)
         await self._files.tidy()
+        await self._files.sweep(lambda hashes: media.not_local(self._db, hashes))
+
+    async def _unused(self, sha256: bytes) -> bool:
+        return bool(await media.not_local(self._db, [sha256]))
 
     def _ended(self, created_ts: int) -> bool:
         return created_ts < self._clock() - PENDING_MS

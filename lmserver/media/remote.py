@@ -42,12 +42,12 @@ FAILURE_SECONDS = 30.0
 MAX_FAILURES = 10_000
 USED_AGAIN_MS = 3600 * 1000
 EVICTED_AT_ONCE = 100
-LOOKED_UP_AT_ONCE = 1000
 HEADER_SECONDS = 30.0
 
 
 class RemoteMedia:
-    """`max_size` is bytes for each medium, `cache_size` bytes for all of them."""
+    """`max_size` is bytes for each medium, `cache_size` bytes for all of them; one that nobody asks for is
+    kept `keep_ms`, or as long as there is room for it."""
 
     def __init__(
         self,
@@ -57,7 +57,9 @@ class RemoteMedia:
         max_size: int,
         cache_size: int,
         clock: Callable[[], int],
+        keep_ms: int | None = None,
     ) -> None:
+        self._keep_ms = keep_ms
         self._db = db
         self._client = client
         self._files = files
@@ -87,18 +89,34 @@ class RemoteMedia:
         )
 
     async def tidy(self) -> None:
-        """Remove files that nobody finished, and those whose row a crash has prevented: the cache is
-        counted by its rows."""
+        """Remove copies kept long enough, files that nobody finished, and those whose row a crash has
+        prevented: the cache is counted by its rows."""
+        if self._keep_ms is not None:
+            await self.purge_unused(self._clock() - self._keep_ms)
         await self._files.tidy()
-        old = await self._files.old()
-        for start in range(0, len(old), LOOKED_UP_AT_ONCE):
-            for sha256 in await media.not_cached(self._db, old[start : start + LOOKED_UP_AT_ONCE]):
-                await self._files.delete(sha256, self._unused)
+        await self._files.sweep(lambda hashes: media.not_cached(self._db, hashes))
 
     async def thumbnail_made(self, server: str, media_id: str, size: int) -> None:
         """A thumbnail of so many bytes stands beside the copy: it is part of the cache."""
         await media.add_thumbnail(self._db, server, media_id, size)
         await self._evict(size)
+
+    async def purge_unused(self, before_ms: int) -> int:
+        """Delete the copies that nobody has asked for since; how many there were."""
+        count = 0
+        while unused := await media.cached_unused_since(self._db, before_ms, EVICTED_AT_ONCE):
+            for medium in unused:
+                await self.delete(medium.server, medium.media_id)
+            count += len(unused)
+        return count
+
+    async def delete(self, server: str, media_id: str) -> bool:
+        """Delete a copy, its row first: a crash leaves a file for `tidy`. It is fetched again when
+        somebody asks for it."""
+        sha256 = await media.forget(self._db, server, media_id)
+        if sha256 is not None:
+            await self._files.delete(sha256, self._unused)
+        return sha256 is not None
 
     async def close(self) -> None:
         """End the fetches."""
@@ -207,8 +225,7 @@ class RemoteMedia:
         while excess > 0 and (oldest := await media.least_used(self._db, EVICTED_AT_ONCE)):
             for medium in oldest:
                 if excess > 0:
-                    await media.forget(self._db, medium.server, medium.media_id)
-                    await self._files.delete(medium.sha256, self._unused)
+                    await self.delete(medium.server, medium.media_id)
                     excess -= medium.size
 
     async def _unused(self, sha256: bytes) -> bool:

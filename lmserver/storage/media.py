@@ -47,6 +47,11 @@ def _content(row: Any) -> Content:
     )
 
 
+def _local(row: Any) -> LocalMedium:
+    content = None if row["sha256"] is None else _content(row)
+    return LocalMedium(row["media_id"], row["user_id"], row["created_ts"], row["used_ts"], content)
+
+
 # -- media of our users -----------------------------------------------------------------------------
 
 
@@ -98,15 +103,60 @@ async def local(db: Executor, media_id: str) -> LocalMedium | None:
         " FROM local_media WHERE media_id = $1",
         media_id,
     )
-    if row is None:
-        return None
-    content = None if row["sha256"] is None else _content(row)
-    return LocalMedium(row["media_id"], row["user_id"], row["created_ts"], row["used_ts"], content)
+    return None if row is None else _local(row)
 
 
 async def touch_local(db: Executor, media_id: str, now_ms: int) -> None:
     """It was used."""
     await db.execute("UPDATE local_media SET used_ts = $2 WHERE media_id = $1", media_id, now_ms)
+
+
+async def delete_local(db: Executor, media_id: str) -> LocalMedium | None:
+    """Forget one of our media; what it was, None for one that is not there. Its file may be another's too."""
+    row = await db.fetchrow(
+        "DELETE FROM local_media WHERE media_id = $1 RETURNING media_id, user_id, created_ts, used_ts,"
+        " sha256, size, content_type, filename, quarantined",
+        media_id,
+    )
+    return None if row is None else _local(row)
+
+
+async def list_local(
+    db: Executor, user_id: str | None, limit: int, after: tuple[int, str] = (0, "")
+) -> list[LocalMedium]:
+    """What a user, or anybody, has uploaded, the oldest first, from behind `after`: the `created_ts` and
+    `media_id` of the last one seen."""
+    rows = await db.fetch(
+        "SELECT media_id, user_id, created_ts, used_ts, sha256, size, content_type, filename, quarantined"
+        " FROM local_media WHERE ($1::text IS NULL OR user_id = $1) AND sha256 IS NOT NULL"
+        " AND (created_ts, media_id) > ($2, $3) ORDER BY created_ts, media_id LIMIT $4",
+        user_id,
+        *after,
+        limit,
+    )
+    return [_local(row) for row in rows]
+
+
+async def local_unused_since(db: Executor, before_ms: int, limit: int) -> list[LocalMedium]:
+    """Ours that nobody has asked for since, those used longest ago first; hidden ones are kept."""
+    rows = await db.fetch(
+        "SELECT media_id, user_id, created_ts, used_ts, sha256, size, content_type, filename, quarantined"
+        " FROM local_media WHERE sha256 IS NOT NULL AND used_ts < $1 AND NOT quarantined"
+        " ORDER BY used_ts LIMIT $2",
+        before_ms,
+        limit,
+    )
+    return [_local(row) for row in rows]
+
+
+async def not_local(db: Executor, hashes: list[bytes]) -> list[bytes]:
+    """Those of the hashes that none of our media has."""
+    rows = await db.fetch(
+        "SELECT h FROM unnest($1::bytea[]) AS h"
+        " WHERE NOT EXISTS (SELECT FROM local_media AS m WHERE m.sha256 = h)",
+        hashes,
+    )
+    return [bytes(row["h"]) for row in rows]
 
 
 async def quarantine_local(db: Executor, media_id: str, *, hidden: bool) -> bool:
@@ -197,7 +247,32 @@ async def least_used(db: Executor, limit: int) -> list[CachedMedium]:
         " WHERE NOT quarantined ORDER BY used_ts LIMIT $1",
         limit,
     )
-    return [CachedMedium(r["server"], r["media_id"], bytes(r["sha256"]), r["size"]) for r in rows]
+    return [_cached(row) for row in rows]
+
+
+async def cached_unused_since(db: Executor, before_ms: int, limit: int) -> list[CachedMedium]:
+    """Copies that nobody has asked for since, those used longest ago first; hidden ones are kept."""
+    rows = await db.fetch(
+        "SELECT server, media_id, sha256, size + thumbnails_size AS size FROM remote_media"
+        " WHERE used_ts < $1 AND NOT quarantined ORDER BY used_ts LIMIT $2",
+        before_ms,
+        limit,
+    )
+    return [_cached(row) for row in rows]
+
+
+async def list_cached(
+    db: Executor, server: str, limit: int, after: str = ""
+) -> list[tuple[CachedMedium, Content]]:
+    """The copies of a server's media, in the order of their IDs, from behind `after`."""
+    rows = await db.fetch(
+        "SELECT server, media_id, sha256, size, content_type, filename, quarantined FROM remote_media"
+        " WHERE server = $1 AND media_id > $2 ORDER BY media_id LIMIT $3",
+        server,
+        after,
+        limit,
+    )
+    return [(_cached(row), _content(row)) for row in rows]
 
 
 async def not_cached(db: Executor, hashes: list[bytes]) -> list[bytes]:
@@ -210,6 +285,13 @@ async def not_cached(db: Executor, hashes: list[bytes]) -> list[bytes]:
     return [bytes(row["h"]) for row in rows]
 
 
-async def forget(db: Executor, server: str, media_id: str) -> None:
-    """Forget a copy; its file may be another's too."""
-    await db.execute("DELETE FROM remote_media WHERE server = $1 AND media_id = $2", server, media_id)
+async def forget(db: Executor, server: str, media_id: str) -> bytes | None:
+    """Forget a copy; the hash of its file, which may be another's too, or None."""
+    sha256 = await db.fetchval(
+        "DELETE FROM remote_media WHERE server = $1 AND media_id = $2 RETURNING sha256", server, media_id
+    )
+    return None if sha256 is None else bytes(sha256)
+
+
+def _cached(row: Any) -> CachedMedium:
+    return CachedMedium(row["server"], row["media_id"], bytes(row["sha256"]), row["size"])

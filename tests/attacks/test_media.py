@@ -285,6 +285,27 @@ async def test_m4_files_a_crash_left_without_a_row_go(arena: Arena, monkeypatch:
     assert [path.read_bytes() for path in stored(arena)] == [b"kept"]
 
 
+async def test_copies_that_nobody_asks_for_go(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for one that an operator hides, which would come back to be seen."""
+    store, now = arena.victim.server.media.remote, arena.victim.server.media.remote._clock()
+    for number, media_id in enumerate(("old", "hidden", "used")):
+        arena.evil.answers["media"] = answers(lambda n=number: framed(bytes([n]), "a/b"))
+        await fetch(arena, media_id)
+    assert await media.quarantine_cached(arena.db, EVIL, "hidden", hidden=True)
+    monkeypatch.setattr(store, "_clock", lambda: now + 11 * 86_400_000)
+    assert await fetch(arena, "used") == b"\2"
+    monkeypatch.setattr(store, "_keep_ms", 10 * 86_400_000)
+    await store.tidy()
+    rows = [copy.media_id for copy, _ in await media.list_cached(arena.db, EVIL, 10)]
+    assert rows == ["hidden", "used"]
+    assert [copy.media_id for copy, _ in await media.list_cached(arena.db, EVIL, 10, "hidden")] == ["used"]
+    assert len(stored(arena)) == 2
+    library = arena.victim.server.media.library
+    assert await library.delete(EVIL, "used")
+    assert not await library.delete(EVIL, "used")
+    assert len(stored(arena)) == 1
+
+
 # -- what peers may ask of us -----------------------------------------------------------------------
 
 

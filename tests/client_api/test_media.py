@@ -15,10 +15,12 @@ from yarl import URL
 
 from lmserver.composition import Server, assemble
 from lmserver.config import parse_config
+from lmserver.media import files
 from lmserver.media.local import MAX_PENDING
 from lmserver.storage import media
 from lmserver.storage.database import Database
 from tests.evilpeer.network import Network
+from tests.kit.images import encoded
 from tests.kit.rooms import key_of
 
 NAME = "hub.test"
@@ -168,6 +170,50 @@ async def test_what_an_operator_hides_is_given_to_nobody(api: Api) -> None:
     assert (status, answer["errcode"]) == (409, "M_CANNOT_OVERWRITE_MEDIA")
     assert await media.quarantine_local(api.server.db, media_id, hidden=False)
     assert (await api.ask("GET", f"{V1}/download/{uri}"))[1] == b"content"
+
+
+async def test_media_are_deleted_with_their_files(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, db = api.server.media.library, api.server.db
+    image = encoded(500, 500)
+    first, second = await api.upload(image), await api.upload(image)
+    await api.ask("GET", f"{V1}/thumbnail/{first}?width=9&height=9")
+    assert len(stored(api)) == 2
+    mine = await media.list_local(db, f"@alice:{NAME}", 10)
+    assert [m.media_id for m in mine] == [first.split("/")[1], second.split("/")[1]]
+    last = (mine[0].created_ts, mine[0].media_id)
+    assert await media.list_local(db, None, 10, last) == mine[1:]
+    assert await library.delete(NAME, first.split("/")[1])
+    assert (await api.json("GET", f"{V1}/download/{first}"))[0] == 404
+    assert (await api.ask("GET", f"{V1}/download/{second}"))[1] == image
+    assert await library.delete(NAME, second.split("/")[1])
+    assert not await library.delete(NAME, second.split("/")[1])
+    assert stored(api) == []
+    # Nobody has asked for one, and a crash came between a row and its file.
+    await api.upload(b"unused")
+    lost = await api.upload(b"lost")
+    local = api.server.media.local
+    assert await local.purge_unused(0) == 0
+    await media.delete_local(db, lost.split("/")[1])
+    await local.tidy()
+    assert len(stored(api)) == 2
+    monkeypatch.setattr(files, "STALE_SECONDS", -60.0)
+    await local.tidy()
+    assert len(stored(api)) == 1
+    assert await local.purge_unused(1 << 60) == 1
+    assert stored(api) == []
+
+
+async def test_a_file_is_not_deleted_under_who_uploads_it_again(api: Api) -> None:
+    """Uploads and deletions of the same bytes at once: what is acknowledged is there."""
+    library = api.server.media.library
+
+    async def round_() -> None:
+        uri = await api.upload(b"the same")
+        assert (await api.ask("GET", f"{V1}/download/{uri}"))[1] == b"the same"
+        assert await library.delete(NAME, uri.split("/")[1])
+
+    await asyncio.gather(*(round_() for _ in range(40)))
+    assert stored(api) == []
 
 
 async def test_an_empty_upload_is_a_file_too(api: Api) -> None:
