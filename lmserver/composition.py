@@ -66,6 +66,7 @@ from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
+from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
 from lmserver.federation_server.recovery import RecoveryEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.media.files import MediaFiles
@@ -78,10 +79,9 @@ from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
-from lmserver.room_parts import room_endpoints
+from lmserver.room_parts import Finding, finding_parts, room_endpoints
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
-from lmserver.rooms.directory import Directory
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.evidence import EvidenceLog
@@ -255,7 +255,7 @@ def assemble(
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
-    directory = Directory(db, engine, remote.alias)
+    finding = finding_parts(db, engine, client, remote.alias, clock)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
@@ -283,8 +283,9 @@ def assemble(
             clock,
             linearized=config.federation.mode == "linearized",
         ),
-        FederationDeviceEndpoints(name, federated, federated, directory),
+        FederationDeviceEndpoints(name, federated, federated, finding.directory),
         FederationMediaEndpoints(media.library),
+        FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
     )
     return Server(
         config,
@@ -314,7 +315,7 @@ def assemble(
             accounts,
             invite_policy,
             membership,
-            directory,
+            finding,
             devices,
             cross_signing,
             remote,
@@ -383,7 +384,7 @@ def _client_app(
     accounts: Accounts,
     invite_policy: InvitePolicy,
     membership: Membership,
-    directory: Directory,
+    finding: Finding,
     devices: DeviceStore,
     cross_signing: CrossSigning,
     remote: RemoteUsers,
@@ -408,7 +409,7 @@ def _client_app(
         db,
         engine,
         membership,
-        directory,
+        finding,
         reading,
         accounts,
         data,
@@ -430,7 +431,7 @@ def _client_app(
         KeyEndpoints(devices, config.server_name, remote),
         CrossSigningEndpoints(cross_signing, interaction),
         *of_rooms,
-        SendEndpoints(engine, reading, edus.typing, clock),
+        SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),
         PresenceEndpoints(edus.presence),

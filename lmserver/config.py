@@ -67,10 +67,12 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """`map_numeric_versions`: Matrix's own versions mean the default one."""
+    """`map_numeric_versions`: Matrix's own versions mean the default one; `list_for_servers`: the public
+    list is for other servers too."""
 
     default_version: str
     map_numeric_versions: bool
+    list_for_servers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         )
     data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
     database = reader.section(raw, "database", {"url", "pool_size"})
-    rooms = reader.section(raw, "rooms", {"default_version", "map_numeric_versions"})
+    rooms = reader.section(raw, "rooms", {"default_version", "map_numeric_versions", "list_for_servers"})
     presence = reader.section(raw, "presence", {"enabled"})
     logging = reader.section(raw, "logging", {"level", "format"})
     return Config(
@@ -318,6 +320,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         rooms=Rooms(
             reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
             reader.value(rooms, "map_numeric_versions", bool, True, "rooms."),
+            reader.value(rooms, "list_for_servers", bool, True, "rooms."),
         ),
         media=_media(reader, raw),
         logging=Logging(

@@ -103,6 +103,8 @@ rooms:
   default_version: "{LM_02_ID}"
   # Clients that ask for one of Matrix's own versions, "1" to "12", get the default one; false: an error.
   map_numeric_versions: true
+  # Whether users of other servers may see the list of public rooms.
+  list_for_servers: true
 
 presence:
   # Whether people see who of those they share a room with is online, here and on other servers. It is

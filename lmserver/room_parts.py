@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.client_data import ClientData
 from lmserver.accounts.push_rules import BadRule, PushRules, UnknownRule
 from lmserver.client_api.directory import DirectoryEndpoints
+from lmserver.client_api.public_rooms import PublicRoomEndpoints
 from lmserver.client_api.reports import ReportEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.upgrades import UpgradeEndpoints
 from lmserver.config import Config
-from lmserver.rooms.directory import Directory
+from lmserver.federation_client.client import FederationClient
+from lmserver.rooms.directory import Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.presets import Versions
+from lmserver.rooms.public_list import PublicList
 from lmserver.rooms.reading import Reading
+from lmserver.rooms.remote_list import RemoteLists
 from lmserver.rooms.upgrades import Upgrades
 from lmserver.storage.database import Database
 from lmserver.web.limits import RateLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How rooms are found, here and elsewhere."""
+
+    directory: Directory
+    listing: PublicList
+    lists: RemoteLists
+
+
+def finding_parts(
+    db: Database, engine: RoomEngine, client: FederationClient, remote_alias: Remote, clock: Callable[[], int]
+) -> Finding:
+    """Aliases and public lists."""
+    listing = PublicList(db)
+    directory = Directory(db, engine, clock, listing.changed, remote_alias)
+    return Finding(directory, listing, RemoteLists(client))
 
 
 def room_endpoints(
@@ -29,7 +52,7 @@ def room_endpoints(
     db: Database,
     engine: RoomEngine,
     membership: Membership,
-    directory: Directory,
+    finding: Finding,
     reading: Reading,
     accounts: Accounts,
     data: ClientData,
@@ -40,13 +63,22 @@ def room_endpoints(
     """What the client API has to say of rooms as a whole."""
     versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
     copy_push_rule = partial(_copy_push_rule, push_rules)
-    upgrades = Upgrades(db, engine, data, copy_push_rule, accounts.profile, clock)
+    upgrades = Upgrades(db, engine, data, copy_push_rule, finding.listing.changed, accounts.profile, clock)
     return [
         RoomEndpoints(
-            db, engine, membership, directory, accounts.profile, limiter, clock, versions, upgrades.carry_over
+            db,
+            engine,
+            membership,
+            finding.directory,
+            accounts.profile,
+            limiter,
+            clock,
+            versions,
+            upgrades.carry_over,
         ),
         UpgradeEndpoints(upgrades, versions),
-        DirectoryEndpoints(db, directory, reading),
+        DirectoryEndpoints(db, finding.directory, reading),
+        PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
     ]
 

@@ -1,4 +1,4 @@
-"""Finding rooms and people (CS API §Room aliases, §Listing rooms, §User Directory)."""
+"""Names of rooms, and finding people (CS API §Room aliases, §User Directory)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lmserver.protocol.room_versions import room_version
 from lmserver.rooms.client_format import shown
 from lmserver.rooms.directory import AliasTaken, Directory, NotAllowed
 from lmserver.rooms.reading import Reading
-from lmserver.storage import room_log, room_reads
+from lmserver.storage import room_reads
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_param
+from lmserver.web.errors import ApiError
 
 CLIENT = "/_matrix/client/v3"
 MAX_PAGE = 100
@@ -21,7 +21,7 @@ MAX_SEARCH = 255
 
 
 class DirectoryEndpoints:
-    """Aliases, the public room list and the user directory."""
+    """Aliases and the user directory."""
 
     def __init__(self, db: Executor, directory: Directory, reading: Reading) -> None:
         self._db = db
@@ -73,65 +73,6 @@ class DirectoryEndpoints:
             raise rooms.not_in_room()
         return {"aliases": await self._directory.of_room(access.room_id)}
 
-    # -- the public list ------------------------------------------------------------------------
-
-    @endpoint("GET", CLIENT + "/directory/list/room/{room_id}", auth=Auth.NONE)
-    async def get_listing(self, request: Request) -> JsonObject:
-        """Whether a room is in the public list."""
-        room_id = _room_id(request)
-        if await room_log.room(self._db, room_id) is None:
-            raise ApiError(404, "M_NOT_FOUND", "Room not found")
-        return {"visibility": "public" if await self._directory.is_published(room_id) else "private"}
-
-    @endpoint("PUT", CLIENT + "/directory/list/room/{room_id}", auth=Auth.USER)
-    async def put_listing(self, request: Request) -> JsonObject:
-        """Show a room in the public list, or take it off."""
-        visibility = (await request.json_or_empty()).get("visibility", "public")
-        if visibility not in ("public", "private"):
-            raise bad_param("visibility is public or private")
-        room_id, requester = _room_id(request), request.requester
-        if await room_log.room(self._db, room_id) is None:
-            raise ApiError(404, "M_NOT_FOUND", "Room not found")
-        try:
-            await self._directory.set_published(
-                room_id, visibility == "public", requester.user_id, admin=requester.is_admin
-            )
-        except NotAllowed as error:
-            raise ApiError(403, "M_FORBIDDEN", str(error)) from None
-        return {}
-
-    @endpoint("GET", CLIENT + "/publicRooms", auth=Auth.NONE)
-    async def public_rooms(self, request: Request) -> JsonObject:
-        """Rooms in the public list."""
-        limit = rooms.number(request, "limit", MAX_PAGE, least=1, most=MAX_PAGE)
-        return await self._listed(request.query.get("since"), limit, None)
-
-    @endpoint("POST", CLIENT + "/publicRooms", auth=Auth.USER)
-    async def search_public_rooms(self, request: Request) -> JsonObject:
-        """The same, with a search term."""
-        body = await request.json_or_empty()
-        limit, since, wanted = body.get("limit", MAX_PAGE), body.get("since"), body.get("filter") or {}
-        if type(limit) is not int or not isinstance(since, str | None) or not isinstance(wanted, dict):
-            raise ApiError(400, "M_BAD_JSON", "limit, since or filter has the wrong type")
-        term = rooms.optional_text(wanted, "generic_search_term")
-        return await self._listed(since, max(1, min(limit, MAX_PAGE)), term or None)
-
-    async def _listed(self, since: str | None, limit: int, search: str | None) -> JsonObject:
-        """A page of the list; tokens are offsets, good enough for a list this short."""
-        if since and (not since.isascii() or not since.isdigit() or len(since) > 9):
-            raise bad_param("since is not a token")
-        start = int(since) if since else 0
-        listed = [room.entry for room in await self._directory.public_rooms(search)]
-        answer: JsonObject = {
-            "chunk": listed[start : start + limit],
-            "total_room_count_estimate": len(listed),
-        }
-        if start + limit < len(listed):
-            answer["next_batch"] = str(start + limit)
-        if start > 0:
-            answer["prev_batch"] = str(max(0, start - limit))
-        return answer
-
     # -- people ---------------------------------------------------------------------------------
 
     @endpoint("POST", CLIENT + "/user_directory/search", auth=Auth.USER)
@@ -162,7 +103,3 @@ class DirectoryEndpoints:
 
 def _alias(request: Request) -> str:
     return rooms.identifier(request.params["alias"], ids.check_room_alias, "room alias")
-
-
-def _room_id(request: Request) -> str:
-    return rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")

@@ -11,6 +11,7 @@ from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.power_levels import PowerLevels
 from lmserver.protocol.room_view import RoomView
+from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.typing import Typing
@@ -24,11 +25,17 @@ class SendEndpoints:
     """Events into rooms, and the state out of them."""
 
     def __init__(
-        self, engine: RoomEngine, reading: Reading, typing: Typing, clock: Callable[[], int]
+        self,
+        engine: RoomEngine,
+        reading: Reading,
+        typing: Typing,
+        directory: Directory,
+        clock: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._reading = reading
         self._typing = typing
+        self._directory = directory
         self._clock = clock
 
     @endpoint("PUT", ROOM + "/send/{event_type}/{txn_id}", auth=Auth.USER, rate="send")
@@ -83,10 +90,24 @@ class SendEndpoints:
         draft = await self._draft(request, request.params["event_type"], request.params.get("state_key", ""))
         if draft.type == "m.room.create":
             raise ApiError(403, "M_FORBIDDEN", "A room has one create event")
+        if draft.type == "m.room.canonical_alias":
+            await self._check_names(draft)
         current = await self._unchanged(draft)
         if current is not None:
             return {"event_id": current}
         return {"event_id": await rooms.send(self._engine, [draft])}
+
+    async def _check_names(self, draft: EventDraft) -> None:
+        """400 for what is no alias, and for one of another room (CS API §PUT /rooms/{roomId}/state)."""
+        alias, others = draft.content.get("alias"), draft.content.get("alt_aliases", [])
+        named = [*([] if alias in (None, "") else [alias]), *(others if isinstance(others, list) else [None])]
+        if not all(ids.is_room_alias(name) for name in named):
+            raise ApiError(400, "M_INVALID_PARAM", "alias or alt_aliases is not valid")
+        view = await self._engine.view(draft.room_id)
+        if view is None or view.membership(draft.sender) != "join":
+            raise rooms.not_in_room()
+        if await self._directory.wrong_names(view, draft.content):
+            raise ApiError(400, "M_BAD_ALIAS", "An alias does not lead to this room")
 
     async def _unchanged(self, draft: EventDraft) -> str | None:
         """Setting what is set already is not a new event, so a client may repeat itself."""

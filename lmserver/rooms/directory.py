@@ -1,20 +1,25 @@
-"""Names for rooms: local aliases, the list of public rooms, people one shares a room with."""
+"""Names for rooms: local aliases, and which rooms are in the public list."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from lmserver.protocol import ids
+from lmserver.protocol.events import EventDraft
 from lmserver.protocol.power_levels import PowerLevels
 from lmserver.protocol.room_view import RoomView
 from lmserver.rooms.engine import RoomEngine
-from lmserver.storage import aliases, room_state
+from lmserver.rooms.outcomes import RoomBusy
+from lmserver.rooms.own_lpdus import HubSilent
+from lmserver.storage import aliases
 from lmserver.storage.database import Executor, UniqueViolation
 
-MAX_LISTED: Final = 500
 MAX_SERVERS: Final = 10
+MAX_NEW_NAMES: Final = 20
+"""Aliases one event may bring: each may be of another server, which is asked."""
 
 Remote = Callable[[str], Awaitable[tuple[str, list[str]] | None]]
 """Asks another server for an alias: (room ID, servers), or None."""
@@ -28,20 +33,21 @@ class NotAllowed(Exception):
     """The user may not change this alias or listing."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRoom:
-    """One entry of the public room list, in the specification's form."""
-
-    members: int
-    entry: dict[str, Any]
-
-
 class Directory:
-    """Aliases and the public list of this server."""
+    """Aliases of this server, and which rooms are in its public list."""
 
-    def __init__(self, db: Executor, engine: RoomEngine, remote: Remote | None = None) -> None:
+    def __init__(
+        self,
+        db: Executor,
+        engine: RoomEngine,
+        clock: Callable[[], int],
+        list_changed: Callable[[], None],
+        remote: Remote | None = None,
+    ) -> None:
         self._db = db
         self._engine = engine
+        self._clock = clock
+        self._list_changed = list_changed
         self._remote = remote
 
     # -- aliases --------------------------------------------------------------------------------
@@ -86,7 +92,33 @@ class Directory:
         if not admin and creator != user_id and not _may_name(view, user_id):
             raise NotAllowed("only its creator or the room's moderators may delete an alias")
         await aliases.remove(self._db, alias)
+        if view is not None and _may_name(view, user_id):
+            await self._unname(view, alias, user_id)
         return True
+
+    async def _unname(self, view: RoomView, alias: str, user_id: str) -> None:
+        """The room does not go on calling itself what it is not (CS API §DELETE /directory/room)."""
+        event = view.get("m.room.canonical_alias")
+        content = {} if event is None else dict(event.content)
+        others = content.get("alt_aliases")
+        if content.get("alias") == alias:
+            del content["alias"]
+        if isinstance(others, list) and alias in others:
+            content["alt_aliases"] = [other for other in others if other != alias]
+        if event is None or content == event.content:
+            return
+        draft = EventDraft(view.room_id, "m.room.canonical_alias", user_id, content, self._clock(), "")
+        with contextlib.suppress(HubSilent, RoomBusy):
+            await self._engine.send([draft])
+
+    async def wrong_names(self, view: RoomView, content: Mapping[str, Any]) -> list[str]:
+        """What m.room.canonical_alias newly claims and is no alias of the room (attack C11)."""
+        old = view.get("m.room.canonical_alias")
+        new = _names(content) - (set() if old is None else _names(old.content))
+        if len(new) > MAX_NEW_NAMES:
+            return sorted(new)
+        found = await asyncio.gather(*(self.resolve(alias) for alias in new))
+        return [a for a, room in zip(new, found, strict=True) if room is None or room[0] != view.room_id]
 
     async def of_room(self, room_id: str) -> list[str]:
         return await aliases.of_room(self._db, room_id)
@@ -99,6 +131,7 @@ class Directory:
     async def publish(self, room_id: str, public: bool) -> None:
         """List a room or take it off; the caller has checked who asks."""
         await aliases.set_published(self._db, room_id, public)
+        self._list_changed()
 
     async def set_published(self, room_id: str, public: bool, user_id: str, *, admin: bool = False) -> None:
         """Raises NotAllowed for who may not set the room's canonical alias."""
@@ -107,38 +140,11 @@ class Directory:
             raise NotAllowed("you may not change how this room is listed")
         await self.publish(room_id, public)
 
-    async def public_rooms(self, search: str | None) -> list[ListedRoom]:
-        """Listed rooms, those with most members first."""
-        found = []
-        for room_id in await aliases.published_rooms(self._db, MAX_LISTED):
-            view = await self._engine.view(room_id)
-            if view is None:
-                continue
-            listed = await self._entry(view)
-            if search is None or _mentions(listed.entry, search):
-                found.append(listed)
-        return sorted(found, key=lambda room: -room.members)
 
-    async def _entry(self, view: RoomView) -> ListedRoom:
-        members = (await room_state.member_counts(self._db, view.room_id)).get("join", 0)
-        entry: dict[str, Any] = {
-            "room_id": view.room_id,
-            "num_joined_members": members,
-            "world_readable": view.history_visibility() == "world_readable",
-            "guest_can_join": _text(view, "m.room.guest_access", "guest_access") == "can_join",
-            "join_rule": view.join_rule(),
-        }
-        for key, type_, field in (
-            ("name", "m.room.name", "name"),
-            ("topic", "m.room.topic", "topic"),
-            ("canonical_alias", "m.room.canonical_alias", "alias"),
-            ("avatar_url", "m.room.avatar", "url"),
-            ("room_type", "m.room.create", "type"),
-        ):
-            value = _text(view, type_, field)
-            if value is not None:
-                entry[key] = value
-        return ListedRoom(members, entry)
+def _names(content: Mapping[str, Any]) -> set[str]:
+    alias, others = content.get("alias"), content.get("alt_aliases")
+    named = [alias, *(others if isinstance(others, list) else [])]
+    return {name for name in named if ids.is_room_alias(name)}
 
 
 def _may_name(view: RoomView | None, user_id: str) -> bool:
@@ -146,14 +152,3 @@ def _may_name(view: RoomView | None, user_id: str) -> bool:
         return False
     levels = PowerLevels.from_view(view)
     return levels.user(user_id) >= levels.event("m.room.canonical_alias", True)
-
-
-def _text(view: RoomView, type_: str, field: str) -> str | None:
-    event = view.get(type_)
-    value = None if event is None else event.content.get(field)
-    return value if isinstance(value, str) else None
-
-
-def _mentions(entry: dict[str, Any], search: str) -> bool:
-    wanted = search.casefold()
-    return any(wanted in entry.get(key, "").casefold() for key in ("name", "topic", "canonical_alias"))

@@ -64,6 +64,7 @@ class Upgrades:
         engine: RoomEngine,
         data: UserData,
         copy_push_rule: Callable[[str, str, str], Awaitable[None]],
+        list_changed: Callable[[], None],
         profile_of: Callable[[str], Awaitable[JsonObject]],
         clock: Callable[[], int],
     ) -> None:
@@ -71,6 +72,7 @@ class Upgrades:
         self._engine = engine
         self._data = data
         self._copy_push_rule = copy_push_rule
+        self._list_changed = list_changed
         self._profile_of = profile_of
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -114,6 +116,7 @@ class Upgrades:
         """Aliases and the place in the public list go along; the old room falls silent, as far as
         the user may do that."""
         await self._db.run(lambda db: aliases.move(db, old.room_id, new_id))
+        self._list_changed()
         changes: list[tuple[str, JsonObject]] = []
         levels = replacement.silenced(old)
         if levels is not None:

@@ -71,8 +71,3 @@ async def set_published(db: Executor, room_id: str, public: bool) -> None:
 
 async def is_published(db: Executor, room_id: str) -> bool:
     return await db.fetchval("SELECT 1 FROM published_rooms WHERE room_id = $1", room_id) is not None
-
-
-async def published_rooms(db: Executor, limit: int) -> list[str]:
-    rows = await db.fetch("SELECT room_id FROM published_rooms ORDER BY room_id LIMIT $1", limit)
-    return [r["room_id"] for r in rows]

@@ -14,6 +14,7 @@ from yarl import URL
 from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
+from lmserver.client_api.public_rooms import PublicRoomEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
@@ -25,6 +26,7 @@ from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import MembershipError, Rejected
 from lmserver.rooms.presets import Versions
+from lmserver.rooms.public_list import PublicList
 from lmserver.storage.database import Database
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth, Request
@@ -173,7 +175,9 @@ class RoomServer:
         membership: Any = LocalMembership(world.engine, world.clock)
         self.markers = MemoryMarkers()
         receipts = world.receipts(self.markers)
-        directory = Directory(db, world.engine)
+        listing = PublicList(db)
+        directory = Directory(db, world.engine, world.clock, listing.changed)
+        nowhere: Any = None
         self.filters: dict[tuple[str, str], JsonObject] = {}
         nobody: Any = NobodyOnline()
         self.endpoints = [
@@ -188,13 +192,16 @@ class RoomServer:
                 Versions(LM_02_ID),
                 _nothing,
             ),
-            SendEndpoints(world.engine, world.reading, world.typing, world.clock),
+            SendEndpoints(world.engine, world.reading, world.typing, directory, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),
             SyncEndpoints(world.service, self._filter, nobody),
             EphemeralEndpoints(world.reading, world.typing, receipts),
             DirectoryEndpoints(db, directory, world.reading),
+            PublicRoomEndpoints(db, directory, listing, nowhere, world.engine.our_name),
         ]
-        app = build_app(self.endpoints, {Auth.USER: _authenticate}, cors=True)
+        app = build_app(
+            self.endpoints, {Auth.USER: _authenticate, Auth.OPTIONAL_USER: _authenticate}, cors=True
+        )
         self._client: TestClient[Any, Any] = TestClient(TestServer(app))
 
     async def _filter(self, user_id: str, filter_id: str) -> JsonObject | None:

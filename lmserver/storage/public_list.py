@@ -1,0 +1,58 @@
+"""What the public room list says of each room in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmserver.storage.database import Executor
+from lmserver.storage.room_log import StoredEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RoomState:
+    """Current state events of one room, of the types asked for and the empty state key."""
+
+    room_id: str
+    room_version: str
+    joined: int
+    events: list[StoredEvent]
+
+
+async def published(db: Executor, types: Sequence[str], limit: int) -> list[RoomState]:
+    """Published rooms that somebody is in."""
+    rows = await db.fetch("SELECT room_id FROM published_rooms ORDER BY room_id LIMIT $1", limit)
+    return await states(db, [r["room_id"] for r in rows], types)
+
+
+async def states(db: Executor, room_ids: Sequence[str], types: Sequence[str]) -> list[RoomState]:
+    """Of these rooms those that we know and that somebody is in."""
+    counts = await db.fetch(
+        "SELECT s.room_id, r.room_version, count(*) AS joined FROM room_state AS s"
+        " JOIN rooms AS r ON r.room_id = s.room_id WHERE s.room_id = ANY($1::text[])"
+        " AND s.type = 'm.room.member' AND s.membership = 'join' AND s.to_position IS NULL"
+        " GROUP BY s.room_id, r.room_version",
+        list(room_ids),
+    )
+    events = await db.fetch(
+        "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
+        " e.stream_xid::text::bigint AS stream_xid FROM room_state AS s"
+        " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
+        " WHERE s.room_id = ANY($1::text[]) AND s.type = ANY($2::text[]) AND s.state_key = ''"
+        " AND s.to_position IS NULL",
+        list(room_ids),
+        list(types),
+    )
+    by_room: dict[str, list[Any]] = {}
+    for row in events:
+        by_room.setdefault(row["room_id"], []).append(row)
+    return [
+        RoomState(
+            r["room_id"],
+            r["room_version"],
+            r["joined"],
+            [StoredEvent(*(row[n] for n in StoredEvent.__slots__)) for row in by_room.get(r["room_id"], [])],
+        )
+        for r in counts
+    ]
