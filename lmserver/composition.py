@@ -27,6 +27,7 @@ from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
 from lmserver.accounts.interactive_auth import InteractiveAuth
 from lmserver.accounts.invite_policy import InvitePolicy
+from lmserver.accounts.key_backups import KeyBackups
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.registration import Registration
@@ -46,6 +47,7 @@ from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.registration import RegistrationEndpoints
+from lmserver.client_api.room_keys import RoomKeyEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.config import Config
@@ -430,6 +432,7 @@ def _client_app(
         PushRuleEndpoints(push_rules),
         KeyEndpoints(devices, config.server_name, remote),
         CrossSigningEndpoints(cross_signing, interaction),
+        RoomKeyEndpoints(KeyBackups(db)),
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
         HistoryEndpoints(db, reading, backfill),

@@ -13,7 +13,7 @@ from typing import Any
 from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import accounts, cross_signing, e2e_keys
+from lmserver.storage import accounts, cross_signing, e2e_keys, key_backups
 from lmserver.storage.accounts import Account, Device, TokenOwner
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
@@ -130,6 +130,7 @@ class Accounts:
             await accounts.deactivate(db, user_id)
             reach = await self._remove_devices(db, user_id, names)
             await cross_signing.remove_user(db, user_id)
+            await key_backups.remove_user(db, user_id)
             return reach
 
         self._device_lists.tell(await self._db.run(work))

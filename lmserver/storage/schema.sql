@@ -29,6 +29,18 @@ CREATE TABLE accounts (
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 
+CREATE TABLE backed_up_keys (
+    user_id text NOT NULL,
+    version bigint NOT NULL,
+    room_id text NOT NULL,
+    session_id text NOT NULL,
+    first_message_index bigint NOT NULL,
+    forwarded_count bigint NOT NULL,
+    is_verified boolean NOT NULL,
+    session_data bytea NOT NULL
+);
+CREATE UNIQUE INDEX backed_up_keys_pkey ON backed_up_keys USING btree (user_id, version, room_id, session_id);
+
 CREATE TABLE client_transactions (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -171,6 +183,17 @@ CREATE TABLE interactive_auth_sessions (
 CREATE INDEX interactive_auth_sessions_age ON interactive_auth_sessions USING btree (created_ts);
 CREATE INDEX interactive_auth_sessions_owner ON interactive_auth_sessions USING btree (owner, created_ts);
 CREATE UNIQUE INDEX interactive_auth_sessions_pkey ON interactive_auth_sessions USING btree (session_hash);
+
+CREATE TABLE key_backups (
+    user_id text NOT NULL,
+    version bigint NOT NULL,
+    algorithm text NOT NULL,
+    auth_data bytea NOT NULL,
+    etag bigint NOT NULL DEFAULT 0,
+    key_count bigint NOT NULL DEFAULT 0,
+    deleted boolean NOT NULL DEFAULT false
+);
+CREATE UNIQUE INDEX key_backups_pkey ON key_backups USING btree (user_id, version);
 
 CREATE TABLE key_conflicts (
     server text NOT NULL,

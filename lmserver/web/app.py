@@ -179,7 +179,8 @@ class Dispatcher:
         """Send what comes, at the reader's speed but not slower than it may be silent. What breaks
         in the middle breaks the connection: half a body must not look like a whole one."""
         response = web.StreamResponse(status=reply.status, headers={**self._headers, **reply.headers})
-        response.content_length = reply.length
+        if reply.length is not None:
+            response.content_length = reply.length
         async with contextlib.aclosing(reply.body) as body:
             try:
                 async with asyncio.timeout(deadline):

@@ -46,11 +46,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """An answer of exactly `length` bytes, sent as they come. When `body` raises, the connection
-    is broken off, so that the reader knows that it has not got all."""
+    """An answer of exactly `length` bytes, or of as many as come where that is None, sent as they come.
+    When `body` raises, the connection is broken off, so that the reader knows that it has not got all."""
 
     body: AsyncGenerator[bytes, None]
-    length: int
+    length: int | None
     headers: Mapping[str, str]
     status: int = 200
 

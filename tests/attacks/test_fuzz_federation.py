@@ -159,7 +159,7 @@ async def test_b23_nothing_in_an_edu_harms_the_others(arena: Arena, data: st.Dat
 
 async def local_device(arena: Arena) -> None:
     accounts = arena.victim.server.accounts
-    if await accounts.available("alice"):
+    if not await accounts.exists(accounts.user_id("alice")):
         await accounts.register("alice", "a long password")
         await accounts.log_in(ALICE, "PHONE", None)
         await e2e_keys.put_device_keys(arena.db, ALICE, "PHONE", b'{"user_id":"x"}')

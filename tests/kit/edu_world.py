@@ -95,7 +95,7 @@ class EduWorld:
     async def device(self, localpart: str, device_id: str = "D") -> Device:
         """A device of a local user, who is registered unless known."""
         accounts = self.server.accounts
-        if await accounts.available(localpart):
+        if not await accounts.exists(accounts.user_id(localpart)):
             await accounts.register(localpart, PASSWORD)
         login = await accounts.log_in(accounts.user_id(localpart), device_id, None)
         return Device(self.http, login.user_id, login.device_id, login.access_token)
