@@ -28,4 +28,10 @@ def urls(servers: Servers) -> list[str]:
 
 
 def test_edits_reactions_receipts_pictures_and_knocking(servers: Servers, node: Node) -> None:
-    node.run("conversation.mjs", servers=urls(servers), picture=base64.b64encode(picture()).decode())
+    answer = node.run("conversation.mjs", servers=urls(servers), picture=base64.b64encode(picture()).decode())
+    assert answer["makersPower"] == "Infinity"  # if the client learns better, docs/clients.md has to
+
+
+def test_encrypted_chat_with_cross_signing_and_secret_storage(servers: Servers, node: Node) -> None:
+    answer = node.run("encryption.mjs", servers=urls(servers))
+    assert answer["verified"]

@@ -31,6 +31,11 @@ for (const client of [alice, bob]) {
   assert.ok(!needsUpgrade && !urgent, "the client urges to upgrade the room");
 }
 
+// What the room does not let him do is refused, so that his client says so. It believes the maker of a room
+// of a version it does not know to be all-powerful, so hers may show what she would be refused as well.
+await assert.rejects(bob.setRoomName(roomId, "Mine"), { httpStatus: 403, errcode: "M_FORBIDDEN" });
+const makersPower = alice.getRoom(roomId).getMember(alice.getUserId()).powerLevel;
+
 // A message of one, edited; a reaction of the other.
 const { event_id: first } = await alice.sendTextMessage(roomId, "Helo");
 await saying(bob, roomId, "Helo");
@@ -90,4 +95,4 @@ await bob.setDisplayName("Bob of the other server");
 await eventually("alice sees the new name", () =>
   alice.getRoom(roomId).getMember(bob.getUserId()).name.startsWith("Bob of the other server"),
 );
-finish({ answer }, alice, bob);
+finish({ answer, makersPower: String(makersPower) }, alice, bob);

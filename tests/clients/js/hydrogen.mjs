@@ -1,5 +1,5 @@
 // A user of the participant uses Hydrogen in a browser: logs in, accepts an invite to a room of the hub, reads,
-// writes, and is written to.
+// writes, and is written to, in the clear and encrypted.
 import assert from "node:assert/strict";
 import { openBrowser, serveHydrogen } from "./browser.mjs";
 import { eventually, finish, given, logIn, PASSWORD, register, saying, sdk } from "./session.mjs";
@@ -7,7 +7,7 @@ import { eventually, finish, given, logIn, PASSWORD, register, saying, sdk } fro
 const [hub, participant] = given.servers;
 await register(hub, "maria");
 await register(participant, "jonas");
-const maria = await logIn(hub, "maria");
+const maria = await logIn(hub, "maria", { crypto: true });
 await maria.setDisplayName("Maria");
 const elsewhere = await logIn(participant, "jonas");
 await elsewhere.setDisplayName("Jonas");
@@ -32,21 +32,23 @@ try {
   await page.click("button[type=submit]");
 
   // The invite of the other server is in the list; accepting it opens the room.
-  await page.click(".RoomList >> text=Harbour walk");
-  await page.click("text=Accept");
-  await page.waitForSelector(".RoomView .Timeline");
-  await eventually("he is in the room", () => maria.getRoom(roomId)?.getJoinedMemberCount() === 2);
-
-  const receive = async (body) => {
-    const { event_id: id } = await maria.sendTextMessage(roomId, body);
+  const accept = async (roomId, name) => {
+    await page.click(`.RoomList >> text=${name}`);
+    await page.click("text=Accept");
+    await page.waitForSelector(".RoomView .Timeline");
+    await eventually("he is in the room", () => maria.getRoom(roomId)?.getJoinedMemberCount() === 2);
+  };
+  const receive = async (body, where = roomId) => {
+    const { event_id: id } = await maria.sendTextMessage(where, body);
     await page.waitForSelector(`.Timeline_message .Timeline_messageBody >> text=${body}`);
     return id;
   };
-  const send = async (body) => {
+  const send = async (body, where = roomId) => {
     await page.fill(".MessageComposer_input textarea", body);
     await page.press(".MessageComposer_input textarea", "Enter");
-    return saying(maria, roomId, body);
+    return saying(maria, where, body);
   };
+  await accept(roomId, "Harbour walk");
   await receive("Good morning! Is Sunday still fine for everybody?");
   await send("Good morning Maria. Sunday is perfect, I can bring coffee.");
   await receive("Then let us meet at ten, at the old lighthouse.");
@@ -64,16 +66,30 @@ try {
   await eventually("maria sees that he has read it", () =>
     maria.getRoom(roomId).getReadReceiptForUserId(`@jonas:${given.names[1]}`, true)?.eventId === last,
   );
-  await page.waitForSelector(".RoomList .badge", { state: "hidden" });
+  await page.waitForSelector(".RoomList .badge", { state: "hidden" });  await page.mouse.move(0, 0);
+  await page.screenshot({ path: given.screenshot });
+
+  // An encrypted room, both ways.
+  const { room_id: surprise } = await maria.createRoom({
+    name: "Surprise party",
+    invite: [`@jonas:${given.names[1]}`],
+    initial_state: [
+      { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } },
+    ],
+  });
+  await accept(surprise, "Surprise party");
+  const sealed = await send("Nobody else can read this, I hope?", surprise);
+  assert.equal(sealed.getWireType(), "m.room.encrypted");
+  await receive("Nobody, not even our servers.", surprise);
+
   // Nothing is left that Hydrogen only believes to have sent.
   await page.waitForFunction(() => !document.querySelector(".Timeline_message.unsent"));
   assert.ok([...paths].every((path) => !path.includes("/client/v3/")), "it was to use r0 only");
 } catch (error) {
   console.log("page:", page.url(), (await page.innerText("body")).slice(0, 2000));
+  await page.screenshot({ path: given.screenshot });
   throw error;
 } finally {
-  await page.mouse.move(0, 0);
-  await page.screenshot({ path: given.screenshot });
   await browser.close();
 }
 finish({ paths: [...paths] }, maria);

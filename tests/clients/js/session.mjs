@@ -22,8 +22,9 @@ export async function register(baseUrl, name) {
   await client.registerRequest({ username: name, password: PASSWORD, auth, inhibit_login: true });
 }
 
-// A new device of a registered user; `store` keeps the key of secret storage, as a careful user would.
-export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = {}, ...options } = {}) {
+// A new device of a registered user, following /sync. `store` keeps the key of secret storage, as a careful user
+// would; `sync` gives options of startClient for the client.
+export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = () => ({}), ...options } = {}) {
   const opener = sdk.createClient({ baseUrl });
   const identifier = { type: "m.id.user", user: name };
   const login = await opener.loginRequest({ type: "m.login.password", identifier, password: PASSWORD });
@@ -43,7 +44,7 @@ export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = 
     ...options,
   });
   if (crypto) await client.initRustCrypto({ useIndexedDB: false });
-  await client.startClient({ initialSyncLimit: 20, threadSupport: true, lazyLoadMembers: true, ...sync });
+  await client.startClient({ initialSyncLimit: 20, threadSupport: true, lazyLoadMembers: true, ...sync(client) });
   await eventually(`${name} syncs`, () => client.isInitialSyncComplete());
   return client;
 }
