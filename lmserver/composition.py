@@ -105,7 +105,7 @@ from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
-from lmserver.storage import room_reads, room_state
+from lmserver.storage import people, room_reads, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.addresses import TrustedProxies
@@ -476,6 +476,7 @@ async def _tell_rooms(
 ) -> None:
     """A changed profile becomes a member event in each room the user is in."""
     content = {"membership": "join", **await accounts.profile(user_id)}
+    await people.seen(db, {user_id: content}, new_only=False)
     for entry in await room_state.user_memberships(db, user_id):
         if entry.membership == "join":
             draft = EventDraft(entry.room_id, "m.room.member", user_id, content, clock(), user_id)

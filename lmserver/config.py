@@ -112,6 +112,7 @@ class Config:
     federation: Federation
     registration: Registration
     presence: bool
+    search_all_users: bool
     rooms: Rooms
     media: Media
     logging: Logging
@@ -261,7 +262,7 @@ class _Reader:
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "presence", "media", "logging", "metrics", "limits", "trusted_proxies",
+    "rooms", "presence", "user_directory", "media", "logging", "metrics", "limits", "trusted_proxies",
 }  # fmt: skip
 
 
@@ -305,6 +306,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
     database = reader.section(raw, "database", {"url", "pool_size"})
     rooms = reader.section(raw, "rooms", {"default_version", "map_numeric_versions", "list_for_servers"})
     presence = reader.section(raw, "presence", {"enabled"})
+    directory = reader.section(raw, "user_directory", {"search_all_users"})
     logging = reader.section(raw, "logging", {"level", "format"})
     return Config(
         server_name=name,
@@ -317,6 +319,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
         presence=reader.value(presence, "enabled", bool, False, "presence."),
+        search_all_users=reader.value(directory, "search_all_users", bool, False, "user_directory."),
         rooms=Rooms(
             reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
             reader.value(rooms, "map_numeric_versions", bool, True, "rooms."),

@@ -111,6 +111,11 @@ presence:
   # the most expensive thing a server can tell.
   enabled: false
 
+user_directory:
+  # Whether everybody finds every user of this server, or only those they share a room with or who are
+  # in a room that anybody may join or read.
+  search_all_users: false
+
 # Files that users upload, and copies of what other servers' users did; bytes.
 media:
   # The largest upload.

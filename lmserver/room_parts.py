@@ -77,7 +77,7 @@ def room_endpoints(
             upgrades.carry_over,
         ),
         UpgradeEndpoints(upgrades, versions),
-        DirectoryEndpoints(db, finding.directory, reading),
+        DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
     ]

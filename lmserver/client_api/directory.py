@@ -5,28 +5,27 @@ from __future__ import annotations
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.client_format import shown
 from lmserver.rooms.directory import AliasTaken, Directory, NotAllowed
 from lmserver.rooms.reading import Reading
-from lmserver.storage import room_reads
+from lmserver.storage import people
 from lmserver.storage.database import Executor
+from lmserver.storage.people import Person
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError
 
 CLIENT = "/_matrix/client/v3"
 MAX_PAGE = 100
-MAX_PEOPLE = 2_000
 MAX_SEARCH = 255
 
 
 class DirectoryEndpoints:
-    """Aliases and the user directory."""
+    """Aliases and the user directory; `all_local` lets everybody find every user of this server."""
 
-    def __init__(self, db: Executor, directory: Directory, reading: Reading) -> None:
+    def __init__(self, db: Executor, directory: Directory, reading: Reading, *, all_local: bool) -> None:
         self._db = db
         self._directory = directory
         self._reading = reading
+        self._all_local = all_local
 
     # -- aliases --------------------------------------------------------------------------------
 
@@ -77,28 +76,27 @@ class DirectoryEndpoints:
 
     @endpoint("POST", CLIENT + "/user_directory/search", auth=Auth.USER)
     async def search_users(self, request: Request) -> JsonObject:
-        """Users the requester shares a room with, by ID or display name."""
+        """Users the requester shares a room with or who are in a public one, by words of ID and name."""
         body = await request.json()
         term, limit = body.get("search_term"), body.get("limit", 10)
         if not isinstance(term, str) or type(limit) is not int or len(term) > MAX_SEARCH:
             raise ApiError(400, "M_BAD_JSON", "search_term or limit has the wrong type")
         limit = max(1, min(limit, MAX_PAGE))
-        found = await self._people(rooms.user(request), term.casefold().lstrip("@"), limit + 1)
-        return {"results": found[:limit], "limited": len(found) > limit}
+        found = await self._people(rooms.user(request), term.strip(), limit + 1)
+        return {"results": [_entry(person) for person in found[:limit]], "limited": len(found) > limit}
 
-    async def _people(self, user_id: str, term: str, limit: int) -> list[JsonObject]:
-        found: list[JsonObject] = []
-        for version_id, stored in await room_reads.acquaintances(self._db, user_id, MAX_PEOPLE):
-            event = shown(stored, room_version(version_id))
-            name, avatar = event.content.get("displayname"), event.content.get("avatar_url")
-            person: JsonObject = {"user_id": event.state_key}
-            person |= {"display_name": name} if isinstance(name, str) else {}
-            person |= {"avatar_url": avatar} if isinstance(avatar, str) else {}
-            if any(term in text.casefold() for text in (person["user_id"], person.get("display_name", ""))):
-                found.append(person)
-            if len(found) == limit:
-                break
-        return found
+    async def _people(self, user_id: str, term: str, limit: int) -> list[Person]:
+        """A whole user ID is searched for by its localpart: whoever knows it needs no directory."""
+        name = term[1:].partition(":")[0] if term.startswith("@") else term
+        found = await people.search(self._db, user_id, name, limit)
+        if self._all_local and term:
+            found += await people.search_accounts(self._db, user_id, term, limit)
+        return list({person.user_id: person for person in found}.values())
+
+
+def _entry(person: Person) -> JsonObject:
+    fields = {"display_name": person.display_name, "avatar_url": person.avatar_url}
+    return {"user_id": person.user_id} | {k: v for k, v in fields.items() if v is not None}
 
 
 def _alias(request: Request) -> str:

@@ -52,6 +52,10 @@ class RoomView:
         value = self._text("m.room.history_visibility", "history_visibility", "shared")
         return value if value in ("world_readable", "shared", "invited", "joined") else "shared"
 
+    def is_public(self) -> bool:
+        """Whether anybody may join, or read without joining."""
+        return self.join_rule() == "public" or self.history_visibility() == "world_readable"
+
     def _text(self, type_: str, field: str, default: str) -> str:
         event = self.get(type_)
         value = default if event is None else event.content.get(field, default)

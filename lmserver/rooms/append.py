@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lmserver.protocol import hub, participant
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
@@ -30,6 +31,7 @@ from lmserver.storage import (
     history,
     holds,
     lpdus,
+    people,
     room_log,
     room_state,
 )
@@ -43,6 +45,7 @@ from lmserver.storage.room_state import NewState
 
 NOT_FOUND = Rejected("M_NOT_FOUND", "room not known")
 NO_LPDU = ("", "")
+_OPENS = ("m.room.join_rules", "m.room.history_visibility")
 EARLIER_STAY = Rejected("M_FORBIDDEN", "the event belongs to an earlier stay in the room")
 
 
@@ -63,6 +66,7 @@ class Batch:
     lpdus: dict[tuple[str, str], Accepted] = field(default_factory=dict)
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
+    people: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
@@ -111,6 +115,8 @@ class Batch:
         self.states.append(NewState(pdu.type, state_key, pdu.event_id, pdu.membership, position))
         if pdu.type == "m.room.member":
             self.members.append(state_key)
+            if pdu.membership == "join":
+                self.people[state_key] = pdu.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +354,7 @@ async def write(
     await room_log.append(db, batch.room_id, batch.events, now_ms, after=row.head_event_id)
     if batch.states:
         await room_state.set_state(db, batch.room_id, batch.states)
+        await _note_people(db, batch)
     if batch.ranges and row.hub_server == batch.our_name:
         await fanout.apply_changes(db, batch.room_id, batch.ranges)
     if batch.txns:
@@ -366,6 +373,14 @@ async def write(
         await _hold(db, batch, now_ms),
         xid,
     )
+
+
+async def _note_people(db: Executor, batch: Batch) -> None:
+    """For the user directory. Of our own users their profile tells, not what they call themselves in
+    one room; it is noted where they change it."""
+    if any(state.type in _OPENS for state in batch.states):
+        await room_log.set_public(db, batch.room_id, batch.snapshot.view.is_public())
+    await people.note(db, batch.our_name, batch.people)
 
 
 async def _hold(db: Executor, batch: Batch, now_ms: int) -> tuple[Held, ...]:

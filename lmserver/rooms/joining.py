@@ -23,7 +23,7 @@ from lmserver.protocol.room_view import RoomView, StateKey
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.checking import Verifier, check_pdus
 from lmserver.rooms.turns import Turns
-from lmserver.storage import outside, room_log, room_state
+from lmserver.storage import outside, people, room_log, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
@@ -168,7 +168,17 @@ class Joining:
         await room_state.set_state(db, join.room_id, entries)
         await room_state.set_state(db, join.room_id, [_entry(join, position)])
         await room_log.move_head(db, join.room_id, position, join.event_id)
+        await self._note(db, join, state)
         await outside.forget_room(db, join.room_id)
+
+    async def _note(self, db: Connection, join: Pdu, state: dict[StateKey, Pdu]) -> None:
+        """For the user directory: who is in the room, and whether everybody may know."""
+        members = [p for p in (*state.values(), join) if p.membership == "join"]
+        people_in = {p.state_key: p.content for p in members if p.state_key is not None}
+        await people.note(db, self._key.server_name, people_in)
+        events = {key: state_event(p) for key, p in state.items()}
+        view = RoomView(join.room_id, join.version, "", join.event_id, 0, events)
+        await room_log.set_public(db, join.room_id, view.is_public())
 
 
 def _check_join(join: Pdu, lpdu: Lpdu) -> None:

@@ -176,6 +176,13 @@ async def move_head(db: Executor, room_id: str, position: int, event_id: str) ->
     return xid
 
 
+async def set_public(db: Executor, room_id: str, public: bool) -> None:
+    """Note whether anybody may join or read the room; the caller holds the head."""
+    await db.execute(
+        "UPDATE rooms SET is_public = $2 WHERE room_id = $1 AND is_public <> $2", room_id, public
+    )
+
+
 async def known_lpdus(
     db: Executor, room_id: str, keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[str, int | None]]:

@@ -289,21 +289,3 @@ async def sharing_a_room(db: Executor, user_id: str, others: Sequence[str]) -> s
         list(others),
     )
     return {r["user_id"] for r in rows}
-
-
-async def acquaintances(db: Executor, user_id: str, limit: int) -> list[tuple[str, StoredEvent]]:
-    """(room version, member event) of users who share a joined room with the user, at most `limit`."""
-    rows = await db.fetch(
-        "SELECT DISTINCT ON (o.state_key) r.room_version, e.room_id, e.event_id, e.position, e.pdu,"
-        " e.soft_failed, e.redacted_by, e.received_ts, e.stream_xid::text::bigint AS stream_xid"
-        " FROM room_state AS mine JOIN room_state AS o"
-        " ON o.room_id = mine.room_id AND o.type = 'm.room.member' AND o.membership = 'join'"
-        " AND o.to_position IS NULL"
-        " JOIN events AS e ON e.event_id = o.event_id AND e.room_id = o.room_id"
-        " JOIN rooms AS r ON r.room_id = o.room_id"
-        " WHERE mine.state_key = $1 AND mine.type = 'm.room.member' AND mine.membership = 'join'"
-        " AND mine.to_position IS NULL ORDER BY o.state_key LIMIT $2",
-        user_id,
-        limit,
-    )
-    return [(r["room_version"], _event(r)) for r in rows]

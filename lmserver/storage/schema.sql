@@ -98,6 +98,15 @@ CREATE TABLE devices (
 );
 CREATE UNIQUE INDEX devices_pkey ON devices USING btree (user_id, device_id);
 
+CREATE TABLE directory_users (
+    user_id text NOT NULL,
+    display_name text,
+    avatar_url text,
+    words tsvector NOT NULL
+);
+CREATE UNIQUE INDEX directory_users_pkey ON directory_users USING btree (user_id);
+CREATE INDEX directory_users_words ON directory_users USING gin (words);
+
 CREATE TABLE events (
     room_id text NOT NULL,
     event_id text NOT NULL,
@@ -453,7 +462,8 @@ CREATE TABLE rooms (
     head_event_id text NOT NULL,
     min_position bigint NOT NULL,
     created_ts bigint NOT NULL,
-    hold text
+    hold text,
+    is_public boolean NOT NULL DEFAULT false
 );
 CREATE INDEX rooms_hold ON rooms USING btree (room_id) WHERE (hold IS NOT NULL);
 CREATE UNIQUE INDEX rooms_pkey ON rooms USING btree (room_id);

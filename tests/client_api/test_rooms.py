@@ -168,7 +168,7 @@ async def test_public_rooms(server: RoomServer) -> None:
 
 async def test_user_directory_knows_those_one_shares_a_room_with(server: RoomServer) -> None:
     alice, bob, eve = server.user("alice"), server.user("bob"), server.user("eve")
-    room_id = await alice.create(preset="public_chat")
+    room_id = await alice.create(invite=[bob.id])
     await bob.change(room_id, "join")
     found = (await bob.post("/user_directory/search", body={"search_term": "ali"})).body
     assert found == {"results": [{"user_id": alice.id, "display_name": "Alice"}], "limited": False}

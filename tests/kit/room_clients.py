@@ -196,7 +196,7 @@ class RoomServer:
             HistoryEndpoints(db, world.reading, world.backfill),
             SyncEndpoints(world.service, self._filter, nobody),
             EphemeralEndpoints(world.reading, world.typing, receipts),
-            DirectoryEndpoints(db, directory, world.reading),
+            DirectoryEndpoints(db, directory, world.reading, all_local=False),
             PublicRoomEndpoints(db, directory, listing, nowhere, world.engine.our_name),
         ]
         app = build_app(
