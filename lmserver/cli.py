@@ -351,7 +351,7 @@ def _rotate_key(options: argparse.Namespace) -> int:
 
 def _register_user(options: argparse.Namespace) -> int:
     from lmserver import server
-    from lmserver.accounts.accounts import AccountError
+    from lmserver.accounts.errors import AccountError
     from lmserver.accounts.passwords import BadPassword
 
     config = load_config(options.config)

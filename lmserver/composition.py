@@ -11,42 +11,29 @@ from functools import partial
 
 from aiohttp import web
 
+from lmserver.account_parts import AccountParts, account_parts
+from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
-from lmserver.accounts.auth_stages import (
-    DUMMY,
-    PASSWORD,
-    REGISTRATION_TOKEN,
-    dummy_stage,
-    password_stage,
-    registration_token_stage,
-)
 from lmserver.accounts.client_data import ClientData
 from lmserver.accounts.cross_signing import CrossSigning
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
-from lmserver.accounts.interactive_auth import InteractiveAuth
 from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.key_backups import KeyBackups
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
-from lmserver.accounts.registration import Registration
-from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.cross_signing import CrossSigningEndpoints
-from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
-from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.keys import KeyEndpoints
-from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
-from lmserver.client_api.registration import RegistrationEndpoints
 from lmserver.client_api.room_keys import RoomKeyEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
@@ -84,6 +71,7 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.room_parts import Finding, finding_parts, room_endpoints
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
+from lmserver.rooms.departures import Departures
 from lmserver.rooms.echo_watch import EchoWatch
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.evidence import EvidenceLog
@@ -176,6 +164,7 @@ class Server:
     backfill: Backfill
     echo_watch: EchoWatch
     declines: Declines
+    departures: Departures
     guard: RestoreGuard
     recovery: TailRecovery
     notifier: Notifier
@@ -249,7 +238,8 @@ def assemble(
     audience.sender = sender
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
-    accounts = Accounts(db, name, passwords, device_lists, clock)
+    access = AccessTokens(db, clock)
+    accounts = Accounts(db, name, passwords, device_lists, access, clock)
     joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
@@ -300,6 +290,7 @@ def assemble(
         backfill,
         EchoWatch(db, engine, api, keyring, answers, evidence, audience.wake, clock),
         Declines(db, api, clock),
+        Departures(db, membership, clock),
         guard,
         recovery,
         notifier,
@@ -315,6 +306,7 @@ def assemble(
             engine,
             backfill,
             accounts,
+            account_parts(config, db, accounts, access, limiter, clock),
             invite_policy,
             membership,
             finding,
@@ -384,6 +376,7 @@ def _client_app(
     engine: RoomEngine,
     backfill: Backfill,
     accounts: Accounts,
+    of_accounts: AccountParts,
     invite_policy: InvitePolicy,
     membership: Membership,
     finding: Finding,
@@ -402,9 +395,6 @@ def _client_app(
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
     sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
-    tokens = RegistrationTokens(db, config.registration.tokens, clock)
-    registration = Registration(accounts, tokens, config.registration.mode)
-    interaction = _interaction(db, accounts, tokens, limiter, clock)
     push_rules = PushRules(db, notifier.publish)
     of_rooms = room_endpoints(
         config,
@@ -422,16 +412,14 @@ def _client_app(
     endpoints: Sequence[object] = (
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
-        LoginEndpoints(accounts, limiter),
-        RegistrationEndpoints(accounts, registration, tokens, interaction, limiter),
-        DeviceEndpoints(accounts, interaction),
+        *of_accounts.endpoints,
         ProfileEndpoints(
             accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
         ),
         AccountDataEndpoints(data),
         PushRuleEndpoints(push_rules),
         KeyEndpoints(devices, config.server_name, remote),
-        CrossSigningEndpoints(cross_signing, interaction),
+        CrossSigningEndpoints(cross_signing, of_accounts.interaction),
         RoomKeyEndpoints(KeyBackups(db)),
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
@@ -441,34 +429,15 @@ def _client_app(
         EphemeralEndpoints(reading, edus.typing, receipts),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
     )
-    authenticators = {
-        Auth.USER: UserAuthenticator(accounts),
-        Auth.OPTIONAL_USER: UserAuthenticator(accounts, required=False),
-    }
     return build_app(
         endpoints,
-        authenticators,
+        of_accounts.authenticators,
         cors=True,
         failures=FAILURES,
         limiter=limiter,
         observe=partial(metrics.observe_request, "client"),
         proxies=TrustedProxies(config.trusted_proxies),
     )
-
-
-def _interaction(
-    db: Database,
-    accounts: Accounts,
-    tokens: RegistrationTokens,
-    limiter: RateLimiter,
-    clock: Callable[[], int],
-) -> UserInteraction:
-    stages = {
-        PASSWORD: password_stage(accounts, limiter),
-        DUMMY: dummy_stage,
-        REGISTRATION_TOKEN: registration_token_stage(tokens.is_valid),
-    }
-    return UserInteraction(InteractiveAuth(db, stages, clock))
 
 
 async def _tell_rooms(

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from lmserver import logs, own_keys
+from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.interactive_auth import SESSION_MS
@@ -23,6 +24,7 @@ from lmserver.config import Config, ConfigError
 from lmserver.federation_client.key_keeper import KeyKeeper
 from lmserver.metrics import Metrics
 from lmserver.storage import (
+    access_tokens,
     client_transactions,
     destinations,
     holds,
@@ -156,6 +158,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             background.append(asyncio.create_task(server.echo_watch.run(), name="echo watch"))
             background.append(asyncio.create_task(server.gaps.run(), name="gaps"))
             background.append(asyncio.create_task(server.declines.run(), name="declines"))
+            background.append(asyncio.create_task(server.departures.run(), name="departures"))
             server.recovery.start()
             ready()
             log.info("ready", server_name=config.server_name)
@@ -236,6 +239,7 @@ async def _housekeeping(server: Server) -> None:
             now, db = clock_ms(), server.db.patient()
             await inbound.purge(db, now - KEEP_INBOUND_MS)
             await interactive_auth.purge(db, now - SESSION_MS)
+            await access_tokens.purge_logins(db, now)
             await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
@@ -271,7 +275,8 @@ def register_user(config: Config, localpart: str, password: str, *, admin: bool,
             passwords = Passwords()
             try:
                 lists = DeviceLists(config.server_name, _nobody, _nobody, lambda _, __: None, clock_ms)
-                accounts = Accounts(db, config.server_name, passwords, lists, clock_ms)
+                tokens = AccessTokens(db, clock_ms)
+                accounts = Accounts(db, config.server_name, passwords, lists, tokens, clock_ms)
                 return await accounts.register(localpart, password, is_admin=admin)
             finally:
                 passwords.close()

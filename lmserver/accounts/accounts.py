@@ -1,50 +1,40 @@
-"""Accounts: made, logged in, logged out, deactivated; access tokens stored only as hashes."""
+"""Accounts: made, logged in, logged out, locked, deactivated."""
 
 from __future__ import annotations
 
 import secrets
 import string
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
+from lmserver.accounts.access_tokens import AccessTokens, Issued
 from lmserver.accounts.device_lists import DeviceLists, Reach
+from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import accounts, cross_signing, e2e_keys, key_backups
-from lmserver.storage.accounts import Account, Device, TokenOwner
+from lmserver.storage import accounts, cross_signing, departures, e2e_keys, key_backups
+from lmserver.storage.accounts import Account, Device
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
-TOKEN_BYTES = 32
-CACHE_SIZE = 10_000
-CACHE_MS = 30_000
 MAX_NAME = 256
-SEEN_EVERY_MS = 60_000
 
 
 Claim = Callable[[Connection], Awaitable[None]]
 """What has to be right in the transaction that makes an account; raises what goes wrong."""
 
 
-class AccountError(Exception):
-    """Something about an account that cannot be done: Matrix error code, HTTP status, text."""
-
-    def __init__(self, errcode: str, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.errcode = errcode
-        self.status = status
-        self.reason = reason
-
-
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A device that is logged in, and the only time its token is seen."""
+    """A device that is logged in, and the only time its tokens are seen."""
 
     user_id: str
     device_id: str
-    access_token: str
+    tokens: Issued
+
+    @property
+    def access_token(self) -> str:
+        return self.tokens.access_token
 
 
 class Accounts:
@@ -56,15 +46,15 @@ class Accounts:
         server_name: str,
         passwords: Passwords,
         device_lists: DeviceLists,
+        tokens: AccessTokens,
         clock: Callable[[], int],
     ) -> None:
         self._db = db
+        self._tokens = tokens
         self._device_lists = device_lists
         self._server_name = server_name
         self._passwords = passwords
         self._clock = clock
-        self._tokens: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
-        self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -117,13 +107,20 @@ class Accounts:
         password_hash = account.password_hash if account is not None and usable else None
         return await self._passwords.check(password_hash, password)
 
+    async def set_locked(self, user_id: str, locked: bool) -> bool:
+        """Lock an account out, its logins staying, or let it in again; whether there is such an account."""
+        done = await accounts.set_locked(self._db, user_id, locked)
+        self._tokens.forget(user_id)
+        return done
+
     async def set_password(self, user_id: str, password: str) -> None:
         """Raises BadPassword."""
         password_hash = await self._passwords.hash(password)
         await accounts.set_password(self._db, user_id, password_hash)
 
     async def deactivate(self, user_id: str) -> None:
-        """End every login; the user ID is never given to anybody else."""
+        """End every login and let the user leave all rooms, by and by; the user ID is never given to
+        anybody else. Doing it again does no harm."""
         names = [d.device_id for d in await accounts.devices(self._db, user_id)]
 
         async def work(db: Connection) -> Reach | None:
@@ -131,10 +128,11 @@ class Accounts:
             reach = await self._remove_devices(db, user_id, names)
             await cross_signing.remove_user(db, user_id)
             await key_backups.remove_user(db, user_id)
+            await departures.add(db, user_id, self._clock())
             return reach
 
         self._device_lists.tell(await self._db.run(work))
-        self._forget_tokens(user_id)
+        self._tokens.forget(user_id)
 
     async def _remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
         """Devices with keys are missed by others: whoever encrypts for them has to be told."""
@@ -148,48 +146,22 @@ class Accounts:
 
     # -- logins ---------------------------------------------------------------------------------
 
-    async def log_in(self, user_id: str, device_id: str | None, display_name: str | None) -> Login:
-        """A new token for a new device, or in place of the device's old one."""
+    async def log_in(
+        self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool = False
+    ) -> Login:
+        """New tokens for a new device, or in place of the device's old ones; raises AccountError."""
         if device_id is not None and not ids.is_device_id(device_id):
             raise AccountError("M_INVALID_PARAM", 400, "The device ID is not valid")
         device = device_id or "".join(secrets.choice(string.ascii_uppercase) for _ in range(10))
-        token = f"lm_{secrets.token_urlsafe(TOKEN_BYTES)}"
 
-        async def work(db: Connection) -> None:
+        async def work(db: Connection) -> Issued:
+            issued = await self._tokens.issue(db, user_id, device, refreshable=refreshable)
             await accounts.add_device(db, user_id, device, (display_name or "")[:MAX_NAME] or None)
-            await accounts.remove_tokens(db, user_id, device)
-            await accounts.add_token(db, _hash(token), user_id, device, self._clock())
+            return issued
 
-        await self._db.run(work)
-        self._forget_tokens(user_id)
-        return Login(user_id, device, token)
-
-    async def owner(self, token: str) -> TokenOwner | None:
-        """Whom a token stands for; None for any other string, the empty one included."""
-        if not token or len(token) > 200:
-            return None
-        key = _hash(token)
-        cached = self._tokens.get(key)
-        if cached is not None and self._clock() - cached[1] < CACHE_MS:
-            return cached[0]
-        owner = await accounts.token_owner(self._db, key)
-        if owner is None or owner.deactivated:
-            self._tokens.pop(key, None)
-            return None
-        self._tokens[key] = (owner, self._clock())
-        while len(self._tokens) > CACHE_SIZE:
-            self._tokens.popitem(last=False)
-        return owner
-
-    async def seen(self, owner: TokenOwner, ip: str) -> None:
-        """Note when and where a device was last seen, at most once a minute."""
-        key, now = (owner.user_id, owner.device_id), self._clock()
-        if now - self._seen.get(key, -SEEN_EVERY_MS) < SEEN_EVERY_MS:
-            return
-        self._seen[key] = now
-        while len(self._seen) > CACHE_SIZE:
-            self._seen.popitem(last=False)
-        await accounts.seen(self._db, owner.user_id, owner.device_id, ip[:64], now)
+        issued = await self._db.run(work)
+        self._tokens.forget(user_id)
+        return Login(user_id, device, issued)
 
     async def log_out(self, user_id: str, device_ids: list[str] | None = None) -> list[str]:
         """Remove devices, all when none is named; returns those that were there."""
@@ -198,12 +170,8 @@ class Accounts:
 
         reach = await self._db.run(lambda db: self._remove_devices(db, user_id, gone))
         self._device_lists.tell(reach)
-        self._forget_tokens(user_id)
+        self._tokens.forget(user_id)
         return gone
-
-    def _forget_tokens(self, user_id: str) -> None:
-        for key in [k for k, (owner, _) in self._tokens.items() if owner.user_id == user_id]:
-            del self._tokens[key]
 
     # -- devices and profiles -------------------------------------------------------------------
 
@@ -229,7 +197,3 @@ class Accounts:
             await accounts.set_displayname(self._db, user_id, value)
         else:
             await accounts.set_avatar_url(self._db, user_id, value)
-
-
-def _hash(token: str) -> bytes:
-    return sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from lmserver.accounts.accounts import AccountError, Accounts
+from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.errors import AccountError
 from lmserver.accounts.interactive_auth import Stage, StageFailed, TooManyTries
 from lmserver.web.limits import RateLimiter
 

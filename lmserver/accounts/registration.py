@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from lmserver.accounts.accounts import AccountError, Accounts
+from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.auth_stages import DUMMY, REGISTRATION_TOKEN
+from lmserver.accounts.errors import AccountError
 from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.protocol import ids
 from lmserver.storage.database import Connection

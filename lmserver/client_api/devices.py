@@ -1,21 +1,20 @@
-"""Devices, password and deactivation: what asks for the password again (CS API §Device management)."""
+"""The devices of a user (CS API §Device management)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lmserver.accounts.accounts import Accounts
-from lmserver.accounts.passwords import BadPassword
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.storage.accounts import Device
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, not_found
+from lmserver.web.errors import bad_json, not_found
 
 MAX_NAME = 256
 
 
 class DeviceEndpoints:
-    """The user's own devices and account."""
+    """The user's own devices."""
 
     def __init__(self, accounts: Accounts, interaction: UserInteraction) -> None:
         self._accounts = accounts
@@ -70,32 +69,6 @@ class DeviceEndpoints:
         await self._interaction.confirm(request, body)
         await self._accounts.log_out(request.requester.user_id, names)
         return {}
-
-    @endpoint("POST", "/_matrix/client/v3/account/password", auth=Auth.USER)
-    async def change_password(self, request: Request) -> dict[str, Any]:
-        """Set a new password, with the old one; other devices are logged out unless asked not to."""
-        body = await request.json()
-        new = body.get("new_password")
-        await self._interaction.confirm(request, body)
-        if not isinstance(new, str):
-            raise bad_json("new_password is a string")
-        user_id = request.requester.user_id
-        try:
-            await self._accounts.set_password(user_id, new)
-        except BadPassword as error:
-            raise ApiError(400, "M_WEAK_PASSWORD", str(error)) from None
-        if body.get("logout_devices", True) is not False:
-            others = [d.device_id for d in await self._accounts.devices(user_id)]
-            others.remove(request.requester.device_id)
-            await self._accounts.log_out(user_id, others)
-        return {}
-
-    @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER)
-    async def deactivate(self, request: Request) -> dict[str, Any]:
-        """End the account for good, with the password."""
-        await self._interaction.confirm(request, await request.json_or_empty())
-        await self._accounts.deactivate(request.requester.user_id)
-        return {"id_server_unbind_result": "no-support"}
 
 
 def _shown(device: Device) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmserver.accounts.accounts import AccountError, Accounts
+from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.auth_stages import REGISTRATION_TOKEN
+from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import BadPassword, check_length
 from lmserver.accounts.registration import Registration
 from lmserver.accounts.registration_tokens import RegistrationTokens

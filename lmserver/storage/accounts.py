@@ -1,11 +1,11 @@
-"""Accounts, their profiles, devices and access tokens."""
+"""Accounts, their profiles and devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Connection, Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,7 @@ class Account:
     password_hash: str
     is_admin: bool
     deactivated: bool
+    locked: bool
     displayname: str | None
     avatar_url: str | None
 
@@ -25,16 +26,6 @@ class Device:
     display_name: str | None
     last_seen_ip: str | None
     last_seen_ts: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOwner:
-    """Whom a token stands for."""
-
-    user_id: str
-    device_id: str
-    is_admin: bool
-    deactivated: bool
 
 
 def _device(row: Any) -> Device:
@@ -54,11 +45,27 @@ async def create(db: Executor, user_id: str, password_hash: str, is_admin: bool,
 
 async def get(db: Executor, user_id: str) -> Account | None:
     row = await db.fetchrow(
-        "SELECT user_id, password_hash, is_admin, deactivated, displayname, avatar_url FROM accounts"
+        "SELECT user_id, password_hash, is_admin, deactivated, locked, displayname, avatar_url FROM accounts"
         " WHERE user_id = $1",
         user_id,
     )
     return None if row is None else Account(*(row[name] for name in Account.__slots__))
+
+
+async def share(db: Connection, user_id: str) -> Account | None:
+    """The same, and the account stays as it is until the transaction ends."""
+    row = await db.fetchrow(
+        "SELECT user_id, password_hash, is_admin, deactivated, locked, displayname, avatar_url FROM accounts"
+        " WHERE user_id = $1 FOR SHARE",
+        user_id,
+    )
+    return None if row is None else Account(*(row[name] for name in Account.__slots__))
+
+
+async def set_locked(db: Executor, user_id: str, locked: bool) -> bool:
+    """Whether there is such an account."""
+    done = await db.execute("UPDATE accounts SET locked = $2 WHERE user_id = $1", user_id, locked)
+    return done == "UPDATE 1"
 
 
 async def set_password(db: Executor, user_id: str, password_hash: str) -> None:
@@ -66,12 +73,18 @@ async def set_password(db: Executor, user_id: str, password_hash: str) -> None:
 
 
 async def deactivate(db: Executor, user_id: str) -> None:
-    """No login any more; the name stays taken."""
+    """No login any more; the name stays taken, and nothing else that is only the user's stays."""
     await db.execute(
         "UPDATE accounts SET deactivated = true, password_hash = '', displayname = NULL, avatar_url = NULL"
         " WHERE user_id = $1",
         user_id,
     )
+    for query in (
+        "DELETE FROM account_data WHERE user_id = $1",
+        "DELETE FROM filters WHERE user_id = $1",
+        "DELETE FROM login_tokens WHERE user_id = $1",
+    ):
+        await db.execute(query, user_id)
 
 
 async def set_displayname(db: Executor, user_id: str, value: str | None) -> None:
@@ -130,9 +143,12 @@ async def seen(db: Executor, user_id: str, device_id: str, ip: str, now_ms: int)
 
 
 async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> None:
-    """A device goes with its tokens, keys and undelivered messages."""
+    """A device goes with its tokens, keys, transaction IDs and undelivered messages."""
     for query in (
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM client_transactions WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM to_device_transactions WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
@@ -140,27 +156,3 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
     ):
         await db.execute(query, user_id, device_ids)
-
-
-async def add_token(db: Executor, token_hash: bytes, user_id: str, device_id: str, now_ms: int) -> None:
-    await db.execute(
-        "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts) VALUES ($1, $2, $3, $4)",
-        token_hash,
-        user_id,
-        device_id,
-        now_ms,
-    )
-
-
-async def remove_tokens(db: Executor, user_id: str, device_id: str) -> None:
-    """Tokens of a device that logs in again: one login, one token."""
-    await db.execute("DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2", user_id, device_id)
-
-
-async def token_owner(db: Executor, token_hash: bytes) -> TokenOwner | None:
-    row = await db.fetchrow(
-        "SELECT t.user_id, t.device_id, a.is_admin, a.deactivated FROM access_tokens AS t"
-        " JOIN accounts AS a ON a.user_id = t.user_id WHERE t.token_hash = $1",
-        token_hash,
-    )
-    return None if row is None else TokenOwner(*(row[name] for name in TokenOwner.__slots__))

@@ -4,10 +4,13 @@ CREATE TABLE access_tokens (
     token_hash bytea NOT NULL,
     user_id text NOT NULL,
     device_id text NOT NULL,
-    created_ts bigint NOT NULL
+    created_ts bigint NOT NULL,
+    expires_ts bigint,
+    refresh_hash bytea
 );
 CREATE INDEX access_tokens_device ON access_tokens USING btree (user_id, device_id);
 CREATE UNIQUE INDEX access_tokens_pkey ON access_tokens USING btree (token_hash);
+CREATE INDEX access_tokens_refresh ON access_tokens USING btree (refresh_hash) WHERE (refresh_hash IS NOT NULL);
 
 CREATE TABLE account_data (
     user_id text NOT NULL,
@@ -25,7 +28,8 @@ CREATE TABLE accounts (
     deactivated boolean NOT NULL DEFAULT false,
     displayname text,
     avatar_url text,
-    created_ts bigint NOT NULL
+    created_ts bigint NOT NULL,
+    locked boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 
@@ -60,6 +64,14 @@ CREATE TABLE cross_signing_keys (
     key bytea NOT NULL
 );
 CREATE UNIQUE INDEX cross_signing_keys_pkey ON cross_signing_keys USING btree (user_id, usage);
+
+CREATE TABLE departures (
+    user_id text NOT NULL,
+    retry_at bigint NOT NULL,
+    tries integer NOT NULL DEFAULT 0
+);
+CREATE INDEX departures_due ON departures USING btree (retry_at);
+CREATE UNIQUE INDEX departures_pkey ON departures USING btree (user_id);
 
 CREATE TABLE destinations (
     destination text NOT NULL,
@@ -250,6 +262,15 @@ CREATE INDEX local_media_sha256 ON local_media USING btree (sha256) WHERE (sha25
 CREATE INDEX local_media_used ON local_media USING btree (used_ts) WHERE (sha256 IS NOT NULL);
 CREATE INDEX local_media_user ON local_media USING btree (user_id);
 
+CREATE TABLE login_tokens (
+    token_hash bytea NOT NULL,
+    user_id text NOT NULL,
+    expires_ts bigint NOT NULL
+);
+CREATE INDEX login_tokens_age ON login_tokens USING btree (expires_ts);
+CREATE UNIQUE INDEX login_tokens_pkey ON login_tokens USING btree (token_hash);
+CREATE INDEX login_tokens_user ON login_tokens USING btree (user_id);
+
 CREATE TABLE one_time_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -375,6 +396,17 @@ CREATE TABLE redactions (
     sender text NOT NULL
 );
 CREATE UNIQUE INDEX redactions_pkey ON redactions USING btree (room_id, redacts, event_id);
+
+CREATE TABLE refresh_tokens (
+    token_hash bytea NOT NULL,
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    next_hash bytea,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX refresh_tokens_device ON refresh_tokens USING btree (user_id, device_id);
+CREATE INDEX refresh_tokens_next ON refresh_tokens USING btree (next_hash) WHERE (next_hash IS NOT NULL);
+CREATE UNIQUE INDEX refresh_tokens_pkey ON refresh_tokens USING btree (token_hash);
 
 CREATE TABLE registration_tokens (
     token text NOT NULL,

@@ -29,6 +29,7 @@ class Auth(Enum):
 
     NONE = "none"
     USER = "user"
+    LOCKED_USER = "user, locked ones too"
     OPTIONAL_USER = "optional user"
     SERVER = "server"
 
@@ -40,6 +41,7 @@ _DEFAULT_RATES = {
     Auth.NONE: "anonymous",
     Auth.OPTIONAL_USER: "anonymous",
     Auth.USER: "requests",
+    Auth.LOCKED_USER: "requests",
     Auth.SERVER: "federation_requests",
 }
 """No endpoint is without a limit."""

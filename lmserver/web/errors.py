@@ -58,6 +58,11 @@ def unknown_token(*, soft_logout: bool = False) -> ApiError:
     return ApiError(401, "M_UNKNOWN_TOKEN", "Unrecognised access token", {"soft_logout": soft_logout})
 
 
+def user_locked() -> ApiError:
+    """The account is locked; its devices keep what they have (CS API §Account locking)."""
+    return ApiError(401, "M_USER_LOCKED", "This account has been locked", {"soft_logout": True})
+
+
 def missing_token() -> ApiError:
     return ApiError(401, "M_MISSING_TOKEN", "Missing access token")
 

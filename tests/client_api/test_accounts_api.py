@@ -24,6 +24,7 @@ PASSWORD = "a long password"
 # Endpoints nobody has to log in for; everything else answers 401 without a token.
 OPEN = {
     "/_matrix/client/versions", "/.well-known/matrix/client", "/.well-known/matrix/server", f"{V3}/login", f"{V3}/register",
+    f"{V3}/refresh", "/_matrix/client/v1/auth_metadata",
     f"{V3}/register/available", "/_matrix/client/v1/register/m.login.registration_token/validity",
     f"{V3}/directory/room/{{alias}}", f"{V3}/publicRooms",
     f"{V3}/directory/list/room/{{room_id}}",
