@@ -93,6 +93,7 @@ from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
+from lmserver.rooms.unread import Unread
 from lmserver.storage import people, room_reads, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
@@ -394,8 +395,9 @@ def _client_app(
     reading = Reading(db, clock)
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
-    sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses)
     push_rules = PushRules(db, notifier.publish)
+    unread = Unread(db, engine, push_rules.compiled)
+    sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses, unread)
     of_rooms = room_endpoints(
         config,
         db,

@@ -5,12 +5,14 @@ Only differences from the default rules are stored (protocol/push_rules.py). CS 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
 
 from lmserver.protocol.globs import has_wildcards
+from lmserver.protocol.push_evaluation import PushRuleSet
 from lmserver.protocol.push_rules import KINDS, Rule, RuleSet, default_rules, merged, no_changes
 from lmserver.storage import push_rules
 from lmserver.storage.database import Connection, Database, Executor
@@ -26,6 +28,8 @@ MAX_CONDITIONS: Final = 20
 MAX_ACTIONS: Final = 20
 MAX_RULE: Final = 16_384
 """Bytes of one rule."""
+MAX_COMPILED: Final = 5_000
+"""Users whose compiled rules are kept in memory."""
 _TEXTS: Final = ("kind", "key", "pattern", "is")
 
 
@@ -47,6 +51,18 @@ class PushRules:
     def __init__(self, db: Database, publish: Callable[[Iterable[str]], None]) -> None:
         self._db = db
         self._publish = publish
+        self._compiled: OrderedDict[str, tuple[bytes | None, PushRuleSet]] = OrderedDict()
+
+    async def compiled(self, user_id: str) -> PushRuleSet:
+        """The rules in force, ready to be asked."""
+        stored = await push_rules.get(self._db, user_id)
+        known = self._compiled.pop(user_id, None)
+        if known is None or known[0] != stored:
+            known = stored, PushRuleSet(_merged(user_id, stored))
+        self._compiled[user_id] = known
+        if len(self._compiled) > MAX_COMPILED:
+            self._compiled.popitem(last=False)
+        return known[1]
 
     async def rules(self, user_id: str) -> RuleSet:
         """Kind to rules, in order of precedence."""
@@ -128,7 +144,10 @@ class PushRules:
 
 async def rules_of(db: Executor, user_id: str) -> RuleSet:
     """The rules in force for a user."""
-    stored = await push_rules.get(db, user_id)
+    return _merged(user_id, await push_rules.get(db, user_id))
+
+
+def _merged(user_id: str, stored: bytes | None) -> RuleSet:
     return merged(user_id, no_changes() if stored is None else orjson.loads(stored))
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from lmserver.accounts.client_data import TooManyEntries
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.reading import Access, Reading
-from lmserver.rooms.receipts import FULLY_READ, MAIN_THREAD, PRIVATE, PUBLIC, Receipts, UnknownEvent
+from lmserver.rooms.receipts import (
+    FULLY_READ,
+    MAIN_THREAD,
+    PRIVATE,
+    PUBLIC,
+    OtherThread,
+    Receipts,
+    UnknownEvent,
+)
 from lmserver.rooms.typing import MAX_SECONDS, Typing
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_param
@@ -73,3 +82,7 @@ class EphemeralEndpoints:
             await self._receipts.record(rooms.user(request), access, kind, checked, thread)
         except UnknownEvent:
             raise ApiError(404, "M_NOT_FOUND", "No such event in this room") from None
+        except OtherThread:
+            raise bad_param("the event is not in this thread") from None
+        except TooManyEntries:
+            raise ApiError(400, "M_LIMIT_EXCEEDED", "Too much account data") from None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms import threads
 from lmserver.rooms.reading import Access, Reading
 from lmserver.storage import receipts
 from lmserver.storage.database import Connection, Database
@@ -18,11 +19,15 @@ from lmserver.storage.receipts import Receipt
 PUBLIC: Final = "m.read"
 PRIVATE: Final = "m.read.private"
 FULLY_READ: Final = "m.fully_read"
-MAIN_THREAD: Final = "main"
+MAIN_THREAD: Final = threads.MAIN
 
 
 class UnknownEvent(Exception):
     """The user can see no such event in the room."""
+
+
+class OtherThread(Exception):
+    """The event is not in the thread the receipt names."""
 
 
 class Announcer(Protocol):
@@ -72,7 +77,7 @@ class Receipts:
         self, user_id: str, access: Access, kind: str, event_id: str, thread: str | None
     ) -> None:
         """The user has read up to an event, in a thread named by its root; raises UnknownEvent for one
-        they cannot see.
+        they cannot see, OtherThread for one that is in another thread. A root is in its thread as well.
 
         An event in front of the receipt they have already is no news and changes nothing.
         """
@@ -84,6 +89,8 @@ class Receipts:
         if kind == FULLY_READ:
             await self._mark(user_id, access, event_id, event.position)
             return
+        if thread not in (None, event_id, await threads.thread_of(self._db, access.room_id, event.content)):
+            raise OtherThread(event_id)
         receipt = Receipt(
             access.room_id, user_id, kind, thread or "", event_id, event.position, self._clock()
         )

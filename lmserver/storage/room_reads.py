@@ -263,20 +263,6 @@ async def member_counts_at(db: Executor, room_id: str, position: int) -> tuple[i
     return row["joined"], row["invited"]
 
 
-async def unread_messages(db: Executor, room_id: str, user_id: str, after: int, upto: int) -> int:
-    """Messages of others at positions in (after, upto]; the caller bounds the interval."""
-    count: int = await db.fetchval(
-        "SELECT count(*) FROM events WHERE room_id = $1 AND position > $3 AND position <= $4"
-        " AND sender <> $2 AND state_key IS NULL AND soft_failed IS NULL AND redacted_by IS NULL"
-        " AND type IN ('m.room.message', 'm.room.encrypted', 'm.sticker')",
-        room_id,
-        user_id,
-        after,
-        upto,
-    )
-    return count
-
-
 async def sharing_a_room(db: Executor, user_id: str, others: Sequence[str]) -> set[str]:
     """Of these users the ones who are joined to a room the user is joined to."""
     rows = await db.fetch(

@@ -549,3 +549,11 @@ CREATE TABLE to_device_transactions (
 );
 CREATE INDEX to_device_transactions_age ON to_device_transactions USING btree (created_ts);
 CREATE UNIQUE INDEX to_device_transactions_pkey ON to_device_transactions USING btree (user_id, device_id, txn_id);
+
+CREATE TABLE unread_tallies (
+    user_id text NOT NULL,
+    room_id text NOT NULL,
+    counted_to bigint NOT NULL,
+    marks bytea NOT NULL
+);
+CREATE UNIQUE INDEX unread_tallies_pkey ON unread_tallies USING btree (user_id, room_id);

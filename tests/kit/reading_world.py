@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from lmserver.accounts.push_rules import PushRules
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.backfill import Backfill
@@ -25,6 +26,7 @@ from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.typing import Typing
+from lmserver.rooms.unread import Unread
 from lmserver.storage import room_reads
 from lmserver.storage.database import Database
 from tests.kit.engines import StaticVerifier
@@ -141,8 +143,10 @@ class World:
         self.devices = FakeDevices()
         self.account_data = FakeAccountData()
         self.feeds = Feeds(db, self.devices, self.account_data, NobodyOnline())
+        self.push_rules = PushRules(db, self.notifier.publish)
+        self.unread = Unread(db, self.engine, self.push_rules.compiled)
         self.service = SyncService(
-            db, self.notifier, self.reading, self.typing, self.feeds, nobody_is_refused
+            db, self.notifier, self.reading, self.typing, self.feeds, nobody_is_refused, self.unread
         )
 
     def receipts(self, markers: Markers) -> Receipts:

@@ -33,6 +33,7 @@ DISTRIBUTED_BY = {
     "restore_guard": "id", "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "remote_media": "server", "room_aliases": "alias",
     "directory_users": "user_id", "reports": "id",
     "push_rules": "user_id",
+    "unread_tallies": "user_id",
     "room_gaps": "room_id", "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
     "to_device_messages": "user_id", "to_device_received": "origin", "to_device_transactions": "user_id",
 }  # fmt: skip

@@ -63,6 +63,7 @@ class EventFilter:
     not_rooms: frozenset[str] = frozenset()
     contains_url: bool | None = None
     lazy_load_members: bool = False
+    unread_thread_notifications: bool = False
 
     def type_passes(self, type_: str) -> bool:
         if self.not_types is not None and self.not_types.match(type_):
@@ -149,6 +150,7 @@ def parse_event_filter(value: object) -> EventFilter:
         not_rooms=_names(fields, "not_rooms") or frozenset(),
         contains_url=_flag(fields, "contains_url"),
         lazy_load_members=_flag(fields, "lazy_load_members") or False,
+        unread_thread_notifications=_flag(fields, "unread_thread_notifications") or False,
     )
 
 

@@ -23,6 +23,7 @@ from lmserver.rooms.sync.other_rooms import OtherRooms, RefusesInvites
 from lmserver.rooms.sync.timeline import RoomSections, Window
 from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.rooms.typing import Typing
+from lmserver.rooms.unread import RoomCounts, Unread
 from lmserver.storage import room_reads
 from lmserver.storage.database import Executor
 from lmserver.storage.room_reads import MemberEntry
@@ -89,8 +90,10 @@ class SyncService:
         typing: Typing,
         feeds: Feeds,
         refuses_invites: RefusesInvites,
+        unread: Unread,
     ) -> None:
         self._db = db
+        self._unread = unread
         self._notifier = notifier
         self._reading = reading
         self._typing = typing
@@ -253,11 +256,13 @@ class SyncService:
         ]  # fmt: skip
         if not touched:
             return
-        read_upto = await self._feeds.read_positions(request.user_id, touched)
+        counts = await self._unread.of(request.user_id, touched)
+        by_thread = request.filter.timeline.unread_thread_notifications
         for room_id in touched:
-            section = await self._joined_room(request, interval, room_id, read_upto.get(room_id))
+            section = await self._joined_room(request, interval, room_id)
             if section is None:
                 continue
+            section |= counts.get(room_id, RoomCounts()).as_json(by_thread=by_thread)
             section["ephemeral"] = {"events": ephemeral.get(room_id, [])}
             wanted = request.filter.room_account_data
             section["account_data"] = {
@@ -266,9 +271,7 @@ class SyncService:
             if interval.is_new(room_id) or request.full_state or _has_news(section):
                 answer.rooms["join"][room_id] = section
 
-    async def _joined_room(
-        self, request: SyncRequest, interval: Interval, room_id: str, read_upto: int | None
-    ) -> JsonObject | None:
+    async def _joined_room(self, request: SyncRequest, interval: Interval, room_id: str) -> JsonObject | None:
         new = interval.is_new(room_id)
         access = await self._access(
             request, room_id, steady=not new and room_id not in interval.changed_membership
@@ -284,8 +287,6 @@ class SyncService:
         members_changed = any(c.room_id == room_id for c in interval.member_changes)
         if new or request.full_state or members_changed:
             section["summary"] = await self._sections.summary(access, request.reader, upto + 1)
-        floor = interval.joined[room_id].from_position if read_upto is None else read_upto
-        section["unread_notifications"] = await self._sections.unread(room_id, request.user_id, floor, upto)
         return section
 
     async def _access(self, request: SyncRequest, room_id: str, *, steady: bool) -> Access | None:

@@ -18,7 +18,6 @@ from lmserver.storage import room_reads, room_state
 from lmserver.storage.database import Executor
 
 MAX_HEROES: Final = 5
-MAX_UNREAD_SCAN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class RoomSections:
             kept += await self._reading.members_named(access, timeline.start, senders - had)
         return kept
 
-    # -- summary and counts ---------------------------------------------------------------------
+    # -- summary --------------------------------------------------------------------------------
 
     async def summary(self, access: Access, reader: Reader, position: int) -> dict[str, Any]:
         """How many are in the room and whom to name it after (CS API §GET /sync, RoomSummary)."""
@@ -149,14 +148,6 @@ class RoomSections:
             "m.joined_member_count": joined,
             "m.invited_member_count": invited,
         }
-
-    async def unread(self, room_id: str, user_id: str, read_upto: int, upto: int) -> dict[str, int]:
-        """Messages of others after the user's read receipt, counted over a bounded stretch."""
-        after = max(read_upto, upto - MAX_UNREAD_SCAN)
-        count = 0
-        if after < upto:
-            count = await room_reads.unread_messages(self._db, room_id, user_id, after, upto)
-        return {"notification_count": count, "highlight_count": 0}
 
     # -- rooms the user is not in ---------------------------------------------------------------
 

@@ -1,0 +1,271 @@
+"""Unread notifications of a user, by room and thread (CS API §Receiving notifications).
+
+Nothing is counted when a message is sent. Whoever reads has the events since the last count compared
+with their push rules; what of them is unread is kept as a tally, in memory and, when counting it was
+work, in the database. Receipts, own messages and redactions take marks out of the tally again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import orjson
+
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.protocol.power_levels import PowerLevels
+from lmserver.protocol.push_evaluation import Occasion, PushRuleSet, RoomFacts
+from lmserver.rooms import threads
+from lmserver.rooms.snapshot import Snapshot
+from lmserver.rooms.threads import MAIN
+from lmserver.storage import account_data, unread
+from lmserver.storage.database import Executor
+from lmserver.storage.unread import Basis, Heard, Question, Stretch
+
+WINDOW: Final = 5_000
+"""Events of a room that one count looks at: of those that came while nobody asked, the newest."""
+CHUNK: Final = 500
+WORTH_SAVING: Final = 200
+"""Positions a tally goes on before it is saved anew."""
+MAX_KEPT: Final = 500_000
+"""Marks and tallies in memory."""
+ALL: Final = ""
+"""The "thread" of receipts without thread: they count for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An unread event that notifies."""
+
+    position: int
+    thread: str
+    highlight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All unread notifications up to a position; `saved_to` is how far the database knows."""
+
+    counted_to: int
+    marks: tuple[Mark, ...]
+    saved_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    notifications: int = 0
+    highlights: int = 0
+
+    def as_json(self) -> JsonObject:
+        """UnreadNotificationCounts of the specification."""
+        return {"notification_count": self.notifications, "highlight_count": self.highlights}
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCounts:
+    """`whole` is everything, `main` what is in no thread; threads without unread events are left out."""
+
+    whole: Counts = field(default_factory=Counts)
+    main: Counts = field(default_factory=Counts)
+    threads: Mapping[str, Counts] = field(default_factory=dict)
+
+    def as_json(self, *, by_thread: bool) -> JsonObject:
+        """Members of a room of /sync; `by_thread` says that the client counts threads by themselves."""
+        if not by_thread:
+            return {"unread_notifications": self.whole.as_json()}
+        return {
+            "unread_notifications": self.main.as_json(),
+            "unread_thread_notifications": {root: c.as_json() for root, c in self.threads.items()},
+        }
+
+
+class Rooms(Protocol):
+    """The engine, as far as counting needs it."""
+
+    async def snapshot(self, room_id: str) -> Snapshot | None: ...
+
+
+Rules = Callable[[str], Awaitable[PushRuleSet]]
+"""A user's push rules."""
+
+
+class Unread:
+    """Counts for one user in many rooms at once."""
+
+    def __init__(self, db: Executor, rooms: Rooms, rules: Rules) -> None:
+        self._db = db
+        self._rooms = rooms
+        self._rules = rules
+        self._tallies: OrderedDict[tuple[str, str], Tally] = OrderedDict()
+        self._kept = 0
+
+    async def of(self, user_id: str, room_ids: Sequence[str]) -> dict[str, RoomCounts]:
+        """Counts up to each room's head, for rooms the user is joined to; none for others."""
+        tallies = await self._tallied(user_id, room_ids)
+        return {room_id: _counts(tally.marks) for room_id, tally in tallies.items()}
+
+    async def _tallied(self, user_id: str, room_ids: Sequence[str]) -> dict[str, Tally]:
+        known = {r: t for r in room_ids if (t := self._tallies.get((user_id, r))) is not None}
+        asked = [_question(user_id, r, known.get(r)) for r in room_ids]
+        answers = await unread.bases(self._db, asked) if asked else []
+        found = {q.room_id: basis for q, basis in zip(asked, answers, strict=True) if basis is not None}
+        for room_id, basis in found.items():
+            if room_id not in known and basis.counted_to is not None:
+                known[room_id] = _loaded(basis.counted_to, basis.marks)
+        starts = await self._starts(user_id, found, known)
+        counting = _Counting(
+            user_id, found, {r: known.get(r, Tally(starts[r], (), starts[r])) for r in found}
+        )
+        await self._count(counting, starts)
+        for room_id, basis in found.items():
+            marks = _unread(counting.marks[room_id], basis.read)
+            counting.tallies[room_id] = await self._keep(
+                user_id, room_id, Tally(counting.reached[room_id], marks, counting.tallies[room_id].saved_to)
+            )
+        return counting.tallies
+
+    async def _starts(
+        self, user_id: str, found: Mapping[str, Basis], known: Mapping[str, Tally]
+    ) -> dict[str, int]:
+        """The position after which each room has to be looked at."""
+        new = [r for r in found if r not in known]
+        since = await unread.joined_since(self._db, user_id, new) if new else {}
+        starts = {}
+        for room_id, basis in found.items():
+            tally = known.get(room_id)
+            begin = since.get(room_id, basis.head) if tally is None else tally.counted_to
+            starts[room_id] = max(begin, basis.read.get(ALL, begin), basis.head - WINDOW)
+        return starts
+
+    async def _count(self, counting: _Counting, starts: Mapping[str, int]) -> None:
+        """Look at everything new, a chunk of each room at a time."""
+        left = [
+            Stretch(r, starts[r], basis.head) for r, basis in counting.bases.items() if starts[r] < basis.head
+        ]
+        if not left:
+            return
+        rules = await self._rules(counting.user_id)
+        ignored = await account_data.ignored_users(self._db, counting.user_id)
+        while left:
+            chunks = await unread.heard(self._db, left, CHUNK)
+            for stretch, events in zip(left, chunks, strict=True):
+                await self._look_at(counting, stretch.room_id, events, rules, ignored)
+                await asyncio.sleep(0)
+            left = [
+                Stretch(stretch.room_id, events[-1].position, stretch.upto)
+                for stretch, events in zip(left, chunks, strict=True)
+                if len(events) == CHUNK
+            ]
+
+    async def _look_at(
+        self,
+        counting: _Counting,
+        room_id: str,
+        events: Sequence[Heard],
+        rules: PushRuleSet,
+        ignored: frozenset[str],
+    ) -> None:
+        room = await self.facts(counting.user_id, room_id) if events else None
+        if room is None:
+            return
+        marks = counting.marks[room_id]
+        redactions = []
+        for event in events:
+            fields = orjson.loads(event.pdu)
+            if fields["type"] == "m.room.redaction" and marks:
+                redactions.append(fields["content"].get("redacts"))
+            if event.sender == counting.user_id:
+                await self._own(marks, room_id, fields)
+            elif _ends_stay(fields, counting.user_id):
+                marks.clear()
+            elif event.redacted or event.sender in ignored:
+                continue
+            elif (verdict := rules.verdict(Occasion(fields, room))) is not None:
+                thread = await threads.thread_of(self._db, room_id, fields["content"])
+                marks.append(Mark(event.position, thread, verdict.highlight))
+        if targets := [t for t in redactions if isinstance(t, str) and "\0" not in t]:
+            gone = await unread.redacted_positions(self._db, room_id, targets)
+            marks[:] = [m for m in marks if m.position not in gone]
+
+    async def _own(self, marks: list[Mark], room_id: str, fields: Mapping[str, Any]) -> None:
+        """Who says something has read what was said before; who leaves, or enters anew, everything."""
+        if fields["type"] == "m.room.member" and fields["content"].get("membership") != "join":
+            marks.clear()
+        elif "state_key" not in fields and marks:
+            thread = await threads.thread_of(self._db, room_id, fields["content"])
+            marks[:] = [m for m in marks if m.thread != thread]
+
+    async def facts(self, user_id: str, room_id: str) -> RoomFacts | None:
+        """What conditions may ask about a room; None for one we do not hold."""
+        snapshot = await self._rooms.snapshot(room_id)
+        if snapshot is None:
+            return None
+        member = snapshot.view.get("m.room.member", user_id)
+        name = None if member is None else member.content.get("displayname")
+        return RoomFacts(
+            sum(snapshot.servers.values()),
+            name if isinstance(name, str) else None,
+            PowerLevels.from_view(snapshot.view),
+        )
+
+    async def _keep(self, user_id: str, room_id: str, tally: Tally) -> Tally:
+        if tally.counted_to - tally.saved_to >= WORTH_SAVING:
+            await unread.save(self._db, user_id, room_id, tally.counted_to, _dumped(tally.marks))
+            tally = Tally(tally.counted_to, tally.marks, tally.counted_to)
+        old = self._tallies.pop((user_id, room_id), None)
+        self._kept += 1 + len(tally.marks) - (0 if old is None else 1 + len(old.marks))
+        self._tallies[user_id, room_id] = tally
+        while self._kept > MAX_KEPT:
+            _, gone = self._tallies.popitem(last=False)
+            self._kept -= 1 + len(gone.marks)
+        return tally
+
+
+class _Counting:
+    """One user's count in progress."""
+
+    def __init__(self, user_id: str, bases: Mapping[str, Basis], tallies: dict[str, Tally]) -> None:
+        self.user_id = user_id
+        self.bases = bases
+        self.tallies = tallies
+        self.marks = {r: list(_unread(t.marks, bases[r].read)) for r, t in tallies.items()}
+        self.reached = {r: max(t.counted_to, bases[r].head) for r, t in tallies.items()}
+
+
+def _question(user_id: str, room_id: str, tally: Tally | None) -> Question:
+    if tally is None:
+        return Question(user_id, room_id, 0, True)
+    lowest = tally.marks[0].position if tally.marks else tally.counted_to + 1
+    return Question(user_id, room_id, lowest, False)
+
+
+def _unread(marks: Sequence[Mark], read: Mapping[str, int]) -> tuple[Mark, ...]:
+    """Those that receipts leave; a receipt without thread counts for every thread."""
+    everywhere = read.get(ALL, -1)
+    return tuple(m for m in marks if m.position > max(everywhere, read.get(m.thread, -1)))[-WINDOW:]
+
+
+def _counts(marks: Sequence[Mark]) -> RoomCounts:
+    all_of, loud = Counter(m.thread for m in marks), Counter(m.thread for m in marks if m.highlight)
+    by_thread = {thread: Counts(n, loud[thread]) for thread, n in all_of.items()}
+    main = by_thread.pop(MAIN, Counts())
+    return RoomCounts(Counts(all_of.total(), loud.total()), main, by_thread)
+
+
+def _ends_stay(fields: Mapping[str, Any], user_id: str) -> bool:
+    return (
+        fields["type"] == "m.room.member"
+        and fields.get("state_key") == user_id
+        and fields["content"].get("membership") in ("leave", "ban")
+    )
+
+
+def _dumped(marks: Sequence[Mark]) -> bytes:
+    return orjson.dumps([[m.position, m.thread, m.highlight] for m in marks])
+
+
+def _loaded(counted_to: int, marks: bytes | None) -> Tally:
+    return Tally(counted_to, tuple(Mark(*m) for m in orjson.loads(marks or b"[]")), counted_to)
