@@ -150,6 +150,7 @@ DEFAULT_LIMITS = {
     "join": Rate(0.5, 30),
     "invite": Rate(0.5, 50),
     "knock": Rate(0.1, 10),
+    "search": Rate(1.0, 30),
     "report": Rate(0.05, 20),
     "invites_from_user": Rate(0.2, 50),
     "invites_from_server": Rate(2.0, 200),

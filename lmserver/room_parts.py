@@ -14,6 +14,7 @@ from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.public_rooms import PublicRoomEndpoints
 from lmserver.client_api.reports import ReportEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
+from lmserver.client_api.search import SearchEndpoints
 from lmserver.client_api.upgrades import UpgradeEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.client import FederationClient
@@ -24,6 +25,7 @@ from lmserver.rooms.presets import Versions
 from lmserver.rooms.public_list import PublicList
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.remote_list import RemoteLists
+from lmserver.rooms.search import Search
 from lmserver.rooms.upgrades import Upgrades
 from lmserver.storage.database import Database
 from lmserver.web.limits import RateLimiter
@@ -79,6 +81,7 @@ def room_endpoints(
         UpgradeEndpoints(upgrades, versions),
         DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
+        SearchEndpoints(Search(db, reading)),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
     ]
 

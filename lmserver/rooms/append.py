@@ -31,6 +31,7 @@ from lmserver.storage import (
     history,
     holds,
     lpdus,
+    message_search,
     people,
     room_log,
     room_state,
@@ -40,6 +41,7 @@ from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.lpdus import OwnLpdu
+from lmserver.storage.message_search import SEARCHED, Text
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
@@ -67,6 +69,7 @@ class Batch:
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: list[Text] = field(default_factory=list)
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
@@ -87,9 +90,20 @@ class Batch:
         accepted = Accepted(pdu.event_id, position)
         if lpdu_hash is not None:
             self.lpdus[lpdu_hash, pdu.sender] = accepted
+        if failed is None:
+            self._note_text(pdu, position)
         if failed is None and pdu.state_key is not None:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
+
+    def _note_text(self, pdu: Pdu, position: int) -> None:
+        """For search; never of an encrypted room."""
+        key = SEARCHED.get(pdu.type)
+        if key is None or self.snapshot.view.get("m.room.encryption") is not None:
+            return
+        text = pdu.content.get(key.removeprefix("content."))
+        if isinstance(text, str) and text:
+            self.texts.append(Text(pdu.event_id, position, key, text.replace("\0", " ")))
 
     def hold(self, pdu: Pdu, kind: str, detail: str, against: str | None = None) -> None:
         """Keep what the hub sent as evidence, with the event `against` that contradicts it."""
@@ -359,6 +373,8 @@ async def write(
         await fanout.apply_changes(db, batch.room_id, batch.ranges)
     if batch.txns:
         await client_transactions.remember(db, batch.room_id, batch.txns, now_ms)
+    if batch.texts:
+        await message_search.add(db, batch.room_id, batch.texts, now_ms)
     if batch.redactions:
         await _apply_redactions(db, batch)
     settled = await _settle_own_lpdus(db, batch) if row.hub_server != batch.our_name else ()
@@ -413,6 +429,7 @@ async def _apply_redactions(db: Executor, batch: Batch) -> None:
             pairs.append((target, pdu.event_id))
     if pairs:
         await room_log.mark_redacted(db, batch.room_id, pairs)
+        await message_search.remove(db, batch.room_id, [target for target, _ in pairs])
     if unseen:
         await room_log.remember_redactions(db, batch.room_id, unseen)
 

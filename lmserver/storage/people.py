@@ -133,4 +133,4 @@ async def search_accounts(db: Executor, user_id: str, term: str, limit: int) -> 
 
 def _escaped(text: str) -> str:
     """For LIKE with ESCAPE '!': every character stands for itself (attack Q1)."""
-    return re.sub(r"([!%_])", r"!\1", text.replace("\0", ""))
+    return re.sub(r"([!%_])", r"!\1", re.sub("[\0\ud800-\udfff]", "", text))

@@ -271,6 +271,18 @@ CREATE INDEX login_tokens_age ON login_tokens USING btree (expires_ts);
 CREATE UNIQUE INDEX login_tokens_pkey ON login_tokens USING btree (token_hash);
 CREATE INDEX login_tokens_user ON login_tokens USING btree (user_id);
 
+CREATE TABLE message_search (
+    room_id text NOT NULL,
+    event_id text NOT NULL,
+    position bigint NOT NULL,
+    received_ts bigint NOT NULL,
+    key text NOT NULL,
+    words tsvector NOT NULL
+);
+CREATE INDEX message_search_newest ON message_search USING btree (room_id, received_ts, event_id);
+CREATE UNIQUE INDEX message_search_pkey ON message_search USING btree (room_id, event_id);
+CREATE INDEX message_search_words ON message_search USING gin (words);
+
 CREATE TABLE one_time_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
