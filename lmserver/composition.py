@@ -91,6 +91,7 @@ from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.key_changes import KeyChanges
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.unread import Unread
@@ -420,7 +421,7 @@ def _client_app(
         ),
         AccountDataEndpoints(data),
         PushRuleEndpoints(push_rules),
-        KeyEndpoints(devices, config.server_name, remote),
+        KeyEndpoints(devices, config.server_name, remote, KeyChanges(db, feeds)),
         CrossSigningEndpoints(cross_signing, of_accounts.interaction),
         RoomKeyEndpoints(KeyBackups(db)),
         *of_rooms,

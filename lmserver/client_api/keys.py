@@ -10,9 +10,11 @@ from lmserver.accounts.device_data import DeviceStore, KeyConflict
 from lmserver.accounts.remote import RemoteKeys
 from lmserver.client_api import key_shapes as shapes
 from lmserver.protocol import ids
+from lmserver.rooms.sync.key_changes import KeyChanges
+from lmserver.rooms.sync.tokens import BadToken, SyncToken, parse_sync
 from lmserver.storage.e2e_keys import Claim
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, bad_param
+from lmserver.web.errors import ApiError, bad_json, bad_param, missing_param
 
 MAX_USERS = 2_000
 DEFAULT_TIMEOUT_MS = 10_000
@@ -31,7 +33,10 @@ class RemoteUsers(Protocol):
 class KeyEndpoints:
     """Keys of devices, as far as a server has to know them."""
 
-    def __init__(self, store: DeviceStore, our_name: str, remote: RemoteUsers) -> None:
+    def __init__(
+        self, store: DeviceStore, our_name: str, remote: RemoteUsers, key_changes: KeyChanges
+    ) -> None:
+        self._key_changes = key_changes
         self._store = store
         self._our_name = our_name
         self._remote = remote
@@ -90,6 +95,16 @@ class KeyEndpoints:
         for usage, keys in (await self._store.cross_signing(wanted, asking)).items():
             answer[f"{usage}_keys"] |= keys
 
+    @endpoint("GET", "/_matrix/client/v3/keys/changes", auth=Auth.USER)
+    async def changes(self, request: Request) -> dict[str, Any]:
+        """Whose devices changed between two sync tokens, as /sync tells it."""
+        since = _token(request, "from")
+        if since is None:
+            raise missing_param("from is missing")
+        user_id = request.requester.user_id
+        found = await self._key_changes.between(user_id, since, _token(request, "to"))
+        return {"changed": sorted(found.changed), "left": sorted(found.left)}
+
     @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim")
     async def claim(self, request: Request) -> dict[str, Any]:
         """Take one-time keys of devices; each is handed out once."""
@@ -126,6 +141,14 @@ class KeyEndpoints:
         sender, device_id = request.requester.user_id, request.requester.device_id
         await self._store.send(sender, device_id, txn_id, type_, messages)
         return {}
+
+
+def _token(request: Request, name: str) -> SyncToken | None:
+    text = request.query.get(name)
+    try:
+        return None if text is None else parse_sync(text)
+    except BadToken:
+        raise bad_param(f"{name} is not a token") from None
 
 
 def _merge(answer: dict[str, Any], found: RemoteKeys) -> None:

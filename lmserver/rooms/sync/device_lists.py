@@ -37,8 +37,9 @@ async def device_list_changes(
     if since is None or since >= upto:
         return DeviceListChanges()
     came, went = _comings_and_goings(member_changes)
-    for room_id in newly_joined:
+    for room_id in {*newly_joined, *_rejoined(member_changes, user_id)}:
         came.update(await room_state.joined_users(db, room_id))
+        went.update(await _known_at(db, room_id, user_id, since))
     for room_id, position in rooms_left.items():
         went.update(await room_reads.joined_at(db, room_id, position))
     keys_changed = await feeds.changed_device_lists(user_id, since, upto)
@@ -48,6 +49,21 @@ async def device_list_changes(
     if user_id not in keys_changed:
         changed.discard(user_id)
     return DeviceListChanges(changed, (came | went) - sharing - {user_id})
+
+
+async def _known_at(db: Executor, room_id: str, user_id: str, since: int) -> list[str]:
+    """Who was in a room with the user at a stream position: while the user was out of it since then,
+    some may have left unseen."""
+    before = await room_reads.membership_before(db, room_id, user_id, since)
+    position = await room_reads.position_before(db, room_id, since)
+    if before is None or before.membership != "join" or position is None:
+        return []
+    return await room_reads.joined_at(db, room_id, position + 1)
+
+
+def _rejoined(changes: Iterable[MemberChange], user_id: str) -> set[str]:
+    """Rooms the user came back to: a server that was out of a room was told of nobody's new keys."""
+    return {c.room_id for c in changes if c.user_id == user_id and c.after == "join" and c.before != "join"}
 
 
 def _comings_and_goings(changes: Iterable[MemberChange]) -> tuple[set[str], set[str]]:
