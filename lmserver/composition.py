@@ -15,30 +15,26 @@ from lmserver.account_parts import AccountParts, account_parts
 from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.client_data import ClientData
-from lmserver.accounts.cross_signing import CrossSigning
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
 from lmserver.accounts.invite_policy import InvitePolicy
-from lmserver.accounts.key_backups import KeyBackups
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
-from lmserver.client_api.cross_signing import CrossSigningEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
-from lmserver.client_api.keys import KeyEndpoints
 from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
-from lmserver.client_api.room_keys import RoomKeyEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.config import Config
 from lmserver.edu_parts import EduParts, edu_dispatcher, edu_parts
+from lmserver.encryption_parts import encryption_endpoints
 from lmserver.federation_client.addresses import AddressGuard
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.connector import PinnedHttp, tls_context
@@ -91,7 +87,6 @@ from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
-from lmserver.rooms.sync.key_changes import KeyChanges
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.unread import Unread
@@ -253,7 +248,6 @@ def assemble(
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
     )
-    cross_signing = CrossSigning(db, device_lists, remote.masters)
     outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
@@ -313,7 +307,7 @@ def assemble(
             membership,
             finding,
             devices,
-            cross_signing,
+            device_lists,
             remote,
             media,
             notifier,
@@ -383,7 +377,7 @@ def _client_app(
     membership: Membership,
     finding: Finding,
     devices: DeviceStore,
-    cross_signing: CrossSigning,
+    device_lists: DeviceLists,
     remote: RemoteUsers,
     media: MediaParts,
     notifier: Notifier,
@@ -421,9 +415,9 @@ def _client_app(
         ),
         AccountDataEndpoints(data),
         PushRuleEndpoints(push_rules),
-        KeyEndpoints(devices, config.server_name, remote, KeyChanges(db, feeds)),
-        CrossSigningEndpoints(cross_signing, of_accounts.interaction),
-        RoomKeyEndpoints(KeyBackups(db)),
+        *encryption_endpoints(
+            config.server_name, db, devices, device_lists, remote, feeds, of_accounts.interaction
+        ),
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
         HistoryEndpoints(db, reading, backfill),
