@@ -20,6 +20,7 @@ from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.federated_devices import FederatedDevices
 from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
+from lmserver.accounts.profiles import Profiles
 from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
@@ -256,6 +257,7 @@ def assemble(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
     )
     media = _media(config, db, client, clock)
+    profiles = Profiles(db, accounts)
     federated = FederatedDevices(accounts, devices, name, limiter)
     federation: Sequence[object] = (
         transactions,
@@ -271,7 +273,7 @@ def assemble(
             clock,
             linearized=config.federation.mode == "linearized",
         ),
-        FederationDeviceEndpoints(name, federated, federated, finding.directory),
+        FederationDeviceEndpoints(name, federated, profiles, finding.directory),
         FederationMediaEndpoints(media.library),
         FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
     )
@@ -411,7 +413,10 @@ def _client_app(
         WellKnownEndpoints(config.federation.well_known),
         *of_accounts.endpoints,
         ProfileEndpoints(
-            accounts, config.server_name, partial(_tell_rooms, db, engine, accounts, clock), remote.profile
+            Profiles(db, accounts),
+            config.server_name,
+            partial(_tell_rooms, db, engine, accounts, clock),
+            remote.profile,
         ),
         AccountDataEndpoints(data),
         PushRuleEndpoints(push_rules),

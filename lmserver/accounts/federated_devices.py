@@ -13,7 +13,7 @@ from lmserver.web.limits import RateLimiter
 
 
 class FederatedDevices:
-    """Keys, devices and profiles for federation; unknown users are left out. How a user named a
+    """Keys and devices for federation; unknown users are left out. How a user named a
     device is told to nobody else."""
 
     def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str, limiter: RateLimiter) -> None:
@@ -70,8 +70,3 @@ class FederatedDevices:
             if self._limiter.take("federation_claims", f"{origin} {c.user_id} {c.device_id}")
         }
         return await self._store.claim(claims, spare)
-
-    async def profile(self, user_id: str) -> dict[str, Any] | None:
-        if not await self._accounts.is_active(user_id):
-            return None
-        return await self._accounts.profile(user_id)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmserver.accounts.profiles import IN_ROOMS, MAX_PROFILE, is_field
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.errors import FederationError
 from lmserver.protocol import ids
@@ -21,6 +22,7 @@ TIMEOUT = 10.0
 DOUBTFUL_SECONDS = 2.0
 """For a server that did not answer lately."""
 MAX_AT_ONCE = 20
+MAX_PROFILE_ANSWER = 2 * MAX_PROFILE
 MAX_KEYS = 2 * 1024 * 1024
 
 
@@ -68,7 +70,7 @@ class RemoteUsers:
         return found
 
     async def profile(self, user_id: str) -> dict[str, Any] | None:
-        """GET query/profile: display name and avatar, if they are text."""
+        """GET query/profile: display name and avatar, if they are text, and further fields."""
         try:
             found = await self._client.send_json(
                 "GET",
@@ -76,10 +78,11 @@ class RemoteUsers:
                 f"{V1}/query/profile",
                 query=[("user_id", user_id)],
                 timeout=TIMEOUT,
+                max_response=MAX_PROFILE_ANSWER,
             )
         except FederationError:
             return None
-        return {k: found[k] for k in ("displayname", "avatar_url") if isinstance(found.get(k), str)}
+        return {k: v for k, v in found.items() if (isinstance(v, str) if k in IN_ROOMS else is_field(k))}
 
     async def alias(self, alias: str) -> tuple[str, list[str]] | None:
         """GET query/directory: the room ID and servers to join through."""

@@ -1,16 +1,16 @@
-"""Display names and avatars (CS API §Profiles)."""
+"""Profiles: display names, avatars, and other fields (CS API §Profiles)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.profiles import IN_ROOMS, MAX_FIELD_NAME, Profiles, ProfileTooLarge, is_field
 from lmserver.protocol import ids
+from lmserver.protocol.errors import InvalidJson
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import bad_json, bad_param, forbidden, not_found
+from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, missing_param, not_found
 
-FIELDS = ("displayname", "avatar_url")
 MAX_VALUE = 1000
 
 Changed = Callable[[str], Awaitable[None]]
@@ -23,8 +23,8 @@ RemoteProfile = Callable[[str], Awaitable[dict[str, Any] | None]]
 class ProfileEndpoints:
     """Profiles of local users, and of others as their servers tell."""
 
-    def __init__(self, accounts: Accounts, our_name: str, changed: Changed, remote: RemoteProfile) -> None:
-        self._accounts = accounts
+    def __init__(self, profiles: Profiles, our_name: str, changed: Changed, remote: RemoteProfile) -> None:
+        self._profiles = profiles
         self._our_name = our_name
         self._changed = changed
         self._remote = remote
@@ -36,42 +36,67 @@ class ProfileEndpoints:
 
     @endpoint("GET", "/_matrix/client/v3/profile/{user_id}/{field}", auth=Auth.OPTIONAL_USER)
     async def field(self, request: Request) -> dict[str, Any]:
-        """One field; {} when it is not set."""
-        field = _field(request)
+        """One field; of name and avatar {} when it is not set."""
+        field = request.params["field"]
+        if not is_field(field):
+            raise not_found("Profile field not found")
         profile = await self._profile(request.params["user_id"])
+        if field not in profile and field not in IN_ROOMS:
+            raise not_found("Profile field not found")
         return {field: profile[field]} if field in profile else {}
 
     async def _profile(self, user_id: str) -> dict[str, Any]:
         if not ids.is_user_id(user_id):
             raise bad_param("Not a user ID")
-        if ids.server_of(user_id) != self._our_name:
-            found = await self._remote(user_id)
-            if found is None:
-                raise not_found("Profile not found")
-            return found
-        if not await self._accounts.is_active(user_id):
+        ours = ids.server_of(user_id) == self._our_name
+        found = await (self._profiles.of(user_id) if ours else self._remote(user_id))
+        if found is None:
             raise not_found("Profile not found")
-        return await self._accounts.profile(user_id)
+        return found
 
     @endpoint("PUT", "/_matrix/client/v3/profile/{user_id}/{field}", auth=Auth.USER)
     async def put(self, request: Request) -> dict[str, Any]:
-        """Set one's own field; rooms are told by new member events."""
-        field = _field(request)
-        if request.params["user_id"] != request.requester.user_id:
-            raise forbidden("You may change only your own profile")
-        value = (await request.json()).get(field)
-        if not isinstance(value, str | None) or len(value or "") > MAX_VALUE or not _storable(value or ""):
+        """Set one's own field; rooms are told of name and avatar by new member events."""
+        user_id, field = _own(request)
+        body = await request.json()
+        if field not in body:
+            raise missing_param(f"{field} is missing")
+        value = body[field]
+        if field in IN_ROOMS and (
+            not isinstance(value, str | None) or len(value or "") > MAX_VALUE or not _storable(value or "")
+        ):
             raise bad_json(f"{field} is a string of at most {MAX_VALUE} characters")
-        await self._accounts.set_profile(request.requester.user_id, field, value or None)
-        await self._changed(request.requester.user_id)
+        try:
+            await self._profiles.put(user_id, field, value)
+        except InvalidJson:
+            raise bad_json(f"{field} has no canonical form: fractions have none") from None
+        except ProfileTooLarge:
+            raise ApiError(400, "M_PROFILE_TOO_LARGE", "The profile has too much in it") from None
+        return await self._tell(user_id, field)
+
+    @endpoint("DELETE", "/_matrix/client/v3/profile/{user_id}/{field}", auth=Auth.USER)
+    async def remove(self, request: Request) -> dict[str, Any]:
+        """Remove one's own field."""
+        user_id, field = _own(request)
+        await self._profiles.remove(user_id, field)
+        return await self._tell(user_id, field)
+
+    async def _tell(self, user_id: str, field: str) -> dict[str, Any]:
+        if field in IN_ROOMS:
+            await self._changed(user_id)
         return {}
 
 
-def _field(request: Request) -> str:
+def _own(request: Request) -> tuple[str, str]:
+    """The requester's ID, and the field's name."""
+    if request.params["user_id"] != request.requester.user_id:
+        raise forbidden("You may change only your own profile")
     field = request.params["field"]
-    if field not in FIELDS:
-        raise not_found("Profile field not found")
-    return field
+    if len(field) > MAX_FIELD_NAME:
+        raise ApiError(400, "M_KEY_TOO_LARGE", f"A field's name has at most {MAX_FIELD_NAME} characters")
+    if not is_field(field):
+        raise bad_param("A field is named like org.example.field")
+    return request.requester.user_id, field
 
 
 def _storable(value: str) -> bool:

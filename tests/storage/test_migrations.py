@@ -20,7 +20,7 @@ SCHEMA = ROOT / "lmserver/storage/schema.sql"
 
 # The column a table would be distributed by; every unique index has to contain it.
 DISTRIBUTED_BY = {
-    "registration_tokens": "token", "refresh_tokens": "token_hash", "login_tokens": "token_hash", "departures": "user_id",
+    "registration_tokens": "token", "refresh_tokens": "token_hash", "login_tokens": "token_hash", "departures": "user_id", "profile_fields": "user_id",
     "access_tokens": "token_hash", "account_data": "user_id", "accounts": "user_id",
     "client_transactions": "user_id", "cross_signing_keys": "user_id", "key_signatures": "target_user_id",
     "key_backups": "user_id", "backed_up_keys": "user_id", "destinations": "destination",
