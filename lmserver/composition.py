@@ -88,10 +88,11 @@ from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
 from lmserver.rooms.unread import Unread
-from lmserver.storage import people, room_reads, room_state
+from lmserver.storage import people, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.addresses import TrustedProxies
@@ -207,7 +208,8 @@ def assemble(
     old_keys = {} if old_keys is None else old_keys
     name = config.server_name
     metrics = Metrics()
-    notifier = Notifier(lambda: room_reads.stream_positions(db))
+    journal = Journal(db)
+    notifier = Notifier(journal.positions)
     guard = RestoreGuard(db, config.data_dir, name)
     audience = _Audience(notifier, guard)
     client = _federation_client(config, key, dns or SystemDns())
@@ -312,6 +314,7 @@ def assemble(
             device_lists,
             remote,
             media,
+            journal,
             notifier,
             edus,
             limiter,
@@ -382,6 +385,7 @@ def _client_app(
     device_lists: DeviceLists,
     remote: RemoteUsers,
     media: MediaParts,
+    journal: Journal,
     notifier: Notifier,
     edus: EduParts,
     limiter: RateLimiter,
@@ -394,7 +398,9 @@ def _client_app(
     feeds = Feeds(db, devices, data, edus.presence)
     push_rules = PushRules(db, notifier.publish)
     unread = Unread(db, engine, push_rules.compiled)
-    sync = SyncService(db, notifier, reading, edus.typing, feeds, invite_policy.refuses, unread)
+    sync = SyncService(
+        db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, unread, clock
+    )
     of_rooms = room_endpoints(
         config,
         db,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from lmserver.storage.database import Connection, Database
 from lmserver.storage.e2e_keys import Claim, Claimed
 from lmserver.storage.outbound import NewEdu
 from lmserver.storage.to_device import RemoteMessage
+from lmserver.storage.together import Together
 
 MAX_MESSAGES = 100
 MAX_ONE_TIME_KEYS = 500
@@ -45,6 +47,7 @@ class DeviceStore:
         self._wake = wake
         self._dropped = dropped
         self._clock = clock
+        self._key_counts = Together(partial(e2e_keys.key_counts, db))
 
     # -- keys -----------------------------------------------------------------------------------
 
@@ -193,8 +196,9 @@ class DeviceStore:
         return [orjson.loads(m.message) for m in found], upto
 
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
-        counts = await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
-        return counts, await e2e_keys.unused_fallback_types(self._db, user_id, device_id)
+        """One-time keys left by algorithm, and algorithms with an unused fallback key."""
+        counts = await self._key_counts.answer((user_id, device_id))
+        return counts.one_time, counts.fallback
 
     async def list_number(self, user_id: str) -> int:
         """How many changes of the user's devices other servers were told of."""

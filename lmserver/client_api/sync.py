@@ -19,6 +19,12 @@ MAX_FILTER = 64 * 1024
 MAX_FILTER_ID = 64
 MAX_TIMEOUT_MS = 60_000
 
+STATE_AFTER = {
+    "use_state_after": "state_after",
+    "org.matrix.msc4222.use_state_after": "org.matrix.msc4222.state_after",
+}
+"""Query parameters, and the sections they ask for."""
+
 StoredFilter = Callable[[str, str], Awaitable[JsonObject | None]]
 """A filter a user stored: (user ID, filter ID)."""
 
@@ -35,7 +41,8 @@ class SyncEndpoints:
     async def sync(self, request: Request) -> JsonObject:
         """What happened since `since`; waits up to `timeout` ms when nothing did.
 
-        Unknown parameters (`use_state_after`, `_cacheBuster`) change nothing.
+        With `use_state_after` (MSC4222) the state is that at the end of the timeline, in a section of
+        its own. Unknown parameters change nothing.
         """
         set_presence = request.query.get("set_presence", "online")
         if set_presence in STATES:
@@ -48,6 +55,11 @@ class SyncEndpoints:
                 filter=await self._filter(request),
                 timeout=rooms.number(request, "timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
                 full_state=request.query.get("full_state") == "true",
+                state_after=tuple(
+                    section
+                    for parameter, section in STATE_AFTER.items()
+                    if request.query.get(parameter) == "true"
+                ),
             )
         )
 

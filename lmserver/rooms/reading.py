@@ -22,7 +22,15 @@ from lmserver.rooms.visible_ranges import (
     visibility_spans,
     visible_to_user,
 )
-from lmserver.storage import account_data, aliases, client_transactions, room_log, room_reads, room_state
+from lmserver.storage import (
+    account_data,
+    aliases,
+    client_transactions,
+    room_batches,
+    room_log,
+    room_reads,
+    room_state,
+)
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 
@@ -114,17 +122,39 @@ class Reading:
 
     async def access(self, user_id: str, room_id: str) -> Access | None:
         """What the user may see of the room; None when we do not know the room."""
-        room = await room_log.room(self._db, room_id)
-        if room is None:
-            return None
-        history = await room_state.state_history(self._db, room_id, "m.room.member", user_id)
-        members = spans_of(history, "membership")
-        visibility = await history_visibility(self._db, room)
+        return (await self.accesses(user_id, [room_id])).get(room_id)
+
+    async def accesses(self, user_id: str, room_ids: Sequence[str]) -> dict[str, Access]:
+        """The same for many rooms; those we do not know are left out."""
+        rooms = await room_batches.rooms(self._db, room_ids)
+        if not rooms:
+            return {}
+        known = list(rooms)
+        members = await room_batches.histories(self._db, known, "m.room.member", user_id)
+        settings = await room_batches.histories(self._db, known, "m.room.history_visibility", "")
+        started = [room_id for room_id, room in rooms.items() if room.min_position != 0]
+        incomplete = await room_batches.incomplete(self._db, started) if started else set()
+        ignored = await account_data.ignored_users(self._db, user_id)
+        found: dict[str, Access] = {}
+        for room_id, room in rooms.items():
+            visibility = visibility_spans(settings.get(room_id, []), complete=room_id not in incomplete)
+            spans = spans_of(members.get(room_id, []), "membership")
+            found[room_id] = await self._access(user_id, room, spans, visibility, ignored)
+        return found
+
+    async def _access(
+        self,
+        user_id: str,
+        room: RoomRow,
+        members: list[Span],
+        visibility: Sequence[Span],
+        ignored: frozenset[str],
+    ) -> Access:
         membership = members[-1].value if members and members[-1].end is None else "leave"
         if (
             membership in ("leave", "ban")
             and members
-            and await aliases.is_forgotten(self._db, user_id, room_id)
+            and await aliases.is_forgotten(self._db, user_id, room.room_id)
         ):
             members, membership = [], "leave"
         open_now = (
@@ -136,18 +166,24 @@ class Reading:
             membership,
             visible_to_user(members, visibility),
             _state_position(room, members, membership, open_now),
-            await account_data.ignored_users(self._db, user_id),
+            ignored,
         )
 
     async def access_of_member(self, user_id: str, room_id: str) -> Access | None:
         """Access for somebody who was joined all through what will be read: /sync of a client
         that keeps up, where the history of memberships need not be asked."""
-        room = await room_log.room(self._db, room_id)
-        if room is None:
-            return None
+        return (await self.accesses_of_member(user_id, [room_id])).get(room_id)
+
+    async def accesses_of_member(self, user_id: str, room_ids: Sequence[str]) -> dict[str, Access]:
+        """The same for many rooms."""
+        found = await room_batches.rooms(self._db, room_ids)
         ignored = await account_data.ignored_users(self._db, user_id)
-        version = room_version(room.room_version)
-        return Access(room, version, "join", EVERYTHING, room.head_position + 1, ignored)
+        return {
+            room_id: Access(
+                room, room_version(room.room_version), "join", EVERYTHING, room.head_position + 1, ignored
+            )
+            for room_id, room in found.items()
+        }
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -279,51 +315,68 @@ class Reading:
         self, access: Access, reader: Reader, events: Sequence[Shown], *, with_room_id: bool = True
     ) -> list[ClientEvent]:
         """Client events with what is private to the reader in `unsigned`."""
+        [rendered] = await self.render_rooms(reader, [(access, events)], with_room_id=with_room_id)
+        return rendered
+
+    async def render_rooms(
+        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]], *, with_room_id: bool = False
+    ) -> list[list[ClientEvent]]:
+        """The same for events of many rooms, in as few round trips."""
         extras = Extras(
             self._clock(),
-            await self._transaction_ids(reader, events),
-            await self._redactions(access, events),
-            await self._previous(access, events),
+            await self._transaction_ids(reader, rooms),
+            await self._redactions(rooms),
+            await self._previous(rooms),
         )
-        room_id = access.room_id if with_room_id else None
-        return [client_event(event, room_id, extras) for event in events]
+        return [
+            [client_event(event, access.room_id if with_room_id else None, extras) for event in events]
+            for access, events in rooms
+        ]
 
     def render_alone(self, event: Shown) -> ClientEvent:
         """A user's own member event in a room of which nothing else may be seen."""
         return client_event(event, None, Extras(self._clock()))
 
-    async def _transaction_ids(self, reader: Reader, events: Sequence[Shown]) -> dict[str, str]:
+    async def _transaction_ids(
+        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]
+    ) -> dict[str, str]:
         """Transaction IDs go to the device that sent the event and to no other."""
-        own = [e.event_id for e in events if e.sender == reader.user_id]
+        own = [e.event_id for _, events in rooms for e in events if e.sender == reader.user_id]
         if not own or reader.device_id is None:
             return {}
         return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
 
-    async def _redactions(self, access: Access, events: Sequence[Shown]) -> dict[str, Shown]:
-        wanted = {e.redacted_by for e in events if e.redacted_by is not None}
+    async def _redactions(self, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, Shown]:
+        by_room = {access.room_id: access for access, _ in rooms}
+        wanted = {
+            (access.room_id, e.redacted_by)
+            for access, events in rooms
+            for e in events
+            if e.redacted_by is not None
+        }
         if not wanted:
             return {}
-        stored = await room_log.events_by_id(self._db, access.room_id, wanted)
         return {
-            row.event_id: shown(row, access.version)
-            for row in stored
-            if row.position is not None and row.position in access.visible
+            row.event_id: shown(row, by_room[row.room_id].version)
+            for row in await room_batches.events_by_id(self._db, sorted(wanted))
+            if row.position is not None and row.position in by_room[row.room_id].visible
         }
 
-    async def _previous(self, access: Access, events: Sequence[Shown]) -> dict[str, Shown]:
+    async def _previous(self, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, Shown]:
         """What state events replaced, where the user may see that too."""
-        keys = [
-            (e.type, e.state_key, e.position)
+        state = [
+            (access, e.event_id, (access.room_id, e.type, e.state_key, e.position))
+            for access, events in rooms
             for e in events
             if e.state_key is not None and e.position is not None
         ]
-        if not keys:
+        if not state:
             return {}
-        found = await room_reads.replaced_by(self._db, access.room_id, keys)
-        previous = {e.event_id: found.get(e.position) for e in events if e.position is not None}
+        found = await room_batches.replaced(self._db, [entry for _, _, entry in state])
+        previous = [(access, event_id, found.get((entry[0], entry[3]))) for access, event_id, entry in state]
         return {
             event_id: shown(stored, access.version)
-            for event_id, stored in previous.items()
+            for access, event_id, stored in previous
             if stored is not None and _may_see_previous(access, stored.position)
         }
 

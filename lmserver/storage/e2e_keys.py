@@ -158,14 +158,34 @@ async def put_fallback_key(
     )
 
 
-async def unused_fallback_types(db: Executor, user_id: str, device_id: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """Of one device: one-time keys left by algorithm, and algorithms with an unused fallback key."""
+
+    one_time: dict[str, int]
+    fallback: list[str]
+
+
+async def key_counts(db: Executor, devices: Sequence[tuple[str, str]]) -> list[KeyCounts]:
+    """Of each (user, device), in the order given."""
     rows = await db.fetch(
-        "SELECT algorithm FROM fallback_keys WHERE user_id = $1 AND device_id = $2 AND NOT used"
-        " ORDER BY algorithm",
-        user_id,
-        device_id,
+        "SELECT w.place, k.algorithm, k.n FROM unnest($1::text[], $2::text[]) WITH ORDINALITY"
+        " AS w (user_id, device_id, place) CROSS JOIN LATERAL"
+        " (SELECT algorithm, count(*) AS n FROM one_time_keys WHERE user_id = w.user_id"
+        " AND device_id = w.device_id GROUP BY algorithm UNION ALL SELECT algorithm, NULL FROM fallback_keys"
+        " WHERE user_id = w.user_id AND device_id = w.device_id AND NOT used) AS k"
+        " ORDER BY w.place, k.algorithm",
+        [user for user, _ in devices],
+        [device for _, device in devices],
     )
-    return [r["algorithm"] for r in rows]
+    found = [KeyCounts({}, []) for _ in devices]
+    for r in rows:
+        counts = found[r["place"] - 1]
+        if r["n"] is None:
+            counts.fallback.append(r["algorithm"])
+        else:
+            counts.one_time[r["algorithm"]] = r["n"]
+    return found
 
 
 async def device_list_changed(db: Executor, user_id: str, devices: int) -> int:

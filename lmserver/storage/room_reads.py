@@ -198,25 +198,6 @@ async def state_without_members(db: Executor, room_id: str, position: int) -> li
     return [_event(r) for r in rows]
 
 
-async def replaced_by(
-    db: Executor, room_id: str, entries: Sequence[tuple[str, str, int]]
-) -> dict[int, StoredEvent]:
-    """For state events at (type, state key, position): position to the event each replaced."""
-    rows = await db.fetch(
-        "SELECT n.position AS at, e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by,"
-        " e.received_ts, e.stream_xid::text::bigint AS stream_xid"
-        " FROM unnest($2::text[], $3::text[], $4::bigint[]) AS n (type, state_key, position)"
-        " JOIN room_state AS s ON s.room_id = $1 AND s.type = n.type AND s.state_key = n.state_key"
-        " AND s.to_position = n.position"
-        " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id",
-        room_id,
-        [type_ for type_, _, _ in entries],
-        [state_key for _, state_key, _ in entries],
-        [position for _, _, position in entries],
-    )
-    return {r["at"]: _event(r) for r in rows}
-
-
 async def member_changes(db: Executor, intervals: Sequence[RoomSpan]) -> list[MemberChange]:
     """Member events within intervals of positions, in each room's order."""
     rows = await db.fetch(

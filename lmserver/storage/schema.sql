@@ -19,6 +19,7 @@ CREATE TABLE account_data (
     content bytea NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX account_data_changes ON account_data USING btree (stream_xid);
 CREATE UNIQUE INDEX account_data_pkey ON account_data USING btree (user_id, room_id, type);
 
 CREATE TABLE accounts (
@@ -139,7 +140,7 @@ CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash, sende
 CREATE UNIQUE INDEX events_pkey ON events USING btree (event_id, room_id);
 CREATE UNIQUE INDEX events_position ON events USING btree (room_id, "position");
 CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id) WHERE (prev_event_id IS NOT NULL);
-CREATE INDEX events_stream ON events USING btree (room_id, stream_xid);
+CREATE INDEX events_stream ON events USING btree (stream_xid);
 
 CREATE TABLE evidence (
     room_id text NOT NULL,
@@ -242,6 +243,7 @@ CREATE TABLE key_signatures (
     signature text NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX key_signatures_changes ON key_signatures USING btree (stream_xid);
 CREATE UNIQUE INDEX key_signatures_pkey ON key_signatures USING btree (target_user_id, target_key, signer_user_id, signer_key_id);
 CREATE INDEX key_signatures_signer ON key_signatures USING btree (signer_user_id, stream_xid);
 
@@ -365,6 +367,7 @@ CREATE TABLE outside_memberships (
     tell_at bigint,
     tries integer NOT NULL DEFAULT 0
 );
+CREATE INDEX outside_memberships_changes ON outside_memberships USING btree (stream_xid);
 CREATE UNIQUE INDEX outside_memberships_pkey ON outside_memberships USING btree (user_id, room_id);
 CREATE INDEX outside_memberships_room ON outside_memberships USING btree (room_id);
 CREATE INDEX outside_memberships_stream ON outside_memberships USING btree (user_id, stream_xid);
@@ -392,6 +395,7 @@ CREATE TABLE push_rules (
     changes bytea NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX push_rules_changes ON push_rules USING btree (stream_xid);
 CREATE UNIQUE INDEX push_rules_pkey ON push_rules USING btree (user_id);
 
 CREATE TABLE receipts (
@@ -404,6 +408,7 @@ CREATE TABLE receipts (
     ts bigint NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX receipts_changes ON receipts USING btree (stream_xid);
 CREATE UNIQUE INDEX receipts_pkey ON receipts USING btree (room_id, user_id, receipt_type, thread_id);
 CREATE INDEX receipts_stream ON receipts USING btree (room_id, stream_xid);
 
@@ -547,6 +552,7 @@ CREATE TABLE to_device_messages (
     message bytea NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX to_device_messages_changes ON to_device_messages USING btree (stream_xid);
 CREATE UNIQUE INDEX to_device_messages_pkey ON to_device_messages USING btree (user_id, device_id, seq);
 CREATE INDEX to_device_messages_stream ON to_device_messages USING btree (user_id, device_id, stream_xid);
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import orjson
+
 from lmserver.accounts.push_rules import PushRules
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import LM_02
@@ -22,6 +24,7 @@ from lmserver.rooms.receipts import Markers, Receipts
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.filters import SyncFilter, parse_sync_filter
 from lmserver.rooms.sync.interval import SyncRequest
+from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.rooms.turns import Turns
@@ -130,7 +133,7 @@ class World:
     def __init__(self, db: Database, clock: Callable[[], int] = now) -> None:
         self.db = db
         self.clock = clock
-        self.notifier = Notifier(lambda: room_reads.stream_positions(db))
+        self.notifier = Notifier(lambda: self.journal.positions())
         answers = LpduAnswers()
         self.turns = Turns(db, key_of(HUB), Audience(self.notifier), answers, clock)
         own = OwnLpdus(db, key_of(HUB), answers, lambda destinations: None, clock)
@@ -145,8 +148,21 @@ class World:
         self.feeds = Feeds(db, self.devices, self.account_data, NobodyOnline())
         self.push_rules = PushRules(db, self.notifier.publish)
         self.unread = Unread(db, self.engine, self.push_rules.compiled)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what /sync keeps in memory."""
+        self.journal = Journal(self.db)
         self.service = SyncService(
-            db, self.notifier, self.reading, self.typing, self.feeds, nobody_is_refused, self.unread
+            self.db,
+            self.journal,
+            self.notifier,
+            self.reading,
+            self.typing,
+            self.feeds,
+            nobody_is_refused,
+            self.unread,
+            self.clock,
         )
 
     def receipts(self, markers: Markers) -> Receipts:
@@ -201,9 +217,11 @@ class World:
         filter_: JsonObject | None = None,
         timeout: float = 0,
         full_state: bool = False,
+        state_after: tuple[str, ...] = (),
     ) -> JsonObject:
+        """The answer as it goes out, once all that was committed can be read."""
         await self.settle()
-        return await self.service.sync(
+        return await self.sync_now(
             SyncRequest(
                 user,
                 device,
@@ -211,8 +229,14 @@ class World:
                 SyncFilter() if filter_ is None else parse_sync_filter(filter_),
                 timeout,
                 full_state,
+                state_after,
             )
         )
+
+    async def sync_now(self, request: SyncRequest) -> JsonObject:
+        """The answer as it goes out."""
+        answer: JsonObject = orjson.loads(orjson.dumps(await self.service.sync(request)))
+        return answer
 
     async def settle(self) -> None:
         """Until all that was committed can be read: another test's transaction may be open."""

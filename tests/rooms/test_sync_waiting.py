@@ -8,7 +8,7 @@ from typing import Any
 
 from lmserver.rooms.receipts import PRIVATE, PUBLIC
 from lmserver.rooms.sync.filters import parse_sync_filter
-from lmserver.rooms.sync.sync import SyncRequest
+from lmserver.rooms.sync.interval import SyncRequest
 from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.storage import room_reads
 from tests.kit.reading_world import CAROL, World, texts
@@ -90,7 +90,7 @@ async def test_a_newer_request_of_the_device_ends_the_older(world: World) -> Non
     await world.say("x")
     assert texts((await asyncio.wait_for(newer, 2))["rooms"]["join"][ROOM]) == ["x"]
     assert texts((await asyncio.wait_for(another, 2))["rooms"]["join"][ROOM]) == ["x"]
-    assert not world.service._polls
+    assert not len(world.service._polls)
 
 
 async def test_the_end_of_the_process_ends_every_wait(world: World) -> None:
@@ -182,7 +182,7 @@ async def test_nothing_is_skipped_while_another_transaction_is_open(world: World
     await world.say("during")
     settled, upcoming = await room_reads.stream_positions(world.db)
     assert settled < upcoming
-    poll = asyncio.create_task(world.service.sync(_request(since, timeout=10)))
+    poll = asyncio.create_task(world.sync_now(_request(since, timeout=10)))
     await asyncio.sleep(0.1)
     assert not poll.done()
     hold.set()
@@ -210,7 +210,7 @@ async def test_a_reader_sees_every_event_of_many_writers_once(world: World) -> N
     seen: list[str] = []
     deadline = time.monotonic() + 20
     while len(seen) < len(expected) and time.monotonic() < deadline:
-        answer = await world.service.sync(_request(since, timeout=2))
+        answer = await world.sync_now(_request(since, timeout=2))
         since = answer["next_batch"]
         for section in answer["rooms"].get("join", {}).values():
             assert not section["timeline"]["limited"]

@@ -96,15 +96,18 @@ class Feeds:
         self, user_id: str, room_ids: Sequence[str], since: int | None, upto: int
     ) -> dict[str, JsonObject]:
         """`m.receipt` contents by room: private receipts only the user's own."""
-        found = await receipts.changed(self._db, user_id, room_ids, since or 0, upto, MAX_RECEIPTS)
-        contents: dict[str, JsonObject] = {}
-        for receipt in found:
-            by_event = contents.setdefault(receipt.room_id, {}).setdefault(receipt.event_id, {})
-            by_event.setdefault(receipt.receipt_type, {})[receipt.user_id] = _data(receipt)
-        return contents
+        return receipt_contents(
+            await receipts.changed(self._db, user_id, room_ids, since or 0, upto, MAX_RECEIPTS)
+        )
 
-    async def read_positions(self, user_id: str, room_ids: Sequence[str]) -> dict[str, int]:
-        return await receipts.read_positions(self._db, user_id, room_ids)
+
+def receipt_contents(found: Iterable[Receipt]) -> dict[str, JsonObject]:
+    """`m.receipt` contents by room."""
+    contents: dict[str, JsonObject] = {}
+    for receipt in found:
+        by_event = contents.setdefault(receipt.room_id, {}).setdefault(receipt.event_id, {})
+        by_event.setdefault(receipt.receipt_type, {})[receipt.user_id] = _data(receipt)
+    return contents
 
 
 def _data(receipt: Receipt) -> dict[str, Any]:

@@ -6,16 +6,21 @@ other specification versions. Limits are clamped, never refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmserver.rooms.client_format import Shown
+from lmserver.rooms.client_format import ClientEvent, Shown
 
 DEFAULT_TIMELINE = 10
 MAX_TIMELINE = 100
 MAX_LIST = 1_000
 MAX_WILDCARDS = 50
+MAX_DEPTH = 20
+
+_PARTS = re.compile(r"(?:\\.|[^.\\])+", re.DOTALL)
+_ESCAPED = re.compile(r"\\([.\\])")
 
 
 class BadFilter(ValueError):
@@ -63,6 +68,7 @@ class EventFilter:
     not_rooms: frozenset[str] = frozenset()
     contains_url: bool | None = None
     lazy_load_members: bool = False
+    include_redundant_members: bool = False
     unread_thread_notifications: bool = False
 
     def type_passes(self, type_: str) -> bool:
@@ -78,9 +84,13 @@ class EventFilter:
 
     def passes(self, event: Shown) -> bool:
         """Whether a room's event is wanted."""
-        if not self.type_passes(event.type) or not self.sender_passes(event.sender):
+        return self.lets_pass(event.type, event.sender, isinstance(event.content.get("url"), str))
+
+    def lets_pass(self, type_: str, sender: str, has_url: bool) -> bool:
+        """The same of an event that is known by what filters ask of it."""
+        if not self.type_passes(type_) or not self.sender_passes(sender):
             return False
-        return self.contains_url is None or isinstance(event.content.get("url"), str) == self.contains_url
+        return self.contains_url is None or has_url == self.contains_url
 
     @property
     def lets_all_pass(self) -> bool:
@@ -103,6 +113,8 @@ class SyncFilter:
     rooms: frozenset[str] | None = None
     not_rooms: frozenset[str] = frozenset()
     include_leave: bool = False
+    event_fields: tuple[tuple[str, ...], ...] | None = None
+    federation_format: bool = False
 
     def room_passes(self, room_id: str) -> bool:
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)
@@ -115,6 +127,47 @@ class SyncFilter:
     @property
     def lazy(self) -> bool:
         return self.state.lazy_load_members or self.timeline.lazy_load_members
+
+    @property
+    def redundant_members(self) -> bool:
+        """Whether members are told again whom the client has been told of."""
+        return self.state.include_redundant_members or self.timeline.include_redundant_members
+
+    def whole_timeline(self, room_id: str) -> bool:
+        """Whether a room's timeline has every event."""
+        return self.timeline.lets_all_pass and self.timeline.room_passes(room_id)
+
+    @property
+    def shows_whole_events(self) -> bool:
+        """Whether events go out in the one form that all clients share."""
+        return self.event_fields is None and not self.federation_format
+
+    def form(self, event: Shown, client_event: ClientEvent) -> ClientEvent:
+        """An event in the form the client wants it in."""
+        if self.federation_format:
+            client_event = {**event.fields, "event_id": event.event_id}
+        if self.event_fields is None:
+            return client_event
+        picked: ClientEvent = {}
+        for path in self.event_fields:
+            _pick(client_event, path, picked)
+        return picked
+
+
+def _pick(source: Mapping[str, Any], path: tuple[str, ...], into: dict[str, Any]) -> None:
+    """Copy what stands at a path, if anything does."""
+    for key in path[:-1]:
+        inner = source.get(key)
+        if not isinstance(inner, dict):
+            return
+        source = inner
+    if path[-1] not in source:
+        return
+    for key in path[:-1]:
+        into = into.setdefault(key, {})
+        if not isinstance(into, dict):
+            return
+    into[path[-1]] = source[path[-1]]
 
 
 def parse_sync_filter(value: object) -> SyncFilter:
@@ -131,6 +184,8 @@ def parse_sync_filter(value: object) -> SyncFilter:
         rooms=_names(room, "rooms"),
         not_rooms=_names(room, "not_rooms") or frozenset(),
         include_leave=_flag(room, "include_leave") or False,
+        event_fields=_paths(_names(whole, "event_fields")),
+        federation_format=_format(whole.get("event_format", "client")),
     )
 
 
@@ -150,6 +205,7 @@ def parse_event_filter(value: object) -> EventFilter:
         not_rooms=_names(fields, "not_rooms") or frozenset(),
         contains_url=_flag(fields, "contains_url"),
         lazy_load_members=_flag(fields, "lazy_load_members") or False,
+        include_redundant_members=_flag(fields, "include_redundant_members") or False,
         unread_thread_notifications=_flag(fields, "unread_thread_notifications") or False,
     )
 
@@ -174,6 +230,25 @@ def _flag(fields: Mapping[str, Any], key: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise BadFilter(f"{key} is not a boolean")
     return value
+
+
+def _format(value: object) -> bool:
+    if value not in ("client", "federation"):
+        raise BadFilter("event_format is neither client nor federation")
+    return value == "federation"
+
+
+def _paths(fields: frozenset[str] | None) -> tuple[tuple[str, ...], ...] | None:
+    """Dot-separated paths; a backslash before a dot or a backslash takes it literally. Shorter ones
+    first, so that what is inside of them is there already."""
+    if fields is None:
+        return None
+    paths = [tuple(_unescape(part) for part in _PARTS.findall(field)) for field in fields]
+    return tuple(sorted((path for path in paths if 0 < len(path) <= MAX_DEPTH), key=len))
+
+
+def _unescape(part: str) -> str:
+    return _ESCAPED.sub(r"\1", part)
 
 
 def _patterns(types: frozenset[str] | None) -> TypePatterns | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lmserver.rooms.reading import Reader
 from lmserver.rooms.sync.filters import SyncFilter
@@ -13,7 +13,8 @@ from lmserver.storage.room_reads import MemberChange, MemberEntry, RoomSpan
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """One /sync request, parsed."""
+    """One /sync request, parsed. `state_after` names the sections that take the place of `state`
+    (MSC4222)."""
 
     user_id: str
     device_id: str
@@ -21,6 +22,7 @@ class SyncRequest:
     filter: SyncFilter
     timeout: float
     full_state: bool = False
+    state_after: tuple[str, ...] = ()
 
     @property
     def reader(self) -> Reader:
@@ -29,15 +31,24 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What is read: the stream interval and the memberships as they were at its end."""
+    """What is read: the stream interval and the memberships as they were at its end.
+
+    `newly_joined` are rooms the client knows nothing of, or not all since `since`; `left` those it
+    was joined to at `since` and is out of. `spans` are the rooms with new events. `known` says that
+    the journal has the whole interval, `memberships_may_differ` that some membership may have changed.
+    """
 
     since: SyncToken | None
     upto: SyncToken
     joined: Mapping[str, MemberEntry]
-    newly_joined: frozenset[str]
-    changed_membership: frozenset[str]
-    spans: Mapping[str, RoomSpan]
-    member_changes: Sequence[MemberChange]
+    ignored: frozenset[str] = frozenset()
+    newly_joined: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
+    changed_membership: frozenset[str] = frozenset()
+    spans: Mapping[str, RoomSpan] = field(default_factory=dict)
+    member_changes: Sequence[MemberChange] = ()
+    known: bool = False
+    memberships_may_differ: bool = True
 
     @property
     def initial(self) -> bool:

@@ -16,7 +16,7 @@ from lmserver.rooms.client_format import Shown, shown, stripped
 from lmserver.rooms.reading import Access, Reading
 from lmserver.rooms.stripped_state import SHOWN
 from lmserver.rooms.sync.interval import Interval, SyncRequest
-from lmserver.rooms.sync.timeline import RoomSections, Window
+from lmserver.rooms.sync.timeline import Form, RoomSections, Window
 from lmserver.storage import aliases, outside, room_log, room_reads, room_state
 from lmserver.storage.database import Executor
 from lmserver.storage.outside import OutsideMembership
@@ -42,6 +42,7 @@ class OtherRooms:
         self,
         request: SyncRequest,
         interval: Interval,
+        form: Form,
         entries: Sequence[MemberEntry],
         rooms: dict[str, JsonObject],
     ) -> None:
@@ -52,18 +53,23 @@ class OtherRooms:
         newer = {t.room_id: t for t in told if not _overtaken(t, listed.get(t.room_id))}
         for entry in entries:
             if entry.room_id not in newer and request.filter.room_passes(entry.room_id):
-                await self._of_list(request, interval, entry, rooms)
+                await self._of_list(request, interval, form, entry, rooms)
         for membership in newer.values():
             if request.filter.room_passes(membership.room_id):
-                await self._from_outside(request, interval, membership, rooms)
+                await self._from_outside(request, interval, form, membership, rooms)
 
     # -- rooms with a list ----------------------------------------------------------------------
 
     async def _of_list(
-        self, request: SyncRequest, interval: Interval, entry: MemberEntry, rooms: dict[str, JsonObject]
+        self,
+        request: SyncRequest,
+        interval: Interval,
+        form: Form,
+        entry: MemberEntry,
+        rooms: dict[str, JsonObject],
     ) -> None:
         if entry.membership in ("leave", "ban"):
-            left = await self._left(request, interval, entry)
+            left = await self._left(request, interval, form, entry)
             if left is not None:
                 rooms["leave"][entry.room_id] = left
         elif entry.membership in _SECTION and (interval.initial or interval.is_recent(entry)):
@@ -94,7 +100,9 @@ class OtherRooms:
         events += [stripped(m) for m in members]
         return {_SECTION[entry.membership]: {"events": events}}
 
-    async def _left(self, request: SyncRequest, interval: Interval, entry: MemberEntry) -> JsonObject | None:
+    async def _left(
+        self, request: SyncRequest, interval: Interval, form: Form, entry: MemberEntry
+    ) -> JsonObject | None:
         if not await self._tells_left(request, interval, entry.room_id, interval.is_recent(entry)):
             return None
         access = await self._reading.access(request.user_id, entry.room_id)
@@ -103,12 +111,12 @@ class OtherRooms:
             return None
         if own_event.position is None:
             # Part of the state that another user's join brought: all there is to see of the room.
-            return self._only(own_event)
+            return self._only(form, own_event)
         after = None
-        if interval.since is not None:
+        if interval.since is not None and entry.room_id in interval.left:
             after = await room_reads.position_before(self._db, entry.room_id, interval.since.stream)
         window = Window(after, own_event.position)
-        return await self._sections.left(access, request.reader, window, own_event, request.filter)
+        return await self._sections.left(access, request.reader, window, own_event, form)
 
     async def _own_event(self, entry: MemberEntry, access: Access | None) -> Shown | None:
         stored = await room_log.event(self._db, entry.event_id, entry.room_id)
@@ -120,6 +128,7 @@ class OtherRooms:
         self,
         request: SyncRequest,
         interval: Interval,
+        form: Form,
         told: OutsideMembership,
         rooms: dict[str, JsonObject],
     ) -> None:
@@ -128,7 +137,7 @@ class OtherRooms:
         if told.membership in _SECTION:
             rooms[told.membership][told.room_id] = _stripped_section(told)
         elif await self._tells_left(request, interval, told.room_id, not interval.initial):
-            rooms["leave"][told.room_id] = self._only(_own_event_of(told))
+            rooms["leave"][told.room_id] = self._only(form, _own_event_of(told))
 
     async def _tells_left(self, request: SyncRequest, interval: Interval, room_id: str, recent: bool) -> bool:
         """Whether a room left is part of the answer (CS API §GET /sync, include_leave)."""
@@ -138,10 +147,11 @@ class OtherRooms:
             return False
         return not await aliases.is_forgotten(self._db, request.user_id, room_id)
 
-    def _only(self, own_event: Shown | None) -> JsonObject:
+    def _only(self, form: Form, own_event: Shown | None) -> JsonObject:
         """A room left of which nothing but the user's own member event may be seen, if that."""
         events = [] if own_event is None else [self._reading.render_alone(own_event)]
-        return {"timeline": {"events": events, "limited": False}, "state": {"events": []}}
+        states: JsonObject = {name: {"events": []} for name in form.state_after or ("state",)}
+        return {"timeline": {"events": events, "limited": False}, **states}
 
 
 def _overtaken(told: OutsideMembership, entry: MemberEntry | None) -> bool:

@@ -2,46 +2,40 @@
 
 The answer is read for an interval of the stream, [since, upto), whose end is settled before
 anything else is read; whatever commits meanwhile belongs to the next interval. A waiter is
-registered before it reads, so it cannot sleep through a change. One long-poll per device: a newer
-request ends the older one.
+registered before it reads, so it cannot sleep through a change. What the journal shows not to have
+happened in the interval is not asked of the database.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.notifier import Listener, Notifier
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.notifier import Notifier
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.inboxes import Inboxes
 from lmserver.rooms.sync.interval import Interval, SyncRequest
+from lmserver.rooms.sync.intervals import Intervals
+from lmserver.rooms.sync.joined_rooms import JoinedRooms
+from lmserver.rooms.sync.journal import Journal
+from lmserver.rooms.sync.lazy import LazyMembers
+from lmserver.rooms.sync.memberships import Memberships, UserRooms
 from lmserver.rooms.sync.other_rooms import OtherRooms, RefusesInvites
-from lmserver.rooms.sync.timeline import RoomSections, Window
+from lmserver.rooms.sync.polls import Poll, Polls
+from lmserver.rooms.sync.timeline import Form, RoomSections
 from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.rooms.typing import Typing
-from lmserver.rooms.unread import RoomCounts, Unread
-from lmserver.storage import room_reads
+from lmserver.rooms.unread import Unread
 from lmserver.storage.database import Executor
-from lmserver.storage.room_reads import MemberEntry
 
 MAX_WAIT_SECONDS: Final = 60.0
-
-
-@dataclass(slots=True)
-class _Poll:
-    """A request in progress; `ended` when the device has asked again."""
-
-    listener: Listener | None = None
-    ended: bool = False
-
-    def end(self) -> None:
-        self.ended = True
-        if self.listener is not None:
-            self.listener.woken.set()
+WHOLE_AT_ONCE: Final = 4
+"""First answers and full states being made at a time: each may be megabytes (attack R5)."""
 
 
 @dataclass(slots=True)
@@ -65,7 +59,7 @@ class _Answer:
             or bool(self.device_lists.changed or self.device_lists.left)
         )
 
-    def document(self) -> JsonObject:
+    def document(self, key_counts: tuple[dict[str, int], list[str]]) -> JsonObject:
         lists = self.device_lists
         return {
             "next_batch": str(self.next_batch),
@@ -74,8 +68,8 @@ class _Answer:
             "presence": {"events": self.body.get("presence", [])},
             "to_device": {"events": self.body.get("to_device", [])},
             "device_lists": {"changed": sorted(lists.changed), "left": sorted(lists.left)},
-            "device_one_time_keys_count": self.body.get("one_time_keys", {}),
-            "device_unused_fallback_key_types": self.body.get("fallback_types", []),
+            "device_one_time_keys_count": key_counts[0],
+            "device_unused_fallback_key_types": key_counts[1],
         }
 
 
@@ -85,146 +79,127 @@ class SyncService:
     def __init__(
         self,
         db: Executor,
+        journal: Journal,
         notifier: Notifier,
         reading: Reading,
         typing: Typing,
         feeds: Feeds,
         refuses_invites: RefusesInvites,
         unread: Unread,
+        clock: Callable[[], int],
     ) -> None:
         self._db = db
-        self._unread = unread
+        self._journal = journal
         self._notifier = notifier
-        self._reading = reading
         self._typing = typing
         self._feeds = feeds
-        self._sections = RoomSections(db, reading)
-        self._other_rooms = OtherRooms(db, reading, self._sections, refuses_invites)
-        self._polls: dict[tuple[str, str], _Poll] = {}
+        self._inboxes = Inboxes(feeds, journal)
+        self._memberships = Memberships(db, journal)
+        self._intervals = Intervals(db, journal)
+        self._lazy = LazyMembers()
+        sections = RoomSections(db, reading)
+        self._joined = JoinedRooms(db, journal, reading, sections, typing, feeds, unread, clock)
+        self._other_rooms = OtherRooms(db, reading, sections, refuses_invites)
+        self._polls = Polls()
+        self._whole = asyncio.Semaphore(WHOLE_AT_ONCE)
 
     async def sync(self, request: SyncRequest) -> JsonObject:
-        """The answer, at once when there is news, else after at most the request's timeout."""
-        device = (request.user_id, request.device_id)
-        older = self._polls.get(device)
-        if older is not None:
-            older.end()
-        poll = self._polls[device] = _Poll()
-        try:
-            answer = await self._wait_for_news(request, poll)
-        finally:
-            if self._polls.get(device) is poll:
-                del self._polls[device]
-        if "one_time_keys" not in answer.body:
-            keys = await self._feeds.key_counts(request.user_id, request.device_id)
-            answer.body["one_time_keys"], answer.body["fallback_types"] = keys
-        return answer.document()
+        """The answer, at once when there is news, else after at most the request's timeout. Events in
+        it may be serialized already, as orjson.Fragment."""
+        members = self._lazy.begin(request.user_id, request.device_id, request.since)
+        form = Form(request.filter, request.state_after, members)
+        with self._polls.enter(request.user_id, request.device_id) as poll:
+            if request.since is None or request.full_state:
+                async with self._whole:
+                    answer = await self._answer(request, form, read_on=True)
+            else:
+                answer = await self._wait_for_news(request, form, poll)
+        if request.filter.lazy:
+            self._lazy.answered(request.user_id, request.device_id, request.since, answer.next_batch, members)
+        counts = await self._feeds.key_counts(request.user_id, request.device_id)
+        return answer.document(counts)
 
-    async def _wait_for_news(self, request: SyncRequest, poll: _Poll) -> _Answer:
+    async def _wait_for_news(self, request: SyncRequest, form: Form, poll: Poll) -> _Answer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(request.timeout, MAX_WAIT_SECONDS)
         rooms: frozenset[str] | None = None
+        woken = False
         while True:
             keys = [request.user_id, f"{request.user_id}:{request.device_id}", *(rooms or ())]
             with self._notifier.listen(keys) as listener:
                 poll.listener = listener
                 rechecked = False
                 while True:
-                    answer = await self._answer(request)
+                    # Whoever wakes us has read the journal on; a wait that ended by itself has not.
+                    answer = await self._answer(request, form, read_on=not woken)
                     left = deadline - loop.time()
-                    if (
-                        answer.has_news
-                        or request.since is None
-                        or request.full_state
-                        or left <= 0
-                        or poll.ended
-                        or self._notifier.closed
-                    ):
+                    if answer.has_news or left <= 0 or poll.ended or self._notifier.closed:
                         return answer
                     # Nothing below its end was for this user: later looks begin there.
                     request = replace(request, since=answer.next_batch)
                     if rooms != answer.joined_rooms:
-                        rooms = answer.joined_rooms
+                        rooms, woken = answer.joined_rooms, False
                         break
                     if not rechecked and answer.next_batch.stream < answer.upcoming:
                         self._notifier.recheck(listener, answer.upcoming)
                     rechecked = True
-                    await listener.wait(left)
+                    woken = await listener.wait(left)
                     if poll.ended:
                         return answer
 
     # -- one answer -----------------------------------------------------------------------------
 
-    async def _answer(self, request: SyncRequest) -> _Answer:
-        settled, upcoming, epoch = await room_reads.sync_positions(self._db)
+    async def _answer(self, request: SyncRequest, form: Form, *, read_on: bool) -> _Answer:
+        upcoming = (await self._journal.advance()).upcoming if read_on else self._journal.end
+        answer, interval = await self._read(request, form, upcoming, may_know=True)
+        if interval.known and not (interval.since and self._journal.covers(interval.since.stream)):
+            # It let go of some of the interval while we read it.
+            answer, _ = await self._read(request, form, upcoming, may_know=False)
+        return answer
+
+    async def _read(
+        self, request: SyncRequest, form: Form, upcoming: int, *, may_know: bool
+    ) -> tuple[_Answer, Interval]:
+        settled, epoch = self._journal.end, self._journal.epoch or 0
         since = request.since
         if since is not None and (since.epoch != epoch or since.stream > upcoming):
             since = None  # from before the database was restored: begin anew
         typing_serial = self._typing.serial
         upto = settled if since is None else max(settled, since.stream)
-        messages, upto = await self._feeds.to_device(
+        messages, upto = await self._inboxes.messages(
             request.user_id, request.device_id, 0 if since is None else since.stream, upto
         )
-        entries = await room_reads.memberships_at(self._db, request.user_id, upto)
-        interval = await self._interval(request, entries, since, SyncToken(upto, typing_serial, epoch))
-        answer = _Answer(interval.upto, upcoming, frozenset(interval.joined))
+        memberships = await self._memberships.at(request.user_id, upto)
+        interval = await self._intervals.read(
+            request.user_id, memberships, since, SyncToken(upto, typing_serial, epoch), may_know=may_know
+        )
+        answer = _Answer(interval.upto, upcoming, memberships.joined_ids)
         if messages:
             answer.body["to_device"] = messages
-        online = await self._feeds.presence(request.user_id, None if since is None else since.typing)
+        await self._presence(request, interval, answer)
+        by_room = await self._account_data(request, interval, answer)
+        answer.rooms["join"] = await self._joined.sections(request, interval, form, by_room)
+        if interval.memberships_may_differ or request.full_state:
+            await self._other_rooms.add(request, interval, form, memberships.entries, answer.rooms)
+        answer.device_lists = await self._device_lists(request.user_id, interval, memberships)
+        return answer, interval
+
+    async def _presence(self, request: SyncRequest, interval: Interval, answer: _Answer) -> None:
+        since = None if interval.since is None else interval.since.typing
         wanted = request.filter.presence
         answer.body["presence"] = [
-            e for e in online if wanted.type_passes(e["type"]) and wanted.sender_passes(e["sender"])
+            event
+            for event in await self._feeds.presence(request.user_id, since)
+            if wanted.type_passes(event["type"]) and wanted.sender_passes(event["sender"])
         ]
-        by_room = await self._account_data(request, interval, answer)
-        await self._joined_rooms(request, interval, by_room, answer)
-        await self._other_rooms.add(request, interval, entries, answer.rooms)
-        answer.device_lists = await device_list_changes(
-            self._db,
-            self._feeds,
-            request.user_id,
-            None if since is None else since.stream,
-            upto,
-            interval.member_changes,
-            interval.newly_joined,
-            self._rooms_left(interval, entries),
-        )
-        return answer
-
-    async def _interval(
-        self, request: SyncRequest, entries: Sequence[MemberEntry], since: SyncToken | None, upto: SyncToken
-    ) -> Interval:
-        joined = {e.room_id: e for e in entries if e.membership == "join"}
-        newly: set[str] = set()
-        changed: set[str] = set()
-        for entry in entries:
-            if since is None or entry.stream_xid < since.stream:
-                continue
-            changed.add(entry.room_id)
-            before = await room_reads.membership_before(
-                self._db, entry.room_id, request.user_id, since.stream
-            )
-            if entry.membership == "join" and (before is None or before.membership != "join"):
-                newly.add(entry.room_id)
-        start = 0 if since is None else since.stream
-        spans = []
-        if joined and start < upto.stream:
-            spans = await room_reads.spans(self._db, list(joined), start, upto.stream)
-        steady = [s for s in spans if since is not None and s.room_id not in newly]
-        member_changes = await room_reads.member_changes(self._db, steady) if steady else []
-        return Interval(
-            since,
-            upto,
-            joined,
-            frozenset(newly),
-            frozenset(changed),
-            {s.room_id: s for s in spans},
-            member_changes,
-        )
 
     async def _account_data(
         self, request: SyncRequest, interval: Interval, answer: _Answer
     ) -> dict[str, list[JsonObject]]:
         """Global account data into the answer; that of rooms by room."""
         since = None if interval.since is None else interval.since.stream
+        if interval.known and not self._journal.changed("account_data", request.user_id, since or 0):
+            return {}
         changed = await self._feeds.account_data(request.user_id, since, interval.upto.stream)
         wanted = request.filter.account_data
         everywhere = [e for e in changed.pop("", []) if wanted.type_passes(e["type"])]
@@ -232,109 +207,21 @@ class SyncService:
             answer.body["account_data"] = everywhere
         return changed
 
-    # -- joined rooms ---------------------------------------------------------------------------
-
-    async def _joined_rooms(
-        self,
-        request: SyncRequest,
-        interval: Interval,
-        account_data: Mapping[str, list[JsonObject]],
-        answer: _Answer,
-    ) -> None:
-        rooms = [room_id for room_id in interval.joined if request.filter.room_passes(room_id)]
-        ephemeral = await self._ephemeral(request, interval, rooms)
-        if interval.newly_joined and not interval.initial:
-            account_data = {
-                **account_data,
-                **await self._feeds.room_account_data(request.user_id, interval.newly_joined),
-            }
-        touched = [
-            room_id
-            for room_id in rooms
-            if interval.initial or request.full_state or room_id in interval.spans
-            or room_id in account_data or room_id in ephemeral
-        ]  # fmt: skip
-        if not touched:
-            return
-        counts = await self._unread.of(request.user_id, touched)
-        by_thread = request.filter.timeline.unread_thread_notifications
-        for room_id in touched:
-            section = await self._joined_room(request, interval, room_id)
-            if section is None:
-                continue
-            section |= counts.get(room_id, RoomCounts()).as_json(by_thread=by_thread)
-            section["ephemeral"] = {"events": ephemeral.get(room_id, [])}
-            wanted = request.filter.room_account_data
-            section["account_data"] = {
-                "events": [e for e in account_data.get(room_id, []) if wanted.type_passes(e["type"])]
-            }
-            if interval.is_new(room_id) or request.full_state or _has_news(section):
-                answer.rooms["join"][room_id] = section
-
-    async def _joined_room(self, request: SyncRequest, interval: Interval, room_id: str) -> JsonObject | None:
-        new = interval.is_new(room_id)
-        access = await self._access(
-            request, room_id, steady=not new and room_id not in interval.changed_membership
+    async def _device_lists(
+        self, user_id: str, interval: Interval, memberships: UserRooms
+    ) -> DeviceListChanges:
+        since = None if interval.since is None else interval.since.stream
+        quiet = interval.known and not self._journal.device_lists_changed(user_id, since or 0)
+        if quiet and not interval.member_changes and not interval.changed_membership:
+            return DeviceListChanges()
+        rooms_left = {e.room_id: e.from_position for e in memberships.entries if e.room_id in interval.left}
+        return await device_list_changes(
+            self._db,
+            self._feeds,
+            user_id,
+            since,
+            interval.upto.stream,
+            interval.member_changes,
+            interval.newly_joined,
+            rooms_left,
         )
-        if access is None:
-            return None
-        upto = await self._last_position(interval, access)
-        span = interval.spans.get(room_id)
-        after = None if new else span.since if span is not None else upto
-        section = await self._sections.section(
-            access, request.reader, Window(after, upto), request.filter, full_state=request.full_state
-        )
-        members_changed = any(c.room_id == room_id for c in interval.member_changes)
-        if new or request.full_state or members_changed:
-            section["summary"] = await self._sections.summary(access, request.reader, upto + 1)
-        return section
-
-    async def _access(self, request: SyncRequest, room_id: str, *, steady: bool) -> Access | None:
-        if steady:
-            return await self._reading.access_of_member(request.user_id, room_id)
-        return await self._reading.access(request.user_id, room_id)
-
-    async def _last_position(self, interval: Interval, access: Access) -> int:
-        span = interval.spans.get(access.room_id)
-        if span is not None:
-            return span.upto
-        found = await room_reads.position_before(self._db, access.room_id, interval.upto.stream)
-        return access.room.min_position - 1 if found is None else found
-
-    async def _ephemeral(
-        self, request: SyncRequest, interval: Interval, rooms: Sequence[str]
-    ) -> dict[str, list[JsonObject]]:
-        """Typing and receipts by room; a room new to the client gets all there is."""
-        wanted = request.filter.ephemeral
-        found: dict[str, list[JsonObject]] = {}
-        if wanted.type_passes("m.receipt") and rooms:
-            since = None if interval.since is None else interval.since.stream
-            receipts = await self._feeds.receipts(request.user_id, rooms, since, interval.upto.stream)
-            if interval.newly_joined and not interval.initial:
-                newly = [r for r in rooms if r in interval.newly_joined]
-                receipts |= await self._feeds.receipts(request.user_id, newly, None, interval.upto.stream)
-            for room_id, content in receipts.items():
-                found.setdefault(room_id, []).append({"type": "m.receipt", "content": content})
-        if wanted.type_passes("m.typing"):
-            for room_id in self._rooms_with_typing(interval, rooms):
-                content = {"user_ids": self._typing.users(room_id)}
-                found.setdefault(room_id, []).append({"type": "m.typing", "content": content})
-        return {room_id: events for room_id, events in found.items() if wanted.room_passes(room_id)}
-
-    def _rooms_with_typing(self, interval: Interval, rooms: Sequence[str]) -> list[str]:
-        if interval.since is None:
-            return [room_id for room_id in rooms if self._typing.users(room_id)]
-        return self._typing.changed(rooms, interval.since.typing)
-
-    @staticmethod
-    def _rooms_left(interval: Interval, entries: Iterable[MemberEntry]) -> dict[str, int]:
-        """Rooms the user was taken out of in the interval, with the position of that."""
-        return {
-            e.room_id: e.from_position
-            for e in entries
-            if e.membership in ("leave", "ban") and interval.is_recent(e)
-        }
-
-
-def _has_news(section: Mapping[str, Any]) -> bool:
-    return any(section[part]["events"] for part in ("timeline", "state", "ephemeral", "account_data"))

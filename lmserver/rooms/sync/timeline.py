@@ -1,23 +1,29 @@
-"""One room's part of a /sync answer: timeline, the state before it, summary and counts.
+"""Rooms' parts of a /sync answer: timeline, the state before it, summary and counts.
 
 State is linear, so what a client misses before its timeline is exactly the state events between
-its last position and the timeline's start; no states are compared.
+its last position and the timeline's start; no states are compared. Every question is asked for all
+rooms of an answer at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lmserver.rooms.client_format import ClientEvent, Shown
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.sync.filters import SyncFilter
+from lmserver.rooms.sync.lazy import Members
 from lmserver.rooms.sync.tokens import RoomToken
-from lmserver.storage import room_reads, room_state
+from lmserver.storage import room_batches
 from lmserver.storage.database import Executor
+from lmserver.storage.room_batches import People, Point, Stretch
+from lmserver.storage.room_log import StoredEvent
 
 MAX_HEROES: Final = 5
+SPARE: Final = 20
+"""Events read beyond the limit, because some may be shown to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,40 @@ class Timeline:
     def prev_batch(self) -> str:
         return str(RoomToken(self.start - 1))
 
+    @property
+    def senders(self) -> set[str]:
+        return {event.sender for event in self.events}
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPlan:
+    """What is told of one room. `full_state` beside the window's events; `anew` when the client may
+    have an older timeline that does not go on here; `summary` when counts or heroes changed."""
+
+    access: Access
+    window: Window
+    full_state: bool = False
+    anew: bool = False
+    summary: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.full_state or self.window.after is None
+
+    @property
+    def lowest(self) -> int:
+        return self.access.room.min_position if self.window.after is None else self.window.after + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the reader wants rooms told: the filter, `state_after` names the section that takes the
+    place of `state` (MSC4222), `members` what lazy loading may leave out."""
+
+    wanted: SyncFilter
+    state_after: Sequence[str] = ()
+    members: Members = field(default_factory=Members)
+
 
 class RoomSections:
     """Builds the room parts of one reader's answers."""
@@ -53,121 +93,285 @@ class RoomSections:
     async def section(
         self, access: Access, reader: Reader, window: Window, wanted: SyncFilter, *, full_state: bool
     ) -> dict[str, Any]:
-        """`timeline` and `state` of a room (CS API §GET /sync, Joined Room)."""
-        timeline = await self._timeline(access, window, wanted)
-        state = await self._state_before(access, reader, window, timeline, wanted, full_state)
-        return {
-            "timeline": {
-                "events": await self._reading.render(access, reader, timeline.events, with_room_id=False),
-                "limited": timeline.limited,
-                "prev_batch": timeline.prev_batch,
-            },
-            "state": {"events": await self._reading.render(access, reader, state, with_room_id=False)},
-        }
+        """`timeline` and `state` of one room (CS API §GET /sync, Joined Room)."""
+        plan = RoomPlan(access, window, full_state=full_state)
+        return (await self.sections(reader, [plan], Form(wanted)))[access.room_id]
 
-    async def _timeline(self, access: Access, window: Window, wanted: SyncFilter) -> Timeline:
-        if not wanted.timeline.room_passes(access.room_id):
-            return Timeline([], False, window.upto + 1)
-        lowest = access.room.min_position if window.after is None else window.after + 1
-        stretches = access.visible.within(lowest, window.upto)
-        if not stretches:
-            return Timeline([], False, window.upto + 1)
-        # A timeline has no holes: behind hidden events there may be state the client must get.
-        first, last = stretches[-1]
+    async def sections(
+        self, reader: Reader, plans: Sequence[RoomPlan], form: Form
+    ) -> dict[str, dict[str, Any]]:
+        """`timeline`, `state` and `summary` of rooms, by room ID."""
+        people = await self._people([p for p in plans if p.summary])
+        timelines = await self._timelines(plans, form.wanted)
+        states = await self._states(reader, plans, timelines, people, form)
+        rooms: list[tuple[Access, Sequence[Shown]]] = []
+        for plan in plans:
+            room_id = plan.access.room_id
+            rooms += [(plan.access, timelines[room_id].events), (plan.access, states[room_id])]
+        rendered = await self._reading.render_rooms(reader, rooms)
+        found: dict[str, dict[str, Any]] = {}
+        for index, plan in enumerate(plans):
+            room_id = plan.access.room_id
+            timeline, state = timelines[room_id], states[room_id]
+            if form.wanted.lazy:
+                _note_members(form.members, room_id, [*state, *timeline.events])
+            events = _formed(form.wanted, timeline.events, rendered[2 * index])
+            section = {
+                "timeline": {"events": events, "limited": timeline.limited, "prev_batch": timeline.prev_batch}
+            }
+            for name in form.state_after or ("state",):
+                section[name] = {"events": _formed(form.wanted, state, rendered[2 * index + 1])}
+            if plan.summary:
+                section["summary"] = _summary(people.get(room_id, NOBODY), reader)
+            found[room_id] = section
+        return found
+
+    # -- timelines ------------------------------------------------------------------------------
+
+    async def _timelines(self, plans: Sequence[RoomPlan], wanted: SyncFilter) -> dict[str, Timeline]:
+        found: dict[str, Timeline] = {}
+        together: list[tuple[RoomPlan, int, int]] = []
+        for plan in plans:
+            stretch = _last_visible(plan, wanted)
+            if stretch is None:
+                found[plan.access.room_id] = Timeline([], plan.anew, plan.window.upto + 1)
+            elif wanted.timeline.lets_all_pass:
+                together.append((plan, *stretch))
+            else:
+                found[plan.access.room_id] = await self._filtered(plan, *stretch, wanted)
+        return found | await self._unfiltered(together, wanted.timeline_limit)
+
+    async def _filtered(self, plan: RoomPlan, first: int, last: int, wanted: SyncFilter) -> Timeline:
         page = await self._reading.backwards(
-            access, last, wanted.timeline_limit, wanted.timeline.passes, first - 1
+            plan.access, last, wanted.timeline_limit, wanted.timeline.passes, first - 1
         )
-        events = page.events[::-1]
-        limited = page.end is not None or len(stretches) > 1 or (window.after is not None and first > lowest)
-        start = events[0].position if events else None
-        return Timeline(events, limited, last + 1 if start is None else start)
+        return _timeline(plan, first, last, page.events, page.end is not None)
 
-    async def _state_before(
+    async def _unfiltered(
+        self, rooms: Sequence[tuple[RoomPlan, int, int]], limit: int
+    ) -> dict[str, Timeline]:
+        if not rooms:
+            return {}
+        stretches = [Stretch(plan.access.room_id, first, last) for plan, first, last in rooms]
+        most = limit + SPARE
+        stored = await room_batches.newest(self._db, stretches, most)
+        found: dict[str, Timeline] = {}
+        for plan, first, last in rooms:
+            rows = stored.get(plan.access.room_id, [])
+            all_shown = self._shown(plan.access, rows)
+            good = [event for event in all_shown if not plan.access.ignores(event)]
+            events = good[:limit]
+            cut_off = len(good) > limit or len(rows) == most
+            # Where nothing of all that was read may be shown, the timeline begins before it.
+            end = last if events or not cut_off else (rows[-1].position or 0) - 1
+            found[plan.access.room_id] = _timeline(plan, first, end, events, cut_off)
+        return found
+
+    # -- state ----------------------------------------------------------------------------------
+
+    async def _states(
         self,
-        access: Access,
         reader: Reader,
-        window: Window,
-        timeline: Timeline,
-        wanted: SyncFilter,
-        full: bool,
-    ) -> list[Shown]:
-        """The state at the timeline's start, whole or as the change since the client's last."""
-        if not wanted.state.room_passes(access.room_id):
-            return []
-        senders = {e.sender for e in timeline.events}
-        whole = full or window.after is None
-        if whole:
-            found = await self._whole_state(access, timeline.start, wanted, senders | {reader.user_id})
-        elif timeline.limited:
-            found = await self._changed_state(access, window, timeline.start)
-        else:
-            found = []
-        if wanted.lazy and not whole:
-            found = await self._only_needed_members(access, found, timeline, reader, senders)
-        return [e for e in found if wanted.state.type_passes(e.type) and wanted.state.sender_passes(e.sender)]
+        plans: Sequence[RoomPlan],
+        timelines: Mapping[str, Timeline],
+        people: Mapping[str, People],
+        form: Form,
+    ) -> dict[str, list[Shown]]:
+        """The state at each timeline's start, whole or as the change since the client's last; with
+        `state_after` at its end. With lazy loading only the members that are needed."""
+        wanted = form.wanted
+        plans = [plan for plan in plans if wanted.state.room_passes(plan.access.room_id)]
+        # A timeline from which the filter took something does not tell all state that changed in it.
+        to_end = {
+            p.access.room_id for p in plans if form.state_after or not wanted.whole_timeline(p.access.room_id)
+        }
+        ends = {
+            room_id: p.window.upto + 1 if room_id in to_end else timelines[room_id].start
+            for p in plans
+            for room_id in (p.access.room_id,)
+        }
+        stored = await self._whole_states([p for p in plans if p.whole], ends, lazy=wanted.lazy)
+        gaps = [
+            Stretch(room_id, p.lowest, ends[room_id] - 1)
+            for p in plans
+            for room_id in (p.access.room_id,)
+            if not p.whole and (room_id in to_end or timelines[room_id].limited)
+        ]
+        if gaps:
+            stored |= await room_batches.state_changes(self._db, gaps)
+        found = {
+            p.access.room_id: _last_of_each(self._shown(p.access, stored.get(p.access.room_id, ())))
+            for p in plans
+        }
+        if not form.state_after:
+            for room_id in to_end:
+                found[room_id] = _not_in(timelines[room_id], found[room_id])
+        if wanted.lazy:
+            await self._lazily(reader, plans, timelines, people, ends, form, found)
+        result: dict[str, list[Shown]] = {room_id: [] for room_id in timelines}
+        for room_id, events in found.items():
+            result[room_id] = [e for e in events if wanted.state.passes(e)]
+        return result
 
-    async def _whole_state(
-        self, access: Access, position: int, wanted: SyncFilter, users: Iterable[str]
-    ) -> list[Shown]:
-        if not wanted.lazy:
-            return await self._reading.state(access, position)
-        at = access.state_at(position)
-        if at is None:
-            return []
-        stored = await room_reads.state_without_members(self._db, access.room_id, at)
-        heroes = await room_reads.first_members(self._db, access.room_id, at, MAX_HEROES + 1)
-        members = await self._reading.members_named(access, at, [*users, *heroes])
-        return self._reading.shown_all(stored, access.version) + members
+    async def _whole_states(
+        self, plans: Sequence[RoomPlan], ends: Mapping[str, int], *, lazy: bool
+    ) -> dict[str, list[StoredEvent]]:
+        points = _points((p.access, ends[p.access.room_id]) for p in plans)
+        return await room_batches.states(self._db, points, members=not lazy) if points else {}
 
-    async def _changed_state(self, access: Access, window: Window, start: int) -> list[Shown]:
-        """State events of the gap between the window's begin and the timeline, the last of each."""
-        after = window.after if window.after is not None else access.room.min_position - 1
-        changes = await room_state.state_changes(self._db, access.room_id, after, start - 1)
-        last = {(e.type, e.state_key): e for e in self._reading.shown_all(changes, access.version)}
-        return list(last.values())
+    async def _lazily(
+        self,
+        reader: Reader,
+        plans: Sequence[RoomPlan],
+        timelines: Mapping[str, Timeline],
+        people: Mapping[str, People],
+        ends: Mapping[str, int],
+        form: Form,
+        found: dict[str, list[Shown]],
+    ) -> None:
+        """Members of the timeline's senders and those the room is named after, but whom the client
+        knows; the reader's own in a room that is new to the client. Of changes in a gap also those
+        of members it knows."""
+        known = form.members.known
+        missing: list[tuple[Access, int, str]] = []
+        for plan in plans:
+            room_id = plan.access.room_id
+            needed = timelines[room_id].senders
+            if room_id in people:
+                needed |= set(people[room_id].first)
+            if plan.whole:
+                needed.add(reader.user_id)
+            changed = {e.state_key for e in found[room_id] if e.type == "m.room.member"}
+            found[room_id] = [
+                e
+                for e in found[room_id]
+                if e.type != "m.room.member"
+                or e.state_key in needed
+                or e.state_key == reader.user_id
+                or (room_id, e.state_key) in known
+            ]
+            told_again = plan.whole or form.wanted.redundant_members
+            missing += [
+                (plan.access, ends[room_id], user_id)
+                for user_id in sorted(needed - changed)
+                if told_again or (room_id, user_id) not in known
+            ]
+        for room_id, members in (await self._members(missing)).items():
+            found[room_id] += members
 
-    async def _only_needed_members(
-        self, access: Access, found: Sequence[Shown], timeline: Timeline, reader: Reader, senders: set[str]
-    ) -> list[Shown]:
-        """Lazy loading: members of the timeline's senders, and the reader's own."""
-        needed = senders | {reader.user_id}
-        kept = [e for e in found if e.type != "m.room.member" or e.state_key in needed]
-        had = {e.state_key for e in kept if e.type == "m.room.member"}
-        if senders - had:
-            kept += await self._reading.members_named(access, timeline.start, senders - had)
-        return kept
+    async def _members(self, wanted: Sequence[tuple[Access, int, str]]) -> dict[str, list[Shown]]:
+        """Member events at points; the newest that may be seen of those who have none there, because
+        history from before our join is not all here."""
+        if not wanted:
+            return {}
+        by_room = {access.room_id: access for access, _, _ in wanted}
+        found = await self._members_at([(access, access.state_at(at), user) for access, at, user in wanted])
+        later = [
+            (access, access.state_position, user)
+            for access, _, user in wanted
+            if access.room.min_position > 0
+            and user not in {row.state_key for row in found.get(access.room_id, ())}
+        ]
+        for room_id, events in (await self._members_at(later)).items():
+            found.setdefault(room_id, []).extend(events)
+        return {room_id: found[room_id] for room_id in by_room if room_id in found}
+
+    async def _members_at(self, wanted: Sequence[tuple[Access, int | None, str]]) -> dict[str, list[Shown]]:
+        rows = [(access, at, user) for access, at, user in wanted if at is not None]
+        if not rows:
+            return {}
+        by_room = {access.room_id: access for access, _, _ in rows}
+        stored = await room_batches.member_events(
+            self._db, [Point(access.room_id, at) for access, at, _ in rows], [user for _, _, user in rows]
+        )
+        return {room_id: self._shown(by_room[room_id], events) for room_id, events in stored.items()}
+
+    def _shown(self, access: Access, stored: Iterable[StoredEvent]) -> list[Shown]:
+        return self._reading.shown_all(stored, access.version)
 
     # -- summary --------------------------------------------------------------------------------
 
+    async def _people(self, plans: Sequence[RoomPlan]) -> dict[str, People]:
+        points = _points((p.access, p.window.upto + 1) for p in plans)
+        return await room_batches.people(self._db, points, MAX_HEROES + 1) if points else {}
+
     async def summary(self, access: Access, reader: Reader, position: int) -> dict[str, Any]:
         """How many are in the room and whom to name it after (CS API §GET /sync, RoomSummary)."""
-        joined, invited = await room_reads.member_counts_at(self._db, access.room_id, position)
-        first = await room_reads.first_members(self._db, access.room_id, position, MAX_HEROES + 1)
-        return {
-            "m.heroes": [user for user in first if user != reader.user_id][:MAX_HEROES],
-            "m.joined_member_count": joined,
-            "m.invited_member_count": invited,
-        }
+        found = await room_batches.people(self._db, [Point(access.room_id, position)], MAX_HEROES + 1)
+        return _summary(found.get(access.room_id, NOBODY), reader)
 
     # -- rooms the user is not in ---------------------------------------------------------------
 
     async def left(
-        self, access: Access, reader: Reader, window: Window, own_event: Shown, wanted: SyncFilter
+        self, access: Access, reader: Reader, window: Window, own_event: Shown, form: Form
     ) -> dict[str, Any]:
         """A room the user left, was removed from or never got into: up to that event only."""
         position = 0 if own_event.position is None else own_event.position
         if position not in access.visible:
             # Never joined: the member event is all there is to see, and it concerns the reader.
+            rendered = await self._reading.render(access, reader, [own_event], with_room_id=False)
+            events = _formed(form.wanted, [own_event], rendered)
+            prev_batch = str(RoomToken(position - 1))
             return {
-                "timeline": {
-                    "events": await self._render_own(access, reader, own_event),
-                    "limited": False,
-                    "prev_batch": str(RoomToken(position - 1)),
-                },
-                "state": {"events": []},
+                "timeline": {"events": events, "limited": False, "prev_batch": prev_batch},
+                **{name: {"events": []} for name in form.state_after or ("state",)},
             }
-        upto = min(window.upto, position)
-        return await self.section(access, reader, Window(window.after, upto), wanted, full_state=False)
+        plan = RoomPlan(access, Window(window.after, min(window.upto, position)))
+        return (await self.sections(reader, [plan], form))[access.room_id]
 
-    async def _render_own(self, access: Access, reader: Reader, own_event: Shown) -> list[ClientEvent]:
-        return await self._reading.render(access, reader, [own_event], with_room_id=False)
+
+NOBODY: Final = People(0, 0, ())
+
+
+def _last_visible(plan: RoomPlan, wanted: SyncFilter) -> tuple[int, int] | None:
+    """The last stretch of a window the reader may see: a timeline has no holes, because behind hidden
+    events there may be state the client must get."""
+    if not wanted.timeline.room_passes(plan.access.room_id):
+        return None
+    stretches = plan.access.visible.within(plan.lowest, plan.window.upto)
+    return stretches[-1] if stretches else None
+
+
+def _timeline(plan: RoomPlan, first: int, last: int, newest_first: list[Shown], cut_off: bool) -> Timeline:
+    events = newest_first[::-1]
+    hidden_before = first > plan.lowest and (
+        plan.window.after is not None or bool(plan.access.visible.within(plan.lowest, first - 1))
+    )
+    start = events[0].position if events else None
+    return Timeline(events, cut_off or hidden_before or plan.anew, last + 1 if start is None else start)
+
+
+def _points(wanted: Iterable[tuple[Access, int]]) -> list[Point]:
+    """The states before positions, as far as the reader may see them."""
+    found = [(access.room_id, access.state_at(position)) for access, position in wanted]
+    return [Point(room_id, at) for room_id, at in found if at is not None]
+
+
+def _last_of_each(events: Sequence[Shown]) -> list[Shown]:
+    return list({(e.type, e.state_key): e for e in events}.values())
+
+
+def _not_in(timeline: Timeline, state: Sequence[Shown]) -> list[Shown]:
+    """State the timeline does not set itself."""
+    told = {(e.type, e.state_key) for e in timeline.events if e.state_key is not None}
+    return [e for e in state if (e.type, e.state_key) not in told]
+
+
+def _formed(wanted: SyncFilter, events: Sequence[Shown], rendered: list[ClientEvent]) -> list[ClientEvent]:
+    if wanted.shows_whole_events:
+        return rendered
+    return [wanted.form(event, client_event) for event, client_event in zip(events, rendered, strict=True)]
+
+
+def _note_members(members: Members, room_id: str, events: Iterable[Shown]) -> None:
+    for event in events:
+        if event.type == "m.room.member" and event.state_key is not None:
+            members.told[room_id, event.state_key] = event.event_id
+
+
+def _summary(people: People, reader: Reader) -> dict[str, Any]:
+    return {
+        "m.heroes": [user for user in people.first if user != reader.user_id][:MAX_HEROES],
+        "m.joined_member_count": people.joined,
+        "m.invited_member_count": people.invited,
+    }

@@ -1,0 +1,223 @@
+"""Rooms' parts of a /sync answer from memory, for clients that keep up.
+
+What most clients wait for is one message in a room they were in all along. Its form is made once,
+when the first of them is told, and the same bytes go to everybody; only the age differs. Whatever
+needs more than that (state, redactions, gaps) is left to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from lmserver.protocol.canonical_json import MAX_INT
+from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.client_format import Extras, client_event, shown
+from lmserver.rooms.reading import Reader
+from lmserver.rooms.sync.journal import Journal, position_of
+from lmserver.rooms.sync.timeline import Form
+from lmserver.rooms.sync.tokens import RoomToken
+from lmserver.storage import client_transactions, room_batches
+from lmserver.storage.database import Executor
+from lmserver.storage.room_batches import Point
+from lmserver.storage.room_log import StoredEvent
+from lmserver.storage.stream import NewEvent
+
+MAX_FORMS: Final = 4_000
+MAX_LOADED: Final = 2_000
+"""Member events read for lazy loading."""
+
+
+@dataclass(frozen=True, slots=True)
+class _EventForm:
+    """An event's client form up to its age, and what filters ask of it."""
+
+    head: bytes
+    ts: int
+    type: str
+    sender: str
+    has_url: bool
+
+    @property
+    def asked(self) -> tuple[str, str, bool]:
+        """What filters ask: type, sender, whether there is a URL."""
+        return self.type, self.sender, self.has_url
+
+    def at(self, now_ms: int, txn_id: str | None = None) -> orjson.Fragment:
+        age = max(-MAX_INT, min(now_ms - self.ts, MAX_INT))
+        txn = b"" if txn_id is None else b',"transaction_id":' + orjson.dumps(txn_id)
+        return orjson.Fragment(b'%b,"unsigned":{"age":%d%b}}' % (self.head, age, txn))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An event of a timeline."""
+
+    event: NewEvent
+    form: _EventForm
+
+    @property
+    def position(self) -> int:
+        return position_of(self.event)
+
+
+def _form_of(stored: StoredEvent, version: str) -> _EventForm:
+    event = shown(stored, room_version(version))
+    fields = client_event(event, None, Extras(0))
+    del fields["unsigned"]
+    has_url = isinstance(event.content.get("url"), str)
+    ts = event.fields["origin_server_ts"]
+    return _EventForm(orjson.dumps(fields)[:-1], ts, event.type, event.sender, has_url)
+
+
+@dataclass(slots=True)
+class _Member:
+    """A member event and since when it is known to be the user's newest in the room."""
+
+    at: int
+    loading: asyncio.Task[tuple[str, _EventForm] | None]
+
+
+class RecentRooms:
+    """Sections of rooms in which nothing happened but messages."""
+
+    def __init__(self, db: Executor, journal: Journal, clock: Callable[[], int]) -> None:
+        self._db = db
+        self._journal = journal
+        self._clock = clock
+        self._forms: OrderedDict[str, _EventForm] = OrderedDict()
+        self._members: OrderedDict[tuple[str, str], _Member] = OrderedDict()
+        self._versions: dict[str, str] = {}
+
+    def window(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
+        """The room's events in a stream interval, in list order; empty when the journal cannot tell them
+        as they are."""
+        events = self._journal.events(room_id, since, upto)
+        plain = all(e.state_key is None and e.stored.redacted_by is None for e in events)
+        return events if plain and not self._journal.redacted(room_id, since) else []
+
+    async def sections(
+        self,
+        reader: Reader,
+        windows: Mapping[str, Sequence[NewEvent]],
+        form: Form,
+        ignored: frozenset[str],
+    ) -> dict[str, dict[str, Any]]:
+        """`timeline` and `state` of rooms whose members the reader has been among all along, without
+        messages of those ignored. Rooms that cannot be told from memory are left out."""
+        wanted = form.wanted
+        if not wanted.shows_whole_events:
+            return {}
+        told: dict[str, list[_Told]] = {}
+        for room_id, events in windows.items():
+            seen = [e for e in events if e.stored.soft_failed is None and e.sender not in ignored]
+            shown_events = [_Told(e, await self._form(e)) for e in seen]
+            passing = [t for t in shown_events if wanted.timeline.lets_pass(*t.form.asked)]
+            if wanted.timeline.room_passes(room_id) and len(passing) <= wanted.timeline_limit:
+                told[room_id] = passing
+        txns = await self._transaction_ids(reader, told)
+        now = self._clock()
+        found: dict[str, dict[str, Any]] = {}
+        for room_id, shown_events in told.items():
+            state = await self._needed_members(room_id, shown_events, form, now)
+            if state is None:
+                continue
+            # The token of the gap before the first event, or after the last where none is shown.
+            before = shown_events[0].position - 1 if shown_events else position_of(windows[room_id][-1])
+            found[room_id] = {
+                "timeline": {
+                    "events": [t.form.at(now, txns.get(t.event.stored.event_id)) for t in shown_events],
+                    "limited": False,
+                    "prev_batch": str(RoomToken(before)),
+                },
+                **{name: {"events": state} for name in form.state_after or ("state",)},
+            }
+        return found
+
+    async def _transaction_ids(
+        self, reader: Reader, told: Mapping[str, Sequence[_Told]]
+    ) -> Mapping[str, str]:
+        own = [
+            t.event.stored.event_id
+            for events in told.values()
+            for t in events
+            if t.event.sender == reader.user_id
+        ]
+        if not own or reader.device_id is None:
+            return {}
+        return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
+
+    async def _form(self, event: NewEvent) -> _EventForm:
+        event_id = event.stored.event_id
+        form = self._forms.get(event_id)
+        if form is None:
+            form = self._forms[event_id] = _form_of(event.stored, await self._version(event.stored.room_id))
+            if len(self._forms) > MAX_FORMS:
+                self._forms.popitem(last=False)
+        return form
+
+    async def _version(self, room_id: str) -> str:
+        version = self._versions.get(room_id)
+        if version is None:
+            rooms = await room_batches.rooms(self._db, [room_id])
+            version = self._versions[room_id] = rooms[room_id].room_version
+        return version
+
+    # -- lazy loading ---------------------------------------------------------------------------
+
+    async def _needed_members(
+        self, room_id: str, events: Sequence[_Told], form: Form, now: int
+    ) -> list[orjson.Fragment] | None:
+        """Member events of the senders the client does not know; None when one is not to be had."""
+        wanted = form.wanted
+        if not wanted.lazy or not wanted.state.room_passes(room_id):
+            return []
+        needed = dict.fromkeys(
+            t.event.sender for t in events
+            if wanted.redundant_members or (room_id, t.event.sender) not in form.members.known
+        )  # fmt: skip
+        found: list[orjson.Fragment] = []
+        for user_id in needed:
+            member = await self._member(room_id, user_id, events[0].position)
+            if member is None:
+                return None
+            event_id, event = member
+            form.members.told[room_id, user_id] = event_id
+            if wanted.state.lets_pass(*event.asked):
+                found.append(event.at(now))
+        return found
+
+    async def _member(self, room_id: str, user_id: str, position: int) -> tuple[str, _EventForm] | None:
+        """The member event of somebody who has just sent something."""
+        key = (room_id, user_id)
+        known = self._members.get(key)
+        if known is None or not self._still_true(room_id, user_id, known):
+            loading = asyncio.create_task(self._load(room_id, user_id, position), name="member event")
+            loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+            known = self._members[key] = _Member(self._journal.end, loading)
+            if len(self._members) > MAX_LOADED:
+                self._members.popitem(last=False)
+        known.at = self._journal.end
+        return await asyncio.shield(known.loading)
+
+    def _still_true(self, room_id: str, user_id: str, known: _Member) -> bool:
+        task = known.loading
+        failed = task.done() and (task.cancelled() or task.exception() is not None)
+        return (
+            not failed
+            and self._journal.covers(known.at)
+            and not self._journal.membership_changed(user_id, known.at)
+            and not self._journal.redacted(room_id, known.at)
+        )
+
+    async def _load(self, room_id: str, user_id: str, position: int) -> tuple[str, _EventForm] | None:
+        found = await room_batches.member_events(self._db, [Point(room_id, position)], [user_id])
+        stored = found.get(room_id, [])
+        if not stored or stored[0].redacted_by is not None:
+            return None
+        return stored[0].event_id, _form_of(stored[0], await self._version(room_id))
