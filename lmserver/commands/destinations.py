@@ -67,6 +67,8 @@ async def skip_transaction(db: Connection, server: str) -> int | None:
     for room_id, lpdu_id in contents.lpdus:
         await lpdus.refused(db, room_id, lpdu_id, GIVEN_UP)
     await destinations.succeeded(db, server)
+    if stored.body is None:
+        return len(await outbound.events_in(db, contents.spans))
     return stored.body.count(b'"origin_server_ts":')
 
 

@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -19,7 +19,14 @@ import structlog
 from lmserver.federation_client.client import Response, quote_path
 from lmserver.federation_client.errors import FederationError
 from lmserver.federation_client.room_api import STABLE, UNSTABLE
-from lmserver.federation_client.transaction_builder import MAX_EDUS, MAX_EVENTS, Contents, LatestTaker, build
+from lmserver.federation_client.transaction_builder import (
+    MAX_EDUS,
+    MAX_EVENTS,
+    Contents,
+    LatestTaker,
+    build,
+    rebuild,
+)
 from lmserver.storage import destinations, outbound
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.destinations import LONGEST_PAUSE_MS, Lease
@@ -60,6 +67,15 @@ class Requests(Protocol):
         content: bytes,
         timeout: float = REQUEST_SECONDS,
     ) -> Response: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A stored transaction, to be sent."""
+
+    txn_id: str
+    body: bytes
+    contents: Contents
 
 
 class LeaseLost(Exception):
@@ -127,7 +143,7 @@ class DestinationSender:
 
     async def _send_all(self) -> None:
         """Until nothing is left and no hint comes for a while; what no hint tells of, the poll finds."""
-        txn = await outbound.transaction(self._db, self.destination)
+        txn = await self._stored()
         while not self.stopping:
             if not (self._more or self.woken.is_set()) and not await self._linger():
                 return
@@ -170,23 +186,40 @@ class DestinationSender:
 
     # -- one transaction ------------------------------------------------------------------------
 
-    async def _next(self) -> OutboundTransaction | None:
+    async def _stored(self) -> _Ready | None:
+        """The transaction that was being sent when the last run ended."""
+        txn = await outbound.transaction(self._db, self.destination)
+        if txn is None:
+            return None
+        contents = Contents.decode(txn.contents)
+        body = txn.body
+        if body is None:
+            body = rebuild(contents, await outbound.events_in(self._db, contents.spans))
+        if body is None:
+            log.warning("stored_transaction_lost_its_events", destination=self.destination, txn_id=txn.txn_id)
+            await outbound.discard(self._db, self.destination, self._lease.fence, txn.txn_id)
+            return None
+        return _Ready(txn.txn_id, body, contents)
+
+    async def _next(self) -> _Ready | None:
         """Build and store the next transaction, if anything is due."""
-        due = await outbound.due(self._db, self.destination, self._clock(), MAX_EVENTS, MAX_EDUS)
+        # One more than fits tells whether something is left.
+        due = await outbound.due(self._db, self.destination, self._clock(), MAX_EVENTS + 1, MAX_EDUS + 1)
         built = build(due, self._latest)
         if built is None:
             self._more = False
             return None
         self._more = built.more
-        self._may_gather = not built.more and not built.contents.lpdus
-        txn_id = f"{self._clock()}_{secrets.token_hex(8)}"
-        txn = OutboundTransaction(txn_id, built.body, built.contents.encode())
+        self._may_gather = not (built.more or built.full or built.contents.lpdus)
+        ready = _Ready(f"{self._clock()}_{secrets.token_hex(8)}", built.body, built.contents)
+        kept = None if built.contents.spans else built.body
+        txn = OutboundTransaction(ready.txn_id, kept, built.contents.encode())
         fence = self._lease.fence
         if not await outbound.store_transaction(self._db, self.destination, fence, txn, self._clock()):
             raise LeaseLost
-        return txn
+        return ready
 
-    async def _deliver(self, txn: OutboundTransaction) -> bool:
+    async def _deliver(self, txn: _Ready) -> bool:
         """Repeat until the destination has taken it; False to leave it for later."""
         while not self.stopping:
             await self._keep_lease()
@@ -202,7 +235,7 @@ class DestinationSender:
                 return False
         return False
 
-    async def _put(self, txn: OutboundTransaction) -> Response:
+    async def _put(self, txn: _Ready) -> Response:
         """PUT send in the form of the path that the destination knows."""
         for prefix in (self._prefix, STABLE if self._prefix == UNSTABLE else UNSTABLE):
             version = "/v2" if prefix == STABLE else ""
@@ -257,10 +290,10 @@ class DestinationSender:
             reason[:MAX_REASON],
         )
 
-    async def _settle(self, txn: OutboundTransaction, answer: dict[str, Any]) -> None:
+    async def _settle(self, txn: _Ready, answer: dict[str, Any]) -> None:
         """Record that it was taken. LPDUs are answered first: if we die in between, the same
         transaction gets the same answer again."""
-        contents = Contents.decode(txn.contents)
+        contents = txn.contents
         accepted, failed = _lpdu_answers(contents, answer)
         if accepted or failed:
             await self._answers(self.destination, accepted, failed)

@@ -44,7 +44,7 @@ async def _queued(db: Connection, key: SigningKey, after: int) -> tuple[int, int
 async def _stored(db: Connection, key: SigningKey, destination: str) -> None:
     """The transaction that is being sent keeps its ID: if it was taken before, the answer is the same."""
     txn = await outbound.transaction(db, destination)
-    if txn is None:
+    if txn is None or txn.body is None:
         return
     body = canonical_json.parse_object(txn.body)
     body["pdus"] = [await _signed(db, pdu, key) if is_lpdu_shaped(pdu) else pdu for pdu in body["pdus"]]

@@ -7,7 +7,8 @@ sent is the same to the byte however often it is repeated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Final
 
 import orjson
@@ -22,14 +23,21 @@ MAX_BODY: Final = 90_000
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """`ranges` are (room, from position, last position), `lpdus` (room, LPDU ID)."""
+    """`ranges` are (room, from position, last position), `lpdus` (room, LPDU ID).
+
+    Of a body that is not stored, `spans` (room, first position, last position) say which events it
+    is made of, and `digest` is its SHA-256 in hexadecimal.
+    """
 
     ranges: tuple[tuple[str, int, int], ...] = ()
     lpdus: tuple[tuple[str, str], ...] = ()
     edus: tuple[int, ...] = ()
+    spans: tuple[tuple[str, int, int], ...] = ()
+    digest: str = ""
 
     def encode(self) -> bytes:
-        return orjson.dumps({"ranges": self.ranges, "lpdus": self.lpdus, "edus": self.edus})
+        note = {"ranges": self.ranges, "lpdus": self.lpdus, "edus": self.edus}
+        return orjson.dumps(note | {"spans": self.spans, "digest": self.digest} if self.spans else note)
 
     @classmethod
     def decode(cls, data: bytes) -> Contents:
@@ -38,6 +46,8 @@ class Contents:
             tuple((room, start, last) for room, start, last in note["ranges"]),
             tuple((room, lpdu_id) for room, lpdu_id in note["lpdus"]),
             tuple(note["edus"]),
+            tuple((room, first, last) for room, first, last in note.get("spans", ())),
+            note.get("digest", ""),
         )
 
 
@@ -47,11 +57,13 @@ LatestTaker = Callable[[int, int], list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A transaction's body; `more` when more is due than is in it, or may be."""
+    """A transaction's body; `more` when more is due than is in it, or may be. `full` when a busy
+    destination gets the next one without a pause."""
 
     body: bytes
     contents: Contents
     more: bool
+    full: bool
 
 
 def build(due: Due, latest: LatestTaker) -> Built | None:
@@ -79,9 +91,21 @@ def build(due: Due, latest: LatestTaker) -> Built | None:
         return None
     items = [lpdu.lpdu for lpdu in lpdus[:sent_lpdus]] + [event.pdu for event in events[:sent_events]]
     left = len(due.lpdus) > sent_lpdus or len(events) > sent_events or len(edus) > sent_edus
-    full = len(items) >= MAX_EVENTS or sent_edus + len(passing) >= MAX_EDUS
-    body = _body(items, [*(edu.edu for edu in edus[:sent_edus]), *passing])
-    return Built(body, contents, left or full)
+    all_edus = [*(edu.edu for edu in edus[:sent_edus]), *passing]
+    full = len(items) >= MAX_EVENTS or len(all_edus) >= MAX_EDUS
+    # A room may have more than its share of what was read; passing EDUs are taken, not read.
+    more = left or len(passing) + sent_edus >= MAX_EDUS or (full and len(contents.ranges) > 1)
+    body = _body(items, all_edus)
+    if not all_edus and not sent_lpdus:
+        spans = _spans(events[:sent_events])
+        contents = replace(contents, spans=spans, digest=sha256(body).hexdigest())
+    return Built(body, contents, more, full)
+
+
+def rebuild(contents: Contents, events: Sequence[bytes]) -> bytes | None:
+    """The body that was not stored, from the events of its spans; None if they are others now."""
+    body = _body(events, [])
+    return body if sha256(body).hexdigest() == contents.digest else None
 
 
 def _fitting(items: Sequence[bytes], budget: int, used: int) -> tuple[int, int]:
@@ -98,6 +122,13 @@ def _ranges(events: Sequence[DueEvent]) -> tuple[tuple[str, int, int], ...]:
     for event in events:
         last[event.room_id, event.from_position] = event.position
     return tuple((room_id, start, position) for (room_id, start), position in last.items())
+
+
+def _spans(events: Sequence[DueEvent]) -> tuple[tuple[str, int, int], ...]:
+    first: dict[tuple[str, int], int] = {}
+    for event in events:
+        first.setdefault((event.room_id, event.from_position), event.position)
+    return tuple((room, first[room, start], last) for room, start, last in _ranges(events))
 
 
 def _body(pdus: Sequence[bytes], edus: Sequence[bytes]) -> bytes:

@@ -111,12 +111,18 @@ class TransactionEndpoints:
         await self._requests.close()
 
     async def _once(self, origin: str, txn_id: str, pdus: list[Any], edus: list[Any]) -> StoredResponse:
-        claim = await self._claim(origin, txn_id)
+        result = _Result()
+        claiming = asyncio.ensure_future(self._claim(origin, txn_id))
+        await asyncio.sleep(0)  # its query is under way while the events are parsed
+        try:
+            work = await self._sorted(origin, pdus, result)
+        finally:
+            claim = await claiming
         if claim.response is not None:
             return claim.response
         fence = claim.fence or 0
         try:
-            result = await self._process(origin, pdus, len(edus))
+            await self._process(origin, work, len(edus), result)
             await self._edus.receive(origin, txn_id, edus)
             answer = StoredResponse(200, result.body())
             return await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock(), fence)
@@ -144,16 +150,17 @@ class TransactionEndpoints:
 
     # -- events ---------------------------------------------------------------------------------
 
-    async def _process(self, origin: str, items: list[Any], edus: int) -> _Result:
-        result = _Result()
+    async def _sorted(self, origin: str, items: list[Any], result: _Result) -> list[_RoomWork]:
+        """The events by room; what is none of a room of ours is dropped. Nothing is changed yet."""
         rooms: dict[str, _RoomWork | None] = {}
         for item in items:
             await self._sort(origin, item, rooms, result)
-        work = [room for room in rooms.values() if room is not None]
+        return [room for room in rooms.values() if room is not None]
+
+    async def _process(self, origin: str, work: list[_RoomWork], edus: int, result: _Result) -> None:
         self._check_rates(origin, work, edus)
         await self._check_signatures(work, result)
         await asyncio.gather(*(self._append(origin, room, result) for room in work))
-        return result
 
     async def _sort(
         self, origin: str, item: Any, rooms: dict[str, _RoomWork | None], result: _Result

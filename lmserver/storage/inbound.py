@@ -86,11 +86,16 @@ async def finish(
     now_ms: int,
     fence: int | None = None,
 ) -> StoredResponse:
-    """Store the answer and end the lease, in one statement; the first answer stands and is returned."""
+    """Store the answer and end the lease, in one statement; the first answer stands and is returned.
+
+    It does not wait for the disk: what the answer tells of is on it already, and after a crash of the
+    database that forgot the answer a retry is processed again and finds it.
+    """
     stored = await db.fetchval(
         "WITH released AS (UPDATE inbound_leases SET lease_until = 0 WHERE origin = $1 AND fence = $7)"
         " INSERT INTO inbound_transactions (origin, endpoint, txn_id, status, response, created_ts)"
-        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING true",
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
+        " RETURNING set_config('synchronous_commit', 'off', true) IS NOT NULL",
         origin,
         endpoint,
         txn_id,

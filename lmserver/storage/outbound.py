@@ -1,7 +1,8 @@
 """What waits to be sent to a destination, and the one transaction that is being sent.
 
 Events are read from the rooms' lists by range; only EDUs and our own LPDUs have rows of their
-own. A transaction is stored to the byte before it is sent the first time (drill D2).
+own. A transaction is stored before it is sent the first time (drill D2): to the byte, or, where
+it has nothing but events of rooms' lists, which never change, as where they stand.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ MAX_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True)
 class OutboundTransaction:
-    """`contents` is the sender's own note of what the body holds."""
+    """`contents` is the sender's own note of what the body holds; it suffices where `body` is None."""
 
     txn_id: str
-    body: bytes
+    body: bytes | None
     contents: bytes
 
 
@@ -65,6 +66,31 @@ async def transaction(db: Executor, destination: str) -> OutboundTransaction | N
         "SELECT txn_id, body, contents FROM outbound_transactions WHERE destination = $1", destination
     )
     return None if row is None else OutboundTransaction(row["txn_id"], row["body"], row["contents"])
+
+
+async def events_in(db: Executor, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """The events of spans (room, first position, last), in their order."""
+    rows = await db.fetch(
+        "SELECT e.pdu FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY"
+        " AS n (room_id, first, last, place) CROSS JOIN LATERAL (SELECT position, pdu FROM events"
+        " WHERE events.room_id = n.room_id AND position BETWEEN n.first AND n.last ORDER BY position) AS e"
+        " ORDER BY n.place, e.position",
+        [room_id for room_id, _, _ in spans],
+        [first for _, first, _ in spans],
+        [last for _, _, last in spans],
+    )
+    return [r["pdu"] for r in rows]
+
+
+async def discard(db: Executor, destination: str, fence: int, txn_id: str) -> None:
+    """Forget a transaction whose events are not here any more; what is left is due as before."""
+    await db.execute(
+        "DELETE FROM outbound_transactions WHERE destination = $1 AND txn_id = $3"
+        " AND EXISTS (SELECT 1 FROM destinations WHERE destination = $1 AND lease_fence = $2)",
+        destination,
+        fence,
+        txn_id,
+    )
 
 
 async def store_transaction(

@@ -347,7 +347,7 @@ CREATE INDEX outbound_ranges_room ON outbound_ranges USING btree (room_id);
 CREATE TABLE outbound_transactions (
     destination text NOT NULL,
     txn_id text NOT NULL,
-    body bytea NOT NULL,
+    body bytea,
     contents bytea NOT NULL,
     created_ts bigint NOT NULL
 );

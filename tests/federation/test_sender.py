@@ -166,6 +166,32 @@ async def test_the_same_bytes_and_id_after_a_failure_and_a_restart(kit: EngineKi
     assert peer.seen[2][1] != peer.seen[0][1]
 
 
+async def test_events_of_rooms_are_stored_once_more_for_no_destination(kit: EngineKit) -> None:
+    """Where they stand is stored, and the bytes are made of it; other bytes are never sent in their place."""
+    await kit.engine.send([message("first")])
+    peer = Peer()
+
+    def unreachable(content: dict[str, Any]) -> Response:
+        raise Unreachable("no")
+
+    peer.handler = unreachable
+    sender = make(kit.db, peer)
+    await sender.start()
+    await until(lambda: len(peer.seen) == 1)
+    await sender.stop()
+    stored = await outbound.transaction(kit.db, PARTICIPANT)
+    assert stored is not None and stored.body is None
+    await kit.db.execute(
+        "UPDATE events SET pdu = pdu || ' ' WHERE position = (SELECT max(position) FROM events)"
+    )
+    peer.handler = lambda content: Response(200, {})
+    again = make(kit.db, peer, clock=lambda: now() + 10_000_000)
+    await again.start()
+    await until(lambda: len(peer.seen) == 2)
+    await again.stop()
+    assert peer.seen[1][1] != peer.seen[0][1]
+
+
 async def test_backoff_is_kept_and_ends_when_the_peer_speaks(kit: EngineKit) -> None:
     await kit.engine.send([message()])
     peer = Peer()
