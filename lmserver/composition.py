@@ -52,7 +52,6 @@ from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints as ServerKeyEndpoints
 from lmserver.federation_server.media import MediaEndpoints as FederationMediaEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
-from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
 from lmserver.federation_server.recovery import RecoveryEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.media.files import MediaFiles
@@ -65,7 +64,7 @@ from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
-from lmserver.room_parts import Finding, finding_parts, room_endpoints
+from lmserver.room_parts import Finding, federation_room_endpoints, finding_parts, room_endpoints
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
 from lmserver.rooms.departures import Departures
@@ -277,7 +276,7 @@ def assemble(
         ),
         FederationDeviceEndpoints(name, federated, profiles, finding.directory),
         FederationMediaEndpoints(media.library),
-        FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
+        *federation_room_endpoints(config, db, finding, clock),
     )
     return Server(
         config,

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lmserver.config_notaries import Notary, read_notaries
+from lmserver.config_turn import Turn, read_turn
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
 from lmserver.web.limits import Rate
@@ -113,6 +114,7 @@ class Config:
     registration: Registration
     presence: bool
     search_all_users: bool
+    turn: Turn | None
     rooms: Rooms
     media: Media
     logging: Logging
@@ -263,7 +265,7 @@ class _Reader:
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "presence", "user_directory", "media", "logging", "metrics", "limits", "trusted_proxies",
+    "rooms", "presence", "user_directory", "turn", "media", "logging", "metrics", "limits", "trusted_proxies",
 }  # fmt: skip
 
 
@@ -321,6 +323,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         registration=_registration(reader, raw),
         presence=reader.value(presence, "enabled", bool, False, "presence."),
         search_all_users=reader.value(directory, "search_all_users", bool, False, "user_directory."),
+        turn=read_turn(raw.get("turn"), reader.problems),
         rooms=Rooms(
             reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
             reader.value(rooms, "map_numeric_versions", bool, True, "rooms."),

@@ -111,6 +111,10 @@ presence:
   # the most expensive thing a server can tell.
   enabled: false
 
+# Relays for calls (TURN), for example {{uris: ["turn:turn.example.org?transport=udp"], shared_secret: "..."}}
+# with coturn's use-auth-secret, or username and password instead of the secret; ttl_seconds: 86400.
+turn: null
+
 user_directory:
   # Whether everybody finds every user of this server, or only those they share a room with or who are
   # in a room that anybody may join or read.

@@ -9,15 +9,19 @@ from functools import partial
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.client_data import ClientData
+from lmserver.accounts.openid import OpenIdTokens
 from lmserver.accounts.push_rules import BadRule, PushRules, UnknownRule
 from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.public_rooms import PublicRoomEndpoints
 from lmserver.client_api.reports import ReportEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.search import SearchEndpoints
+from lmserver.client_api.services import ServiceEndpoints
 from lmserver.client_api.upgrades import UpgradeEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.client import FederationClient
+from lmserver.federation_server.openid import OpenIdEndpoints
+from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
 from lmserver.rooms.directory import Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
@@ -81,8 +85,19 @@ def room_endpoints(
         UpgradeEndpoints(upgrades, versions),
         DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
+        ServiceEndpoints(config.server_name, config.turn, OpenIdTokens(db, clock), clock),
         SearchEndpoints(Search(db, reading)),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
+    ]
+
+
+def federation_room_endpoints(
+    config: Config, db: Database, finding: Finding, clock: Callable[[], int]
+) -> list[object]:
+    """What other servers and services may ask of rooms and users beside the draft's endpoints."""
+    return [
+        OpenIdEndpoints(OpenIdTokens(db, clock)),
+        FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
     ]
 
 

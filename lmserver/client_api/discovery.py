@@ -48,11 +48,6 @@ class DiscoveryEndpoints:
             }
         }
 
-    @endpoint("GET", "/_matrix/client/v3/voip/turnServer", auth=Auth.USER)
-    async def turn_server(self, request: Request) -> dict[str, Any]:
-        """No TURN server is configured."""
-        return {}
-
     @endpoint("GET", "/_matrix/client/v3/thirdparty/protocols", auth=Auth.USER)
     async def third_party_protocols(self, request: Request) -> dict[str, Any]:
         """There are no bridges."""

@@ -12,7 +12,7 @@ from tests.evilpeer.peer import UNSTABLE
 from tests.kit.rooms import EVIL, HUB, ROOM
 
 OPEN = {"/_matrix/key/v2/server", "/_matrix/key/v2/query/{server_name}", "/_matrix/key/v2/query",
-        "/_matrix/federation/v1/version", "/.well-known/matrix/server"}  # fmt: skip
+        "/_matrix/federation/v1/version", "/_matrix/federation/v1/openid/userinfo", "/.well-known/matrix/server"}  # fmt: skip
 
 
 def declared(arena: Arena, app: web.Application | None = None) -> list[Endpoint]:

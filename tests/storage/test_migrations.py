@@ -31,7 +31,7 @@ DISTRIBUTED_BY = {
     "outbound_ranges": "destination", "outbound_transactions": "destination", "outside_memberships": "user_id",
     "outside_rooms": "room_id",
     "restore_guard": "id", "published_rooms": "room_id", "receipts": "room_id", "redactions": "room_id", "remote_media": "server", "room_aliases": "alias",
-    "directory_users": "user_id", "message_search": "room_id", "reports": "id",
+    "directory_users": "user_id", "openid_tokens": "token_hash", "message_search": "room_id", "reports": "id",
     "push_rules": "user_id",
     "unread_tallies": "user_id",
     "room_gaps": "room_id", "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
