@@ -248,7 +248,7 @@ def assemble(
     remote = RemoteUsers(name, client, sender.in_reach)
     finding = finding_parts(db, engine, client, remote.alias, clock)
     devices = DeviceStore(
-        db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, clock
+        db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, limiter, clock
     )
     outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
@@ -259,7 +259,7 @@ def assemble(
     )
     media = _media(config, db, client, clock)
     profiles = Profiles(db, accounts)
-    federated = FederatedDevices(accounts, devices, name, limiter)
+    federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, limiter, clock),
@@ -426,7 +426,7 @@ def _client_app(
         AccountDataEndpoints(data),
         PushRuleEndpoints(push_rules),
         *encryption_endpoints(
-            config.server_name, db, devices, device_lists, remote, feeds, of_accounts.interaction
+            config.server_name, db, accounts, devices, device_lists, remote, feeds, of_accounts.interaction
         ),
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, finding.directory, clock),

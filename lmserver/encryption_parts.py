@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.cross_signing import CrossSigning
+from lmserver.accounts.dehydrated import DehydratedDevices
 from lmserver.accounts.device_data import DeviceStore
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.key_backups import KeyBackups
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.cross_signing import CrossSigningEndpoints
+from lmserver.client_api.dehydrated import DehydratedEndpoints
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.keys import KeyEndpoints
 from lmserver.client_api.room_keys import RoomKeyEndpoints
@@ -21,6 +24,7 @@ from lmserver.storage.database import Database
 def encryption_endpoints(
     our_name: str,
     db: Database,
+    accounts: Accounts,
     devices: DeviceStore,
     device_lists: DeviceLists,
     remote: RemoteUsers,
@@ -32,4 +36,5 @@ def encryption_endpoints(
         KeyEndpoints(devices, our_name, remote, KeyChanges(db, feeds)),
         CrossSigningEndpoints(CrossSigning(db, device_lists, remote.masters), interaction),
         RoomKeyEndpoints(KeyBackups(db)),
+        DehydratedEndpoints(DehydratedDevices(db, accounts, devices, device_lists)),
     )

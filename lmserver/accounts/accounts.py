@@ -125,7 +125,7 @@ class Accounts:
 
         async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
-            reach = await self._remove_devices(db, user_id, names)
+            reach = await self.remove_devices(db, user_id, names)
             await cross_signing.remove_user(db, user_id)
             await key_backups.remove_user(db, user_id)
             await departures.add(db, user_id, self._clock())
@@ -134,8 +134,9 @@ class Accounts:
         self._device_lists.tell(await self._db.run(work))
         self._tokens.forget(user_id)
 
-    async def _remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
-        """Devices with keys are missed by others: whoever encrypts for them has to be told."""
+    async def remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
+        """Inside the caller's transaction. Devices with keys are missed by others: whoever encrypts for
+        them has to be told."""
         keyed = await e2e_keys.device_keys(db, {user_id: device_ids}) if device_ids else {}
         known = sorted(keyed.get(user_id, {}))
         await accounts.remove_devices(db, user_id, device_ids)
@@ -168,7 +169,7 @@ class Accounts:
         existing = [d.device_id for d in await accounts.devices(self._db, user_id)]
         gone = existing if device_ids is None else [d for d in existing if d in device_ids]
 
-        reach = await self._db.run(lambda db: self._remove_devices(db, user_id, gone))
+        reach = await self._db.run(lambda db: self.remove_devices(db, user_id, gone))
         self._device_lists.tell(reach)
         self._tokens.forget(user_id)
         return gone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,23 @@ from lmserver.storage.e2e_keys import Claim, Claimed
 from lmserver.storage.outbound import NewEdu
 from lmserver.storage.to_device import RemoteMessage
 from lmserver.storage.together import Together
+from lmserver.web.limits import RateLimiter
 
 MAX_MESSAGES = 100
 MAX_ONE_TIME_KEYS = 500
+"""Of one upload."""
+MAX_STORED_KEYS = 1_000
+"""One-time keys of one device."""
+CLAIMS = "federation_claims"
 KIND = "to_device"
 
 
 class KeyConflict(Exception):
     """A one-time key was uploaded again under its ID with another value."""
+
+
+class TooManyKeys(Exception):
+    """The device keeps more one-time keys here than anybody could use."""
 
 
 class DeviceStore:
@@ -38,8 +47,10 @@ class DeviceStore:
         publish: Tell,
         wake: Tell,
         dropped: Dropped,
+        limiter: RateLimiter,
         clock: Callable[[], int],
     ) -> None:
+        self._limiter = limiter
         self._db = db
         self._our_name = our_name
         self._device_lists = device_lists
@@ -60,28 +71,42 @@ class DeviceStore:
         fallback_keys: Mapping[str, Any],
     ) -> dict[str, int]:
         """Store what a device publishes and return how many one-time keys it has; the shapes have
-        been checked. Raises KeyConflict."""
-        keys = [(key_id, key_id.split(":")[0], _sorted(key)) for key_id, key in one_time_keys.items()]
+        been checked. Raises KeyConflict, TooManyKeys."""
 
         async def work(db: Connection) -> Reach | None:
-            reach = None
-            if device_keys is not None and await e2e_keys.put_device_keys(
-                db, user_id, device_id, _sorted(device_keys)
-            ):
-                await cross_signing.remove_signatures_on(db, user_id, [device_id])
-                reach = await self._device_lists.record(db, user_id, changed=[device_keys])
-            if keys:
-                await e2e_keys.add_one_time_keys(db, user_id, device_id, keys)
-                stored = await e2e_keys.one_time_keys(db, user_id, device_id, [k for k, _, _ in keys])
-                if any(stored.get(key_id, key) != key for key_id, _, key in keys):
-                    raise KeyConflict
-            for key_id, key in fallback_keys.items():
-                algorithm = key_id.split(":")[0]
-                await e2e_keys.put_fallback_key(db, user_id, device_id, algorithm, key_id, orjson.dumps(key))
-            return reach
+            return await self.store(db, user_id, device_id, device_keys, one_time_keys, fallback_keys)
 
         self._device_lists.tell(await self._db.run(work))
         return await e2e_keys.one_time_key_counts(self._db, user_id, device_id)
+
+    async def store(
+        self,
+        db: Connection,
+        user_id: str,
+        device_id: str,
+        device_keys: dict[str, Any] | None,
+        one_time_keys: Mapping[str, Any],
+        fallback_keys: Mapping[str, Any],
+    ) -> Reach | None:
+        """The same inside the caller's transaction: whom the change concerns."""
+        reach = None
+        if device_keys is not None and await e2e_keys.put_device_keys(
+            db, user_id, device_id, _sorted(device_keys)
+        ):
+            await cross_signing.remove_signatures_on(db, user_id, [device_id])
+            reach = await self._device_lists.record(db, user_id, changed=[device_keys])
+        keys = [(key_id, key_id.split(":")[0], _sorted(key)) for key_id, key in one_time_keys.items()]
+        if keys:
+            await e2e_keys.add_one_time_keys(db, user_id, device_id, keys)
+            stored = await e2e_keys.one_time_keys(db, user_id, device_id, [k for k, _, _ in keys])
+            if any(stored.get(key_id, key) != key for key_id, _, key in keys):
+                raise KeyConflict
+            if sum((await e2e_keys.one_time_key_counts(db, user_id, device_id)).values()) > MAX_STORED_KEYS:
+                raise TooManyKeys
+        for key_id, key in fallback_keys.items():
+            algorithm = key_id.split(":")[0]
+            await e2e_keys.put_fallback_key(db, user_id, device_id, algorithm, key_id, orjson.dumps(key))
+        return reach
 
     async def query(
         self, wanted: Mapping[str, Sequence[str]], *, names: bool = True
@@ -100,11 +125,14 @@ class DeviceStore:
         """To master keys of users elsewhere what the asking user signed of them."""
         await published_keys.add_master_signatures(self._db, masters, asking)
 
-    async def claim(
-        self, claims: Sequence[Claim], spare: Collection[Claim] = ()
-    ) -> dict[str, dict[str, Any]]:
+    async def claim(self, claimant: str, claims: Sequence[Claim]) -> dict[str, dict[str, Any]]:
         """User ID to device ID to one key, never handed out again; a fallback key, which may be, where
-        no other is left and for those to be spared."""
+        no other is left.
+
+        A server or local user that claims one device's keys over and over gets its fallback key
+        instead, so that nobody can take them all (attack R10).
+        """
+        spare = {c for c in claims if self._limiter.take(CLAIMS, f"{claimant} {c.user_id} {c.device_id}")}
 
         async def work(db: Connection) -> tuple[Claimed, Claimed]:
             taken = await e2e_keys.claim(db, [c for c in claims if c not in spare])
@@ -181,6 +209,12 @@ class DeviceStore:
         """Messages in [since, upto) and how far they go; those before `since` are deleted."""
         if since > 0:
             await to_device.acknowledge(self._db, user_id, device_id, since)
+        return await self.waiting(user_id, device_id, since, upto)
+
+    async def waiting(
+        self, user_id: str, device_id: str, since: int, upto: int
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The same, and nothing is deleted."""
         found = await to_device.pending(self._db, user_id, device_id, since, upto, MAX_MESSAGES + 1)
         if len(found) > MAX_MESSAGES:
             # Whole transactions only: the answer ends before the one that did not fit.

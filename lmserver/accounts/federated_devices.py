@@ -9,18 +9,16 @@ from lmserver.accounts.device_data import DeviceStore
 from lmserver.protocol import ids
 from lmserver.protocol.cross_signing import PUBLIC_USAGES
 from lmserver.storage.e2e_keys import Claim
-from lmserver.web.limits import RateLimiter
 
 
 class FederatedDevices:
     """Keys and devices for federation; unknown users are left out. How a user named a
     device is told to nobody else."""
 
-    def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str, limiter: RateLimiter) -> None:
+    def __init__(self, accounts: Accounts, store: DeviceStore, our_name: str) -> None:
         self._accounts = accounts
         self._store = store
         self._our_name = our_name
-        self._limiter = limiter
 
     def _is_local(self, user_id: str) -> bool:
         return ids.is_user_id(user_id) and ids.server_of(user_id) == self._our_name
@@ -53,20 +51,11 @@ class FederatedDevices:
         return answer | {f"{usage}_keys": cross_signing[usage] for usage in PUBLIC_USAGES}
 
     async def claim_keys(self, origin: str, wanted: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """User to device to claimed key; never the same one-time key twice.
-
-        A server that claims one device's keys over and over gets its last-resort key instead, so
-        that it cannot take them all (attack R10).
-        """
+        """User to device to claimed key; never the same one-time key twice."""
         claims = [
             Claim(user_id, device_id, algorithm)
             for user_id, devices in wanted.items()
             for device_id, algorithm in devices.items()
             if self._is_local(user_id) and "\0" not in device_id and "\0" not in algorithm
         ]
-        spare = {
-            c
-            for c in claims
-            if self._limiter.take("federation_claims", f"{origin} {c.user_id} {c.device_id}")
-        }
-        return await self._store.claim(claims, spare)
+        return await self._store.claim(origin, claims)

@@ -12,6 +12,9 @@ from lmserver.web.errors import not_found
 SPEC_VERSIONS = ["r0.6.1", *(f"v1.{minor}" for minor in range(1, 12))]
 
 
+UNSTABLE_FEATURES = {"org.matrix.e2e_cross_signing": True, "org.matrix.msc3814": True}
+
+
 class DiscoveryEndpoints:
     """Versions, capabilities, and polite answers for what is not offered."""
 
@@ -22,7 +25,7 @@ class DiscoveryEndpoints:
     @endpoint("GET", "/_matrix/client/versions", auth=Auth.NONE)
     async def versions(self, request: Request) -> dict[str, Any]:
         """Supported versions of the specification."""
-        return {"versions": SPEC_VERSIONS, "unstable_features": {"org.matrix.e2e_cross_signing": True}}
+        return {"versions": SPEC_VERSIONS, "unstable_features": UNSTABLE_FEATURES}
 
     @endpoint("GET", "/.well-known/matrix/client", auth=Auth.NONE)
     async def well_known(self, request: Request) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def keys(body: dict[str, Any], name: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict) or len(value) > MAX_ONE_TIME_KEYS:
         raise bad_json(f"{name} is an object of at most {MAX_ONE_TIME_KEYS} keys")
+    if name == "fallback_keys" and len({key_id.split(":")[0] for key_id in value}) < len(value):
+        raise bad_json("There is one fallback key of each algorithm")
     for key_id, key in value.items():
         if ":" not in key_id or len(key_id) > 255 or "\0" in key_id or not isinstance(key, str | dict):
             raise bad_json(f"{name} maps algorithm:id to keys")

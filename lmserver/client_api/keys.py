@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lmserver.accounts.device_data import DeviceStore, KeyConflict
+from lmserver.accounts.device_data import DeviceStore, KeyConflict, TooManyKeys
 from lmserver.accounts.remote import RemoteKeys
 from lmserver.client_api import key_shapes as shapes
 from lmserver.protocol import ids
@@ -17,6 +17,7 @@ from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json, bad_param, missing_param
 
 MAX_USERS = 2_000
+MAX_CLAIMS = 5_000
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 20_000
 REMOTE_SECTIONS = ("device_keys", "master_keys", "self_signing_keys", "one_time_keys")
@@ -56,6 +57,8 @@ class KeyEndpoints:
             raise ApiError(
                 400, "M_INVALID_PARAM", "A one-time key exists already with another value"
             ) from None
+        except TooManyKeys:
+            raise ApiError(400, "M_INVALID_PARAM", "The device has too many one-time keys here") from None
         return {"one_time_key_counts": {"signed_curve25519": 0, **counts}}
 
     @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER)
@@ -122,7 +125,12 @@ class KeyEndpoints:
                 here += [Claim(user_id, device_id, algorithm) for device_id, algorithm in devices.items()]
             else:
                 elsewhere.setdefault(server, {})[user_id] = devices
-        answer["one_time_keys"] |= await self._store.claim(here)
+        if (
+            len(here) > MAX_CLAIMS
+            or sum(len(d) for users in elsewhere.values() for d in users.values()) > MAX_CLAIMS
+        ):
+            raise bad_json(f"At most {MAX_CLAIMS} keys are claimed at once")
+        answer["one_time_keys"] |= await self._store.claim(request.requester.user_id, here)
         _merge(answer, await self._remote.claim(elsewhere, seconds))
         return answer
 

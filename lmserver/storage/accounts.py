@@ -159,6 +159,7 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
     ):
         await db.execute(query, user_id, device_ids)

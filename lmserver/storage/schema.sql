@@ -66,6 +66,13 @@ CREATE TABLE cross_signing_keys (
 );
 CREATE UNIQUE INDEX cross_signing_keys_pkey ON cross_signing_keys USING btree (user_id, usage);
 
+CREATE TABLE dehydrated_devices (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    device_data bytea NOT NULL
+);
+CREATE UNIQUE INDEX dehydrated_devices_pkey ON dehydrated_devices USING btree (user_id);
+
 CREATE TABLE departures (
     user_id text NOT NULL,
     retry_at bigint NOT NULL,

@@ -27,14 +27,14 @@ class Device:
     """A client, logged in."""
 
     def __init__(self, http: TestClient[Any, Any], user_id: str, device_id: str, token: str) -> None:
-        self._http = http
+        self.http = http
         self.user_id, self.device_id, self.token = user_id, device_id, token
         self.since = ""
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {self.token}"}
         url = URL(V3 + path, encoded=True)
-        async with self._http.request(method, url, json=body, headers=headers) as response:
+        async with self.http.request(method, url, json=body, headers=headers) as response:
             return response.status, await response.json()
 
     async def ok(self, method: str, path: str, body: Any = None) -> Any:
