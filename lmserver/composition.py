@@ -33,6 +33,7 @@ from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
+from lmserver.client_api.url_previews import UrlPreviewEndpoints
 from lmserver.config import Config
 from lmserver.edu_parts import EduParts, edu_dispatcher, edu_parts
 from lmserver.encryption_parts import encryption_endpoints
@@ -45,6 +46,7 @@ from lmserver.federation_client.notary_documents import NotaryDocuments
 from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.federation_client.sender import Sender
+from lmserver.federation_client.web_pages import WebPages
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
@@ -59,6 +61,7 @@ from lmserver.media.library import Library
 from lmserver.media.local import LocalMedia
 from lmserver.media.remote import RemoteMedia
 from lmserver.media.thumbnails import Thumbnails
+from lmserver.media.url_previews import UrlPreviews
 from lmserver.media.workers import Workers
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
@@ -146,6 +149,7 @@ class MediaParts:
     remote: RemoteMedia
     library: Library
     thumbnails: Thumbnails
+    previews: UrlPreviews | None
 
 
 @dataclass(slots=True)
@@ -185,6 +189,8 @@ class Server:
         await self.backfill.close()
         await self.engine.close()
         await self.keyring.close()
+        if self.media.previews is not None:
+            await self.media.previews.close()
         await self.media.thumbnails.close()
         await self.media.remote.close()
         await self.client.close()
@@ -211,7 +217,8 @@ def assemble(
     notifier = Notifier(journal.positions)
     guard = RestoreGuard(db, config.data_dir, name)
     audience = _Audience(notifier, guard)
-    client = _federation_client(config, key, dns or SystemDns())
+    dns = dns or SystemDns()
+    client = _federation_client(config, key, dns)
     keyring = Keyring(
         db,
         client,
@@ -257,7 +264,7 @@ def assemble(
     transactions = TransactionEndpoints(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
     )
-    media = _media(config, db, client, clock)
+    media = _media(config, db, client, dns, clock)
     profiles = Profiles(db, accounts)
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
@@ -350,7 +357,9 @@ def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationC
     )
 
 
-def _media(config: Config, db: Database, client: FederationClient, clock: Callable[[], int]) -> MediaParts:
+def _media(
+    config: Config, db: Database, client: FederationClient, dns: Dns, clock: Callable[[], int]
+) -> MediaParts:
     limits = config.media
     folder = config.data_dir / "media"
     local_files, remote_files = MediaFiles(folder / "local"), MediaFiles(folder / "remote")
@@ -365,9 +374,37 @@ def _media(config: Config, db: Database, client: FederationClient, clock: Callab
         clock,
         None if days is None else days * DAY_MS,
     )
-    thumbnails = Thumbnails(Workers())
+    workers = Workers()
+    thumbnails = Thumbnails(workers)
     library = Library(config.server_name, local, local_files, remote, remote_files, thumbnails)
-    return MediaParts(local, remote, library, thumbnails)
+    previews = _url_previews(config, db, dns, workers, local, local_files, clock)
+    return MediaParts(local, remote, library, thumbnails, previews)
+
+
+def _url_previews(
+    config: Config,
+    db: Database,
+    dns: Dns,
+    workers: Workers,
+    local: LocalMedia,
+    files: MediaFiles,
+    clock: Callable[[], int],
+) -> UrlPreviews | None:
+    wanted = config.url_previews
+    if not wanted.enabled:
+        return None
+    return UrlPreviews(
+        db,
+        config.server_name,
+        WebPages(dns, AddressGuard(wanted.allowed_networks, wanted.denied_networks)),
+        workers,
+        local,
+        files,
+        clock,
+        max_image=wanted.max_image_size,
+        timeout=wanted.timeout,
+        cache_size=wanted.cache_size,
+    )
 
 
 def _client_app(
@@ -435,6 +472,7 @@ def _client_app(
         PresenceEndpoints(edus.presence),
         EphemeralEndpoints(reading, edus.typing, receipts),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
+        *([] if media.previews is None else [UrlPreviewEndpoints(media.previews)]),
     )
     return build_app(
         endpoints,

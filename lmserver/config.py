@@ -88,6 +88,18 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlPreviews:
+    """Bytes and seconds; the networks are beside those that are never connected to."""
+
+    enabled: bool
+    max_image_size: int
+    cache_size: int
+    timeout: int
+    allowed_networks: tuple[Network, ...]
+    denied_networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Logging:
     level: str
     format: Literal["console", "json"]
@@ -117,6 +129,7 @@ class Config:
     turn: Turn | None
     rooms: Rooms
     media: Media
+    url_previews: UrlPreviews
     logging: Logging
     metrics: MetricsListener | None
     limits: Mapping[str, Rate]
@@ -149,6 +162,7 @@ DEFAULT_LIMITS = {
     "create_room": Rate(0.2, 20),
     "media_upload": Rate(1.0, 50),
     "media_download": Rate(20.0, 200),
+    "url_preview": Rate(0.5, 50),
     "join": Rate(0.5, 30),
     "invite": Rate(0.5, 50),
     "knock": Rate(0.1, 10),
@@ -265,7 +279,8 @@ class _Reader:
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "presence", "user_directory", "turn", "media", "logging", "metrics", "limits", "trusted_proxies",
+    "rooms", "presence", "user_directory", "turn", "media", "url_previews", "logging", "metrics", "limits",
+    "trusted_proxies",
 }  # fmt: skip
 
 
@@ -330,6 +345,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
             reader.value(rooms, "list_for_servers", bool, True, "rooms."),
         ),
         media=_media(reader, raw),
+        url_previews=_url_previews(reader, raw),
         logging=Logging(
             reader.choice(logging, "level", ("debug", "info", "warning", "error"), "info", "logging."),
             reader.choice(logging, "format", ("console", "json"), "json", "logging."),
@@ -432,6 +448,22 @@ def _media(reader: _Reader, raw: dict[str, Any]) -> Media:
         cache,
         None if quota is None else reader.size(section, "user_quota", 5_000 * MB, "media."),
         days,
+    )
+
+
+def _url_previews(reader: _Reader, raw: dict[str, Any]) -> UrlPreviews:
+    known = {"enabled", "max_image_size", "cache_size", "timeout", "allowed_networks", "denied_networks"}
+    section = reader.section(raw, "url_previews", known)
+    timeout = reader.value(section, "timeout", int, 10, "url_previews.")
+    if not 0 < timeout <= 25:
+        reader.problems.append(f"url_previews.timeout: expected 1 to 25 seconds, found {timeout}")
+    return UrlPreviews(
+        reader.value(section, "enabled", bool, False, "url_previews."),
+        reader.size(section, "max_image_size", 5 * MB, "url_previews."),
+        reader.size(section, "cache_size", 1_000 * MB, "url_previews."),
+        timeout,
+        reader.networks(section, "allowed_networks", "url_previews."),
+        reader.networks(section, "denied_networks", "url_previews."),
     )
 
 

@@ -133,6 +133,20 @@ media:
   # What one user may upload altogether; null for no end.
   user_quota: 5000000000
 
+# What clients show under links: the server fetches the pages that users link to, and so tells their
+# servers that somebody here did.
+url_previews:
+  enabled: false
+  # Bytes: the largest image of a page, and what all of them may take.
+  max_image_size: 5000000
+  cache_size: 1000000000
+  # Seconds that a page, and then its image, may take.
+  timeout: 10
+  # Networks pages may be in although they are private or otherwise not global, and networks they may
+  # not be in although they are.
+  allowed_networks: []
+  denied_networks: []
+
 logging:
   # debug, info, warning or error.
   level: "info"

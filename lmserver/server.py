@@ -246,6 +246,8 @@ async def _housekeeping(server: Server) -> None:
             await outbound.purge_edus(db, now - KEEP_EDUS_MS)
             await server.media.local.tidy()
             await server.media.remote.tidy()
+            if server.media.previews is not None:
+                await server.media.previews.tidy()
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 

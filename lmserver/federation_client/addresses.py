@@ -60,10 +60,14 @@ class AddressRefused(OSError):
 
 
 class AddressGuard:
-    """The one place that decides about addresses; `allowed_networks` overrides the deny list."""
+    """The one place that decides about addresses; `allowed_networks` overrides the deny list, and
+    `denied_networks` overrides both."""
 
-    def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
+    def __init__(
+        self, allowed_networks: Iterable[Network] = (), denied_networks: Iterable[Network] = ()
+    ) -> None:
         self._allowed = tuple(allowed_networks)
+        self._denied = tuple(denied_networks)
 
     def is_allowed(self, address: str) -> bool:
         """True for a public address in plain notation, or one that the configuration allows."""
@@ -81,6 +85,8 @@ class AddressGuard:
             raise AddressRefused("address refused")
 
     def _form_allowed(self, address: IPv4Address | IPv6Address) -> bool:
+        if any(address.version == net.version and address in net for net in self._denied):
+            return False
         if any(address.version == net.version and address in net for net in self._allowed):
             return True
         if isinstance(address, IPv4Address):

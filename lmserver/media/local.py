@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from lmserver.media import outcomes
@@ -89,6 +90,29 @@ class LocalMedia:
             raise outcomes.AlreadyUploaded("The media is uploaded already")
         for event in self._waiting.get(media_id, ()):
             event.set()
+
+    async def keep_image(
+        self, body: AsyncIterator[bytes], measure: Callable[[Path], Awaitable[str]]
+    ) -> tuple[str, int]:
+        """A medium of the server's own (of no user), of the type that `measure` finds in the file; its ID and
+        size. Raises DiskFull and what `body` and `measure` raise; nothing stays then."""
+        media_id = secrets.token_urlsafe(18)
+        async with self._files.writing() as file:
+            async for chunk in body:
+                await file.write(chunk)
+            await file.flush()
+            content_type = await measure(file.path)
+
+            async def name(sha256: bytes) -> int:
+                content = Content(sha256, file.size, content_type, None)
+                await self._db.run(lambda db: self._record_own(db, media_id, content))
+                return content.size
+
+            return media_id, await file.keep(name)
+
+    async def _record_own(self, db: Connection, media_id: str, content: Content) -> None:
+        await media.announce(db, media_id, "", self._clock())
+        await media.fill(db, media_id, content)
 
     async def find(self, media_id: str, wait_seconds: float) -> Content:
         """The medium; one that is announced is waited for. Raises NotFound or NotYetUploaded."""

@@ -41,3 +41,11 @@ class QuotaReached(MediaError):
 
 class TooManyPending(MediaError):
     """The user has announced too much that has not come."""
+
+
+class NoImage(MediaError):
+    """What was to be kept is no image that we know."""
+
+
+class NoPreview(MediaError):
+    """There is no preview of the URL; the text never says why."""

@@ -597,3 +597,14 @@ CREATE TABLE unread_tallies (
     marks bytea NOT NULL
 );
 CREATE UNIQUE INDEX unread_tallies_pkey ON unread_tallies USING btree (user_id, room_id);
+
+CREATE TABLE url_previews (
+    key bytea NOT NULL,
+    content text,
+    media_id text,
+    image_size bigint NOT NULL,
+    expires_ts bigint NOT NULL
+);
+CREATE INDEX url_previews_expires ON url_previews USING btree (expires_ts);
+CREATE INDEX url_previews_media ON url_previews USING btree (media_id);
+CREATE UNIQUE INDEX url_previews_pkey ON url_previews USING btree (key);

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientPayloadError, ClientResponse
@@ -248,6 +249,28 @@ async def test_m2_active_content_is_an_attachment_in_a_sandbox(api: Api) -> None
             assert response.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
             assert "Set-Cookie" not in response.headers
             assert response.headers["Content-Type"] == (kind if "/" in kind else "application/octet-stream")
+
+
+HEADERS = [
+    ("a\r\nSet-Cookie: x=1", "inline; filename*=utf-8''aSet-Cookie%3A%20x%3D1"),
+    ('a"; filename=b', "inline; filename*=utf-8''a%22%3B%20filename%3Db"),
+    ("\u202egnp.exe", "inline; filename=gnp.exe"),
+    ("\0\x85a\u2028b", "inline; filename*=utf-8''a%E2%80%A8b"),
+    ("%0d%0a", "inline; filename*=utf-8''%250d%250a"),
+]
+
+
+async def test_q3_no_header_comes_from_a_name_or_a_type(api: Api) -> None:
+    for name, disposition in HEADERS:
+        uri = await api.upload(b"x", "image/png", "?filename=" + quote(name, safe=""))
+        for path in (f"{V1}/download/{uri}", f"{V1}/download/{uri}/{quote(name, safe='')}"):
+            response, _ = await api.ask("GET", path)
+            assert response.headers["Content-Disposition"] == disposition, name
+            assert "Set-Cookie" not in response.headers
+    for kind in ('image/png; a="b', "image/png\tx", "image /png", "image/png;" + "x" * 300, "a/b/c"):
+        response, _ = await api.ask("GET", f"{V1}/download/" + await api.upload(b"x", kind))
+        assert response.headers["Content-Type"] == "application/octet-stream", kind
+        assert response.headers["Content-Disposition"] == "attachment"
 
 
 async def test_m4_uploads_over_the_limit_leave_nothing(api: Api) -> None:

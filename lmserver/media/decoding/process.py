@@ -9,6 +9,7 @@ The worker ends with its standard input.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def _in_a_child(job: dict[str, Any]) -> tuple[str, bytes]:
-    work, cpu_seconds = _WORK[job.pop("work")], job.pop("cpu_seconds")
+    work, cpu_seconds = _work(job.pop("work")), job.pop("cpu_seconds")
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -90,10 +91,13 @@ def _limit(cpu_seconds: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-_WORK: dict[str, Callable[..., bytes]] = {
-    "thumbnail": images.thumbnail,
-    "measure": images.measure,
-}
+def _work(name: str) -> Callable[..., bytes]:
+    """What does this work. The reader of pages is loaded when the first page comes: few servers need it."""
+    if name == "describe":
+        describe: Callable[..., bytes] = importlib.import_module("lmserver.media.decoding.pages").describe
+        return describe
+    known: dict[str, Callable[..., bytes]] = {"thumbnail": images.thumbnail, "measure": images.measure}
+    return known[name]
 
 
 if __name__ == "__main__":
