@@ -17,11 +17,13 @@ from lmserver.client_api.reports import ReportEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.search import SearchEndpoints
 from lmserver.client_api.services import ServiceEndpoints
+from lmserver.client_api.spaces import SpaceEndpoints
 from lmserver.client_api.upgrades import UpgradeEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_server.openid import OpenIdEndpoints
 from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
+from lmserver.federation_server.spaces import SpaceEndpoints as FederationSpaceEndpoints
 from lmserver.rooms.directory import Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
@@ -30,6 +32,7 @@ from lmserver.rooms.public_list import PublicList
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.remote_list import RemoteLists
 from lmserver.rooms.search import Search
+from lmserver.rooms.spaces import Spaces
 from lmserver.rooms.upgrades import Upgrades
 from lmserver.storage.database import Database
 from lmserver.web.limits import RateLimiter
@@ -42,15 +45,16 @@ class Finding:
     directory: Directory
     listing: PublicList
     lists: RemoteLists
+    spaces: Spaces
 
 
 def finding_parts(
     db: Database, engine: RoomEngine, client: FederationClient, remote_alias: Remote, clock: Callable[[], int]
 ) -> Finding:
-    """Aliases and public lists."""
+    """Aliases, public lists and spaces."""
     listing = PublicList(db)
     directory = Directory(db, engine, clock, listing.changed, remote_alias)
-    return Finding(directory, listing, RemoteLists(client))
+    return Finding(directory, listing, RemoteLists(client), Spaces(db, engine, client))
 
 
 def room_endpoints(
@@ -85,6 +89,7 @@ def room_endpoints(
         UpgradeEndpoints(upgrades, versions),
         DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
+        SpaceEndpoints(finding.spaces, finding.directory),
         ServiceEndpoints(config.server_name, config.turn, OpenIdTokens(db, clock), clock),
         SearchEndpoints(Search(db, reading)),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
@@ -97,6 +102,7 @@ def federation_room_endpoints(
     """What other servers and services may ask of rooms and users beside the draft's endpoints."""
     return [
         OpenIdEndpoints(OpenIdTokens(db, clock)),
+        FederationSpaceEndpoints(finding.spaces),
         FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
     ]
 

@@ -56,3 +56,17 @@ async def states(db: Executor, room_ids: Sequence[str], types: Sequence[str]) ->
         )
         for r in counts
     ]
+
+
+async def entries(db: Executor, room_id: str, type_: str, limit: int) -> list[StoredEvent]:
+    """Current state events of a type under every state key, at most `limit`."""
+    rows = await db.fetch(
+        "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
+        " e.stream_xid::text::bigint AS stream_xid FROM room_state AS s"
+        " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
+        " WHERE s.room_id = $1 AND s.type = $2 AND s.to_position IS NULL ORDER BY s.state_key LIMIT $3",
+        room_id,
+        type_,
+        limit,
+    )
+    return [StoredEvent(*(r[n] for n in StoredEvent.__slots__)) for r in rows]
