@@ -32,6 +32,7 @@ from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.send import SendEndpoints
+from lmserver.client_api.sliding_sync import SlidingSyncEndpoints
 from lmserver.client_api.sync import SyncEndpoints
 from lmserver.client_api.url_previews import UrlPreviewEndpoints
 from lmserver.config import Config
@@ -89,6 +90,7 @@ from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
+from lmserver.rooms.sliding.service import SlidingSync
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.sync import SyncService
@@ -434,6 +436,9 @@ def _client_app(
     feeds = Feeds(db, devices, data, edus.presence)
     push_rules = PushRules(db, notifier.publish)
     unread = Unread(db, engine, push_rules.compiled)
+    sliding = SlidingSync(
+        db, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, unread, clock
+    )
     sync = SyncService(
         db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, unread, clock
     )
@@ -469,6 +474,7 @@ def _client_app(
         SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),
+        SlidingSyncEndpoints(sliding, edus.presence),
         PresenceEndpoints(edus.presence),
         EphemeralEndpoints(reading, edus.typing, receipts),
         MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),

@@ -33,6 +33,7 @@ from lmserver.storage import (
     lpdus,
     migrations,
     outbound,
+    sliding_sync,
     to_device,
 )
 from lmserver.storage.database import Database, DatabaseUnavailable
@@ -56,6 +57,7 @@ KEEP_INBOUND_MS = 7 * DAY_MS
 KEEP_CLIENT_TRANSACTIONS_MS = 2 * DAY_MS
 KEEP_OWN_LPDUS_MS = 8 * DAY_MS
 KEEP_EDUS_MS = 30 * DAY_MS
+KEEP_SLIDING_MS = 14 * DAY_MS
 MEASURE_SECONDS = 30.0
 
 
@@ -244,6 +246,7 @@ async def _housekeeping(server: Server) -> None:
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
             await outbound.purge_edus(db, now - KEEP_EDUS_MS)
+            await sliding_sync.purge(db, now - KEEP_SLIDING_MS)
             await server.media.local.tidy()
             await server.media.remote.tidy()
             if server.media.previews is not None:

@@ -78,6 +78,11 @@ class ClientData:
     async def of_rooms(self, user_id: str, room_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         return _by_room(await account_data.of_rooms(self._db, user_id, room_ids))
 
+    async def of_type(self, user_id: str, type_: str) -> dict[str, dict[str, Any]]:
+        """Contents of one type of data by room ID."""
+        found = await account_data.of_type(self._db, user_id, type_)
+        return {datum.room_id: orjson.loads(datum.content) for datum in found}
+
     async def put_filter(self, user_id: str, content: dict[str, Any]) -> str:
         """Store a filter and return its ID; the same filter has the same ID. TooManyEntries."""
         data = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)

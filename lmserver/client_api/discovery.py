@@ -12,7 +12,11 @@ from lmserver.web.errors import not_found
 SPEC_VERSIONS = ["r0.6.1", *(f"v1.{minor}" for minor in range(1, 12))]
 
 
-UNSTABLE_FEATURES = {"org.matrix.e2e_cross_signing": True, "org.matrix.msc3814": True}
+UNSTABLE_FEATURES = {
+    "org.matrix.e2e_cross_signing": True,
+    "org.matrix.msc3814": True,
+    "org.matrix.simplified_msc3575": True,
+}
 
 
 class DiscoveryEndpoints:

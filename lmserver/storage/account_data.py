@@ -83,6 +83,14 @@ async def of_rooms(db: Executor, user_id: str, room_ids: Iterable[str]) -> list[
     return [AccountDatum(r["room_id"], r["type"], bytes(r["content"])) for r in rows]
 
 
+async def of_type(db: Executor, user_id: str, type_: str) -> list[AccountDatum]:
+    """One type of data, of all rooms that have it."""
+    rows = await db.fetch(
+        "SELECT room_id, type, content FROM account_data WHERE user_id = $1 AND type = $2", user_id, type_
+    )
+    return [AccountDatum(r["room_id"], r["type"], bytes(r["content"])) for r in rows]
+
+
 async def put_filter(db: Executor, user_id: str, filter_id: str, content: bytes) -> None:
     """Filters are named by their content, so the same one twice is one row."""
     await db.execute(

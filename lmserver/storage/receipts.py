@@ -67,3 +67,32 @@ async def read_positions(db: Executor, user_id: str, room_ids: Sequence[str]) ->
         list(room_ids),
     )
     return {r["room_id"]: r["position"] for r in rows}
+
+
+async def on_events(
+    db: Executor, user_id: str, room_ids: Sequence[str], event_ids: Sequence[str], upto: int
+) -> list[Receipt]:
+    """Receipts a user may see, as they were made before a stream position: their own in these rooms,
+    and everybody's public ones on some events."""
+    rows = await db.fetch(
+        "SELECT room_id, user_id, receipt_type, thread_id, event_id, position, ts FROM receipts"
+        " WHERE room_id = ANY($2::text[]) AND stream_xid < $4::text::xid8"
+        " AND (user_id = $1 OR (receipt_type = 'm.read' AND event_id = ANY($3::text[])))",
+        user_id,
+        list(room_ids),
+        list(event_ids),
+        str(upto),
+    )
+    return [_receipt(r) for r in rows]
+
+
+async def moved(db: Executor, user_id: str, since: int, upto: int) -> set[str]:
+    """Rooms in which the user's own receipts moved in the stream interval [since, upto)."""
+    rows = await db.fetch(
+        "SELECT DISTINCT room_id FROM receipts WHERE user_id = $1"
+        " AND stream_xid >= $2::text::xid8 AND stream_xid < $3::text::xid8",
+        user_id,
+        str(since),
+        str(upto),
+    )
+    return {r["room_id"] for r in rows}

@@ -36,6 +36,7 @@ DISTRIBUTED_BY = {
     "push_rules": "user_id",
     "unread_tallies": "user_id",
     "room_gaps": "room_id", "room_state": "room_id", "rooms": "room_id", "server_key_documents": "server", "server_keys": "server",
+    "sliding_connections": "user_id", "sliding_positions": "user_id", "sliding_rooms": "user_id",
     "to_device_messages": "user_id", "to_device_received": "origin", "to_device_transactions": "user_id",
 }  # fmt: skip
 

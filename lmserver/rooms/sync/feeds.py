@@ -100,6 +100,12 @@ class Feeds:
             await receipts.changed(self._db, user_id, room_ids, since or 0, upto, MAX_RECEIPTS)
         )
 
+    async def receipts_on(
+        self, user_id: str, room_ids: Sequence[str], event_ids: Sequence[str], upto: int
+    ) -> dict[str, JsonObject]:
+        """The same of the user's own receipts in these rooms and of all public ones on some events."""
+        return receipt_contents(await receipts.on_events(self._db, user_id, room_ids, event_ids, upto))
+
 
 def receipt_contents(found: Iterable[Receipt]) -> dict[str, JsonObject]:
     """`m.receipt` contents by room."""

@@ -135,9 +135,10 @@ class OtherRooms:
         if told.membership == "invite" and await self._refuses_invites(request.user_id, told.sender):
             return  # blocked since it came
         if told.membership in _SECTION:
-            rooms[told.membership][told.room_id] = _stripped_section(told)
+            events = stripped_events(told)
+            rooms[told.membership][told.room_id] = {_SECTION[told.membership]: {"events": events}}
         elif await self._tells_left(request, interval, told.room_id, not interval.initial):
-            rooms["leave"][told.room_id] = self._only(form, _own_event_of(told))
+            rooms["leave"][told.room_id] = self._only(form, own_event_of(told))
 
     async def _tells_left(self, request: SyncRequest, interval: Interval, room_id: str, recent: bool) -> bool:
         """Whether a room left is part of the answer (CS API §GET /sync, include_leave)."""
@@ -158,19 +159,18 @@ def _overtaken(told: OutsideMembership, entry: MemberEntry | None) -> bool:
     return entry is not None and entry.stream_xid >= told.stream_xid
 
 
-def _stripped_section(told: OutsideMembership) -> JsonObject:
+def stripped_events(told: OutsideMembership) -> list[JsonObject]:
     """What the hub said of the room, with the member event we have checked instead of its word."""
     others = [
         event
         for event in outside.decode_state(told.stripped_state)
         if (event["type"], event["state_key"]) != ("m.room.member", told.user_id)
     ]
-    own = _own_event_of(told)
-    members = [] if own is None else [stripped(own)]
-    return {_SECTION[told.membership]: {"events": [*others, *members]}}
+    own = own_event_of(told)
+    return others if own is None else [*others, stripped(own)]
 
 
-def _own_event_of(told: OutsideMembership) -> Shown | None:
+def own_event_of(told: OutsideMembership) -> Shown | None:
     """The member event; a knock's is our LPDU, whose fields a client sees are the PDU's."""
     if told.seen_event is None:
         return None

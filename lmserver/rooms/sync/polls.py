@@ -33,7 +33,8 @@ class Poll:
 class Polls:
     """The requests that wait, by user and device; those of one user oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_POLLS) -> None:
+        self._most = most
         self._users: dict[str, dict[str, Poll]] = {}
 
     @contextmanager
@@ -41,7 +42,7 @@ class Polls:
         """A poll for as long as the block runs."""
         polls = self._users.setdefault(user_id, {})
         older = polls.pop(device_id, None)
-        if older is None and len(polls) >= MAX_POLLS:
+        if older is None and len(polls) >= self._most:
             older = polls.pop(next(iter(polls)))
         if older is not None:
             older.end()

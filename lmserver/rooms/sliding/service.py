@@ -1,0 +1,264 @@
+"""POST sync of simplified sliding sync: an answer, or a wait until there is something to say.
+
+The answer is the difference between what the connection was sent and what is there at a settled
+stream position. A waiter is registered before it reads, so it cannot sleep through a change, and
+each look starts from the same `pos`: nothing is noted before the answer that leaves. One request
+per connection: a newer one ends the older.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.notifier import Notifier
+from lmserver.rooms.reading import Reader, Reading
+from lmserver.rooms.sliding.connection import (
+    LIVE,
+    Connections,
+    ConnectionState,
+    Pos,
+    Sent,
+    UnknownPos,
+    parse_pos,
+)
+from lmserver.rooms.sliding.extensions import ExtensionData, Extensions, Occasion
+from lmserver.rooms.sliding.pending import PendingRooms
+from lmserver.rooms.sliding.request import MEMBER, SlidingRequest
+from lmserver.rooms.sliding.room_data import RoomData, RoomPlan, RoomResult
+from lmserver.rooms.sliding.room_list import OwnData, Personal, RoomList, UserRooms, Windows
+from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.other_rooms import RefusesInvites
+from lmserver.rooms.sync.polls import Poll, Polls
+from lmserver.rooms.typing import Typing
+from lmserver.rooms.unread import Unread
+from lmserver.storage import room_reads
+from lmserver.storage.database import Database
+
+MAX_WAIT_SECONDS: Final = 60.0
+MAX_POLLS: Final = 16
+"""Of one user, at a time."""
+MAX_INITIAL: Final = 250
+MAX_INITIAL_MEMBERS: Final = 10
+"""Rooms new to the client in one answer, and those of them with all their members; the others follow with
+the next, which does not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingPoll:
+    """A parsed request with who sends it; `pos` as the client gave it, None for a new connection;
+    `timeout` in seconds."""
+
+    user_id: str
+    device_id: str
+    request: SlidingRequest
+    pos: str | None
+    timeout: float
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.user_id, self.device_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer that has not been noted yet. `rooms` is what the client has after it."""
+
+    upto: Pos
+    upcoming: int
+    joined: frozenset[str]
+    counts: Mapping[str, int]
+    results: Mapping[str, RoomResult]
+    extensions: Extensions
+    rooms: Mapping[str, Sent]
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.results) or self.extensions.has_news
+
+    def document(self, pos: Pos) -> JsonObject:
+        return {
+            "pos": str(pos),
+            "lists": {name: {"count": count} for name, count in self.counts.items()},
+            "rooms": {room_id: result.body for room_id, result in self.results.items()},
+            "extensions": self.extensions.body,
+        }
+
+
+class SlidingSync:
+    """Answers sliding sync."""
+
+    def __init__(
+        self,
+        db: Database,
+        notifier: Notifier,
+        reading: Reading,
+        typing: Typing,
+        feeds: Feeds,
+        own_data: OwnData,
+        refuses_invites: RefusesInvites,
+        unread: Unread,
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._notifier = notifier
+        self._typing = typing
+        self._connections = Connections(db, clock)
+        self._room_list = RoomList(db, own_data, refuses_invites)
+        self._room_data = RoomData(db, reading, unread, PendingRooms(db), clock)
+        self._extensions = ExtensionData(db, feeds, typing)
+        self._polls = Polls(MAX_POLLS)
+
+    async def sync(self, poll: SlidingPoll) -> JsonObject:
+        """The answer, at once when there is news, else after at most the timeout. Raises UnknownPos
+        and BadRequest."""
+        with self._polls.enter(poll.user_id, f"{poll.device_id} {poll.request.conn_id}") as waiting:
+            return await self._sync(poll, waiting)
+
+    async def _sync(self, poll: SlidingPoll, waiting: Poll) -> JsonObject:
+        pos, state = None, ConnectionState()
+        if poll.pos is not None:
+            pos = parse_pos(poll.pos)
+            state = await self._connections.load(poll.user_id, poll.device_id, poll.request.conn_id, pos)
+        answer = await self._wait_for_news(poll, pos, state, waiting)
+        if waiting.ended:
+            # Its client has gone and asked again: what it would not get must not be noted as sent.
+            if pos is None:
+                raise UnknownPos
+            return {"pos": str(pos), "lists": {}, "rooms": {}, "extensions": {}}
+        number = await self._connections.store(
+            poll.user_id, poll.device_id, poll.request, state, pos, answer.rooms
+        )
+        return answer.document(replace(answer.upto, position=number))
+
+    async def _wait_for_news(
+        self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState, waiting: Poll
+    ) -> _Answer:
+        loop = asyncio.get_running_loop()
+        at_once = pos is None or state.request != poll.request.digest
+        deadline = loop.time() + (0 if at_once else min(poll.timeout, MAX_WAIT_SECONDS))
+        rooms: frozenset[str] | None = None
+        while True:
+            keys = [poll.user_id, f"{poll.user_id}:{poll.device_id}", *(rooms or ())]
+            with self._notifier.listen(keys) as listener:
+                waiting.listener = listener
+                rechecked = False
+                while True:
+                    answer = await self._answer(poll, pos, state)
+                    left = deadline - loop.time()
+                    if answer.has_news or left <= 0 or waiting.ended or self._notifier.closed:
+                        return answer
+                    if rooms != answer.joined:
+                        rooms = answer.joined
+                        break
+                    if not rechecked and answer.upto.stream < answer.upcoming:
+                        self._notifier.recheck(listener, answer.upcoming)
+                    rechecked = True
+                    await listener.wait(left)
+                    if waiting.ended:
+                        return answer
+
+    # -- one answer -----------------------------------------------------------------------------
+
+    async def _answer(self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState) -> _Answer:
+        settled, upcoming, epoch = await room_reads.sync_positions(self._db)
+        if pos is not None and (pos.epoch != epoch or pos.stream > upcoming):
+            raise UnknownPos  # from before the database was restored
+        upto = Pos(0, settled if pos is None else max(settled, pos.stream), self._typing.serial, epoch)
+        since = None if pos is None else pos.stream
+        sent = {room_id: one.membership for room_id, one in state.rooms.items()}
+        rooms = await self._room_list.read(poll.user_id, since, upto.stream, sent)
+        personal = await self._room_list.personal(poll.user_id, poll.request)
+        windows = await self._room_list.windows(poll.user_id, poll.request, rooms.listed, personal)
+        read: set[str] = set()
+        if since is not None and windows.wanted:
+            read = await self._extensions.read_moved(poll.user_id, since, upto.stream)
+        plans = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
+        results = await self._room_data.results(poll.reader, [p for p in plans if p.may_have_news], since)
+        occasion = Occasion(
+            poll.user_id, poll.device_id, poll.request, state, pos, upto.stream, epoch, rooms, windows,
+            {room_id: result.event_ids for room_id, result in results.items()},
+        )  # fmt: skip
+        extensions = await self._extensions.read(occasion)
+        after = _after(state, plans, results, extensions, since)
+        return _Answer(upto, upcoming, rooms.joined, windows.counts, results, extensions, after)
+
+
+def _plans(
+    windows: Windows,
+    rooms: UserRooms,
+    personal: Personal,
+    state: ConnectionState,
+    since: int,
+    read: set[str],
+) -> list[RoomPlan]:
+    """The rooms in the windows, newest first, no more new ones than an answer may have."""
+    plans: list[RoomPlan] = []
+    initial = with_members = 0
+    for room_id, room in rooms.listed.items():
+        config = windows.wanted.get(room_id)
+        if config is None:
+            continue
+        sent = state.rooms.get(room_id)
+        if sent is not None and _begins_anew(sent.membership, room.membership):
+            sent = None
+        if sent is None:
+            initial += 1
+            with_members += any(p.type == MEMBER and p.state_key is None for p in config.required)
+            if initial > MAX_INITIAL or with_members > MAX_INITIAL_MEMBERS:
+                continue
+        reached = since if sent is None or sent.seen == LIVE else sent.seen
+        plans.append(
+            RoomPlan(
+                room, config, windows.in_lists.get(room_id, ()), room_id in personal.direct, sent, reached,
+                room_id in read and room.membership == "join",
+            )
+        )  # fmt: skip
+    return plans
+
+
+def _begins_anew(before: str, now: str) -> bool:
+    """Whether a change of membership makes another room of it for the client."""
+    return before != now and now in ("join", "invite", "knock")
+
+
+def _after(
+    state: ConnectionState,
+    plans: list[RoomPlan],
+    results: Mapping[str, RoomResult],
+    extensions: Extensions,
+    since: int | None,
+) -> dict[str, Sent]:
+    """What the client has of each room once it has the answer."""
+    after = dict(state.rooms)
+    for plan in plans:
+        after[plan.room_id] = _sent(plan, results.get(plan.room_id), extensions, since)
+    planned = {plan.room_id for plan in plans}
+    if since is not None:
+        after |= {r: sent.left_behind(since) for r, sent in state.rooms.items() if r not in planned}
+    return after
+
+
+def _sent(plan: RoomPlan, result: RoomResult | None, extensions: Extensions, since: int | None) -> Sent:
+    old, config = plan.sent, plan.config
+    limit = config.timeline_limit
+    if old is not None and limit < old.timeline_limit and not (result is not None and result.limited):
+        limit = old.timeline_limit  # the client still has as many of the newest events
+    behind = None if old is None or since is None else old.left_behind(since)
+    return Sent(
+        LIVE,
+        plan.room.membership,
+        plan.is_dm,
+        limit,
+        config.required,
+        (() if old is None else old.members) if result is None else result.members,
+        _reached("receipts", plan.room_id, extensions, None if behind is None else behind.receipts),
+        _reached("account_data", plan.room_id, extensions, None if behind is None else behind.account_data),
+    )
+
+
+def _reached(extension: str, room_id: str, extensions: Extensions, before: int | None) -> int | None:
+    return LIVE if room_id in extensions.covered.get(extension, ()) else before
