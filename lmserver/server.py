@@ -27,6 +27,7 @@ from lmserver.storage import (
     access_tokens,
     client_transactions,
     destinations,
+    e2e_keys,
     holds,
     inbound,
     interactive_auth,
@@ -245,6 +246,7 @@ async def _housekeeping(server: Server) -> None:
             await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)
+            await e2e_keys.forget_claimed(db)
             await outbound.purge_edus(db, now - KEEP_EDUS_MS)
             await sliding_sync.purge(db, now - KEEP_SLIDING_MS)
             await server.media.local.tidy()

@@ -90,11 +90,8 @@ class DeviceStore:
     ) -> Reach | None:
         """The same inside the caller's transaction: whom the change concerns."""
         reach = None
-        if device_keys is not None and await e2e_keys.put_device_keys(
-            db, user_id, device_id, _sorted(device_keys)
-        ):
-            await cross_signing.remove_signatures_on(db, user_id, [device_id])
-            reach = await self._device_lists.record(db, user_id, changed=[device_keys])
+        if device_keys is not None:
+            reach = await self._store_device_keys(db, user_id, device_id, device_keys)
         keys = [(key_id, key_id.split(":")[0], _sorted(key)) for key_id, key in one_time_keys.items()]
         if keys:
             await e2e_keys.add_one_time_keys(db, user_id, device_id, keys)
@@ -107,6 +104,18 @@ class DeviceStore:
             algorithm = key_id.split(":")[0]
             await e2e_keys.put_fallback_key(db, user_id, device_id, algorithm, key_id, orjson.dumps(key))
         return reach
+
+    async def _store_device_keys(
+        self, db: Connection, user_id: str, device_id: str, keys: dict[str, Any]
+    ) -> Reach | None:
+        """Other keys of the same device ID are another device: nothing of the old one fits it."""
+        found = (await e2e_keys.device_keys(db, {user_id: [device_id]})).get(user_id, {}).get(device_id)
+        if not await e2e_keys.put_device_keys(db, user_id, device_id, _sorted(keys)):
+            return None
+        if found is not None and orjson.loads(found[0]).get("keys") != keys["keys"]:
+            await e2e_keys.drop_keys_of(db, user_id, device_id)
+        await cross_signing.remove_signatures_on(db, user_id, [device_id])
+        return await self._device_lists.record(db, user_id, changed=[keys])
 
     async def query(
         self, wanted: Mapping[str, Sequence[str]], *, names: bool = True

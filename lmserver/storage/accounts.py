@@ -157,6 +157,7 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM to_device_transactions WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM claimed_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = ANY($2::text[])",

@@ -46,7 +46,8 @@ async def device_keys(
 async def add_one_time_keys(
     db: Executor, user_id: str, device_id: str, keys: Sequence[tuple[str, str, bytes]]
 ) -> None:
-    """Add (key ID, algorithm, key); a key ID that is there stays as it is."""
+    """Add (key ID, algorithm, key); a key ID that is there stays as it is, and a key that was handed
+    out before does not come back: its upload is repeated by a client that did not get our answer."""
     await db.execute(
         "INSERT INTO one_time_keys (user_id, device_id, key_id, algorithm, key)"
         " SELECT $1, $2, n.* FROM unnest($3::text[], $4::text[], $5::bytea[]) AS n ON CONFLICT DO NOTHING",
@@ -56,6 +57,30 @@ async def add_one_time_keys(
         [algorithm for _, algorithm, _ in keys],
         [key for _, _, key in keys],
     )
+    # A statement of its own, which sees what was claimed while the first one waited for it.
+    await db.execute(
+        "DELETE FROM one_time_keys AS o USING claimed_keys AS c WHERE o.user_id = $1 AND o.device_id = $2"
+        " AND o.key_id = ANY($3::text[]) AND c.user_id = $1 AND c.device_id = $2 AND c.key_id = o.key_id"
+        " AND c.key_hash = sha256(o.key)",
+        user_id,
+        device_id,
+        [key_id for key_id, _, _ in keys],
+    )
+
+
+async def forget_claimed(db: Executor) -> None:
+    """Keys claimed so long ago that no client repeats their upload."""
+    await db.execute("DELETE FROM claimed_keys WHERE claimed_at < now() - interval '30 days'")
+
+
+async def drop_keys_of(db: Executor, user_id: str, device_id: str) -> None:
+    """One-time and fallback keys of a device that has become another one."""
+    for query in (
+        "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM claimed_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
+    ):
+        await db.execute(query, user_id, device_id)
 
 
 async def drop_one_time_keys(db: Executor) -> int:
@@ -108,10 +133,14 @@ async def claim(db: Executor, claims: Sequence[Claim]) -> Claimed:
         " FROM unnest($1::text[], $2::text[], $3::text[]) AS n (user_id, device_id, algorithm)"
         " CROSS JOIN LATERAL (SELECT o.user_id, o.device_id, o.key_id FROM one_time_keys AS o"
         " WHERE o.user_id = n.user_id AND o.device_id = n.device_id AND o.algorithm = n.algorithm"
-        " ORDER BY o.seq LIMIT 1 FOR UPDATE SKIP LOCKED) AS k)"
-        " DELETE FROM one_time_keys AS d USING oldest AS o WHERE d.user_id = o.user_id"
+        " ORDER BY o.seq LIMIT 1 FOR UPDATE SKIP LOCKED) AS k),"
+        " taken AS (DELETE FROM one_time_keys AS d USING oldest AS o WHERE d.user_id = o.user_id"
         " AND d.device_id = o.device_id AND d.key_id = o.key_id"
-        " RETURNING d.user_id, d.device_id, d.key_id, d.key",
+        " RETURNING d.user_id, d.device_id, d.key_id, d.key),"
+        " noted AS (INSERT INTO claimed_keys AS c (user_id, device_id, key_id, key_hash)"
+        " SELECT user_id, device_id, key_id, sha256(key) FROM taken ORDER BY user_id, device_id, key_id"
+        " ON CONFLICT (user_id, device_id, key_id) DO UPDATE SET key_hash = excluded.key_hash,"
+        " claimed_at = now()) SELECT user_id, device_id, key_id, key FROM taken",
         *_columns(claims),
     )
     return _claimed(rows)

@@ -46,6 +46,16 @@ CREATE TABLE backed_up_keys (
 );
 CREATE UNIQUE INDEX backed_up_keys_pkey ON backed_up_keys USING btree (user_id, version, room_id, session_id);
 
+CREATE TABLE claimed_keys (
+    user_id text NOT NULL,
+    device_id text NOT NULL,
+    key_id text NOT NULL,
+    key_hash bytea NOT NULL,
+    claimed_at timestamp with time zone NOT NULL DEFAULT now()
+);
+CREATE INDEX claimed_keys_age ON claimed_keys USING btree (claimed_at);
+CREATE UNIQUE INDEX claimed_keys_pkey ON claimed_keys USING btree (user_id, device_id, key_id);
+
 CREATE TABLE client_transactions (
     user_id text NOT NULL,
     device_id text NOT NULL,

@@ -90,6 +90,33 @@ async def test_the_same_key_again_is_no_error_another_of_its_name_is(
     assert await alice.ok("POST", UPLOAD, {}) == {"one_time_key_counts": {CURVE: 2}}
 
 
+async def test_a_repeated_upload_does_not_bring_back_what_was_claimed(world: EduWorld) -> None:
+    """The client did not get our answer; a key of the same name and other bytes is a new one."""
+    alice, carol = await world.device("alice"), await world.device("carol")
+    await alice.ok("POST", UPLOAD, one_time("a", "b"))
+    assert await claimed(carol) == f"{CURVE}:a"
+    assert await alice.ok("POST", UPLOAD, one_time("a", "b")) == {"one_time_key_counts": {CURVE: 1}}
+    again = asyncio.gather(*(alice.ok("POST", UPLOAD, one_time("a", "b")) for _ in range(4)))
+    assert {await claimed(carol), await claimed(carol)} == {f"{CURVE}:b", None}
+    await again
+    assert await claimed(carol) is None
+    await alice.ok("POST", UPLOAD, {"one_time_keys": {f"{CURVE}:a": {"key": "new"}}})
+    assert await claimed(carol) == f"{CURVE}:a"
+
+
+async def test_a_device_id_with_new_identity_keys_starts_without_one_time_keys(world: EduWorld) -> None:
+    alice = await world.device("alice")
+    keys = SigningDevice(ALICE, "D").keys
+    fallback = {"fallback_keys": {f"{CURVE}:f": {"key": "f"}}}
+    await alice.ok("POST", UPLOAD, {"device_keys": keys, **one_time("a"), **fallback})
+    resigned = {**keys, "signatures": {ALICE: {**keys["signatures"][ALICE], "ed25519:x": "y"}}}
+    assert (await alice.ok("POST", UPLOAD, {"device_keys": resigned}))["one_time_key_counts"] == {CURVE: 1}
+    other = {"device_keys": SigningDevice(ALICE, "D").keys, **one_time("b")}
+    assert (await alice.ok("POST", UPLOAD, other))["one_time_key_counts"] == {CURVE: 1}
+    assert await claimed(alice) == f"{CURVE}:b"
+    assert (await alice.sync())["device_unused_fallback_key_types"] == []
+
+
 async def test_a_fallback_key_is_used_again_until_there_is_a_new_one(world: EduWorld) -> None:
     alice, carol = await world.device("alice"), await world.device("carol")
     fallback = {"fallback_keys": {f"{CURVE}:f": {"key": "f", "fallback": True}}}

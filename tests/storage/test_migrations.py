@@ -23,7 +23,7 @@ DISTRIBUTED_BY = {
     "registration_tokens": "token", "refresh_tokens": "token_hash", "login_tokens": "token_hash", "departures": "user_id", "profile_fields": "user_id",
     "access_tokens": "token_hash", "account_data": "user_id", "accounts": "user_id",
     "client_transactions": "user_id", "cross_signing_keys": "user_id", "key_signatures": "target_user_id",
-    "key_backups": "user_id", "dehydrated_devices": "user_id", "backed_up_keys": "user_id", "destinations": "destination",
+    "key_backups": "user_id", "claimed_keys": "user_id", "dehydrated_devices": "user_id", "backed_up_keys": "user_id", "destinations": "destination",
     "device_keys": "user_id", "device_list_changes": "user_id", "devices": "user_id", "events": "room_id",
     "evidence": "room_id", "fallback_keys": "user_id", "filters": "user_id", "forgotten_rooms": "user_id",
     "inbound_leases": "origin", "inbound_transactions": "origin", "interactive_auth_sessions": "session_hash", "key_conflicts": "server", "key_servers": "server", "local_media": "media_id",
