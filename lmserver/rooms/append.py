@@ -31,7 +31,6 @@ from lmserver.storage import (
     history,
     holds,
     lpdus,
-    message_search,
     people,
     room_log,
     room_state,
@@ -41,7 +40,7 @@ from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.lpdus import OwnLpdu
-from lmserver.storage.message_search import SEARCHED, Text
+from lmserver.storage.message_search import SEARCHED
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
@@ -69,7 +68,6 @@ class Batch:
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
-    texts: list[Text] = field(default_factory=list)
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
@@ -83,27 +81,24 @@ class Batch:
         self.events.append(
             NewEvent(
                 pdu.event_id, position, before, lpdu_hash, pdu.type, pdu.state_key, pdu.sender,
-                pdu.canonical, failed,
+                pdu.canonical, failed, None if failed is not None else self._text(pdu),
             )
         )  # fmt: skip
         self.ranges += changes
         accepted = Accepted(pdu.event_id, position)
         if lpdu_hash is not None:
             self.lpdus[lpdu_hash, pdu.sender] = accepted
-        if failed is None:
-            self._note_text(pdu, position)
         if failed is None and pdu.state_key is not None:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
 
-    def _note_text(self, pdu: Pdu, position: int) -> None:
-        """For search; never of an encrypted room."""
+    def _text(self, pdu: Pdu) -> str | None:
+        """What a search finds it by; nothing in an encrypted room."""
         key = SEARCHED.get(pdu.type)
         if key is None or self.snapshot.view.get("m.room.encryption") is not None:
-            return
+            return None
         text = pdu.content.get(key.removeprefix("content."))
-        if isinstance(text, str) and text:
-            self.texts.append(Text(pdu.event_id, position, key, text.replace("\0", " ")))
+        return text.replace("\0", " ") if isinstance(text, str) and text else None
 
     def hold(self, pdu: Pdu, kind: str, detail: str, against: str | None = None) -> None:
         """Keep what the hub sent as evidence, with the event `against` that contradicts it."""
@@ -373,8 +368,6 @@ async def write(
         await fanout.apply_changes(db, batch.room_id, batch.ranges)
     if batch.txns:
         await client_transactions.remember(db, batch.room_id, batch.txns, now_ms)
-    if batch.texts:
-        await message_search.add(db, batch.room_id, batch.texts, now_ms)
     if batch.redactions:
         await _apply_redactions(db, batch)
     settled = await _settle_own_lpdus(db, batch) if row.hub_server != batch.our_name else ()
@@ -429,7 +422,6 @@ async def _apply_redactions(db: Executor, batch: Batch) -> None:
             pairs.append((target, pdu.event_id))
     if pairs:
         await room_log.mark_redacted(db, batch.room_id, pairs)
-        await message_search.remove(db, batch.room_id, [target for target, _ in pairs])
     if unseen:
         await room_log.remember_redactions(db, batch.room_id, unseen)
 
@@ -465,9 +457,9 @@ async def _settle(db: Executor, batch: Batch, own: OwnLpdu, echo: NewEvent) -> O
         batch.evidence.append(NewEvidence(echo.event_id, "forged_echo", detail, echo.pdu, own.lpdu))
     if altered is None and echo.soft_failed is None:
         await lpdus.placed(db, batch.room_id, own.lpdu_id, echo.event_id)
-        await client_transactions.settle(db, batch.room_id, own.lpdu_id, echo.event_id)
+        await client_transactions.settle(db, own.lpdu_id, echo.event_id)
         return Accepted(echo.event_id, None)
     reason = "the room's hub altered the event" if altered else "the room's rules forbid the event"
     await lpdus.end(db, batch.room_id, own.lpdu_id, "rejected", reason)
-    await client_transactions.unsettle(db, batch.room_id, own.lpdu_id)
+    await client_transactions.unsettle(db, own.lpdu_id)
     return Rejected("M_FORBIDDEN", reason)

@@ -233,7 +233,7 @@ class Backfill:
         sent = await lpdus.by_hash(db, room_id, [h for h in mine if h is not None]) if mine else {}
         for lpdu_hash, own in sorted(sent.items(), key=lambda item: item[1].lpdu_id):
             await lpdus.placed(db, room_id, own.lpdu_id, mine[lpdu_hash])
-            await client_transactions.settle(db, room_id, own.lpdu_id, mine[lpdu_hash])
+            await client_transactions.settle(db, own.lpdu_id, mine[lpdu_hash])
 
     # -- signatures that could not be checked ---------------------------------------------------
 

@@ -159,5 +159,5 @@ class EchoWatch:
     async def _end(db: Connection, lpdu: WatchedLpdu, reason: str) -> bool:
         if not await lpdus.end(db, lpdu.room_id, lpdu.lpdu_id, "given_up", reason):
             return False
-        await client_transactions.unsettle(db, lpdu.room_id, lpdu.lpdu_id)
+        await client_transactions.unsettle(db, lpdu.lpdu_id)
         return True

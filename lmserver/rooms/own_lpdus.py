@@ -169,7 +169,7 @@ class OwnLpdus:
                 if await lpdus.refused(db, room_id, lpdu_id, reason[:255]):
                     settled[lpdu_id] = Rejected("M_FORBIDDEN", reason)
             elif await lpdus.named(db, room_id, lpdu_id, event_id, check_at):
-                await client_transactions.settle(db, room_id, lpdu_id, event_id)
+                await client_transactions.settle(db, lpdu_id, event_id)
                 settled[lpdu_id] = Accepted(event_id, None)
         return settled
 

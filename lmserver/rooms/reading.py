@@ -341,7 +341,12 @@ class Reading:
         self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]
     ) -> dict[str, str]:
         """Transaction IDs go to the device that sent the event and to no other."""
-        own = [e.event_id for _, events in rooms for e in events if e.sender == reader.user_id]
+        own = {
+            e.event_id: access.room_id
+            for access, events in rooms
+            for e in events
+            if e.sender == reader.user_id
+        }
         if not own or reader.device_id is None:
             return {}
         return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)

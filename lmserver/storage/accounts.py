@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lmserver.storage import client_transactions
 from lmserver.storage.database import Connection, Executor
 
 
@@ -153,7 +154,6 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
     for query in (
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
-        "DELETE FROM client_transactions WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM to_device_transactions WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM device_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
@@ -164,3 +164,9 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
     ):
         await db.execute(query, user_id, device_ids)
+    rooms = await db.fetch(
+        "SELECT room_id FROM room_state WHERE state_key = $1 AND type = 'm.room.member'"
+        " AND to_position IS NULL",
+        user_id,
+    )
+    await client_transactions.forget_devices(db, user_id, device_ids, [r["room_id"] for r in rooms])

@@ -1,15 +1,23 @@
 """Client transaction IDs: the same request of a device gives the same event, for ever.
 
 A row is written in the transaction that appends the event (hub) or queues the LPDU
-(participant), so a retry after any crash finds what the first try did.
+(participant), so a retry after any crash finds what the first try did. Every message has one for
+days: user, device and room stand in it as one short hash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import orjson
 
 from lmserver.storage.database import Executor
+
+SCOPE_BYTES: Final = 12
+"""96 bits of SHA-256: who finds two of their own scopes that are equal has spoiled their own retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +37,21 @@ class KnownTransaction:
     lpdu_id: str | None
 
 
+def _scope(user_id: str, device_id: str, room_id: str) -> bytes:
+    return sha256(orjson.dumps([user_id, device_id, room_id])).digest()[:SCOPE_BYTES]
+
+
 async def known(
     db: Executor, room_id: str, keys: Sequence[TransactionKey]
 ) -> dict[TransactionKey, KnownTransaction]:
+    by_place = {(_scope(k.user_id, k.device_id, room_id), k.txn_id): k for k in keys}
     rows = await db.fetch(
-        "SELECT t.user_id, t.device_id, t.txn_id, t.event_id, t.lpdu_id FROM client_transactions AS t"
-        " JOIN unnest($2::text[], $3::text[], $4::text[]) AS k (user_id, device_id, txn_id)"
-        " ON t.user_id = k.user_id AND t.device_id = k.device_id AND t.txn_id = k.txn_id"
-        " WHERE t.room_id = $1",
-        room_id,
-        [k.user_id for k in keys],
-        [k.device_id for k in keys],
-        [k.txn_id for k in keys],
+        "SELECT t.scope, t.txn_id, t.event_id, t.lpdu_id FROM unnest($1::bytea[], $2::text[])"
+        " AS k (scope, txn_id) JOIN client_transactions AS t ON t.scope = k.scope AND t.txn_id = k.txn_id",
+        [scope for scope, _ in by_place],
+        [txn_id for _, txn_id in by_place],
     )
-    return {
-        TransactionKey(r["user_id"], r["device_id"], r["txn_id"]): KnownTransaction(
-            r["event_id"], r["lpdu_id"]
-        )
-        for r in rows
-    }
+    return {by_place[r["scope"], r["txn_id"]]: KnownTransaction(r["event_id"], r["lpdu_id"]) for r in rows}
 
 
 async def remember(
@@ -55,57 +59,56 @@ async def remember(
 ) -> None:
     """Store (key, event ID, LPDU ID) rows; raises UniqueViolation when a key is there already."""
     await db.execute(
-        "INSERT INTO client_transactions (room_id, user_id, device_id, txn_id, event_id, lpdu_id, created_ts)"
-        " SELECT $1, n.*, $2::bigint"
-        " FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS n",
-        room_id,
+        "INSERT INTO client_transactions (scope, txn_id, event_id, lpdu_id, created_ts)"
+        " SELECT n.*, $1::bigint FROM unnest($2::bytea[], $3::text[], $4::text[], $5::text[]) AS n",
         now_ms,
-        [k.user_id for k, _, _ in rows],
-        [k.device_id for k, _, _ in rows],
+        [_scope(k.user_id, k.device_id, room_id) for k, _, _ in rows],
         [k.txn_id for k, _, _ in rows],
         [event_id for _, event_id, _ in rows],
         [lpdu_id for _, _, lpdu_id in rows],
     )
 
 
-async def settle(db: Executor, room_id: str, lpdu_id: str, event_id: str) -> None:
+async def settle(db: Executor, lpdu_id: str, event_id: str) -> None:
     """The LPDU of a transaction has become an event."""
-    await db.execute(
-        "UPDATE client_transactions SET event_id = $3 WHERE room_id = $1 AND lpdu_id = $2",
-        room_id,
-        lpdu_id,
-        event_id,
-    )
+    await db.execute("UPDATE client_transactions SET event_id = $2 WHERE lpdu_id = $1", lpdu_id, event_id)
 
 
-async def unsettle(db: Executor, room_id: str, lpdu_id: str) -> None:
+async def unsettle(db: Executor, lpdu_id: str) -> None:
     """The event its transaction was told of is none after all: a retry learns what became of it."""
-    await db.execute(
-        "UPDATE client_transactions SET event_id = NULL WHERE room_id = $1 AND lpdu_id = $2",
-        room_id,
-        lpdu_id,
-    )
+    await db.execute("UPDATE client_transactions SET event_id = NULL WHERE lpdu_id = $1", lpdu_id)
 
 
 async def transaction_ids(
-    db: Executor, user_id: str, device_id: str, event_ids: Sequence[str]
+    db: Executor, user_id: str, device_id: str, events: Mapping[str, str]
 ) -> dict[str, str]:
-    """Event ID to transaction ID for events this device sent: the client's local echo."""
+    """Event ID to transaction ID for those of the events (ID to room) that this device sent: the
+    client's local echo."""
     rows = await db.fetch(
         "SELECT event_id, txn_id FROM client_transactions"
-        " WHERE user_id = $1 AND device_id = $2 AND event_id = ANY($3::text[])",
-        user_id,
-        device_id,
-        list(event_ids),
+        " WHERE scope = ANY($1::bytea[]) AND event_id = ANY($2::text[])",
+        [_scope(user_id, device_id, room_id) for room_id in set(events.values())],
+        list(events),
     )
     return {r["event_id"]: r["txn_id"] for r in rows}
+
+
+async def forget_devices(
+    db: Executor, user_id: str, device_ids: Iterable[str], room_ids: Sequence[str]
+) -> None:
+    """Transactions of devices that are no more, in the user's rooms: a new device of the same ID
+    starts anew."""
+    await db.execute(
+        "DELETE FROM client_transactions WHERE scope = ANY($1::bytea[])",
+        [_scope(user_id, device_id, room_id) for device_id in device_ids for room_id in room_ids],
+    )
 
 
 async def purge(db: Executor, before_ms: int) -> None:
     """Forget transactions older than a client would retry, but not those still on their way."""
     await db.execute(
         "DELETE FROM client_transactions AS t WHERE t.created_ts < $1"
-        " AND (t.event_id IS NOT NULL OR NOT EXISTS (SELECT 1 FROM outbound_lpdus AS o"
-        " WHERE o.room_id = t.room_id AND o.lpdu_id = t.lpdu_id))",
+        " AND (t.event_id IS NOT NULL"
+        " OR NOT EXISTS (SELECT 1 FROM outbound_lpdus AS o WHERE o.lpdu_id = t.lpdu_id))",
         before_ms,
     )

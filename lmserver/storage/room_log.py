@@ -51,7 +51,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """A row to write."""
+    """A row to write; `text` is what it is found by."""
 
     event_id: str
     position: int | None
@@ -62,6 +62,7 @@ class NewEvent:
     sender: str
     pdu: bytes
     soft_failed: str | None = None
+    text: str | None = None
 
 
 def _room(row: Any) -> RoomRow:
@@ -124,12 +125,13 @@ async def append(
     below = [after, *(e.event_id for e in events)]
     await db.execute(
         "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
-        " sender, pdu, soft_failed, received_ts)"
+        " sender, pdu, soft_failed, received_ts, words)"
         " SELECT $1, n.event_id, n.position, n.prev_event_id, n.lpdu_hash, n.type, n.state_key,"
-        " n.sender, n.pdu, n.soft_failed, $2"
+        " n.sender, n.pdu, n.soft_failed, $2, to_tsvector('simple', n.text)"
         " FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],"
-        " $9::text[], $10::bytea[], $11::text[])"
-        " AS n (event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed)",
+        " $9::text[], $10::bytea[], $11::text[], $12::text[])"
+        " AS n (event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed,"
+        " text)",
         room_id,
         now_ms,
         [e.event_id for e in events],
@@ -141,6 +143,7 @@ async def append(
         [e.sender for e in events],
         [e.pdu for e in events],
         [e.soft_failed for e in events],
+        [e.text for e in events],
     )
 
 
@@ -297,9 +300,9 @@ async def events_between(
 
 
 async def mark_redacted(db: Executor, room_id: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Note (target, redaction) pairs; the stored bytes stay, readers prune."""
+    """Note (target, redaction) pairs; the stored bytes stay, readers prune. A search finds them no more."""
     await db.execute(
-        "UPDATE events SET redacted_by = r.redaction"
+        "UPDATE events SET redacted_by = r.redaction, words = NULL"
         " FROM unnest($2::text[], $3::text[]) AS r (target, redaction)"
         " WHERE event_id = r.target AND room_id = $1 AND redacted_by IS NULL",
         room_id,

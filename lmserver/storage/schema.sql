@@ -57,17 +57,15 @@ CREATE INDEX claimed_keys_age ON claimed_keys USING btree (claimed_at);
 CREATE UNIQUE INDEX claimed_keys_pkey ON claimed_keys USING btree (user_id, device_id, key_id);
 
 CREATE TABLE client_transactions (
-    user_id text NOT NULL,
-    device_id text NOT NULL,
-    room_id text NOT NULL,
+    scope bytea NOT NULL,
     txn_id text NOT NULL,
     event_id text,
     lpdu_id text,
     created_ts bigint NOT NULL
 );
 CREATE INDEX client_transactions_age ON client_transactions USING btree (created_ts);
-CREATE INDEX client_transactions_lpdu ON client_transactions USING btree (room_id, lpdu_id) WHERE (lpdu_id IS NOT NULL);
-CREATE UNIQUE INDEX client_transactions_pkey ON client_transactions USING btree (user_id, device_id, room_id, txn_id);
+CREATE INDEX client_transactions_lpdu ON client_transactions USING btree (lpdu_id) WHERE (lpdu_id IS NOT NULL);
+CREATE UNIQUE INDEX client_transactions_pkey ON client_transactions USING btree (scope, txn_id);
 
 CREATE TABLE cross_signing_keys (
     user_id text NOT NULL,
@@ -151,13 +149,15 @@ CREATE TABLE events (
     redacted_by text,
     received_ts bigint NOT NULL,
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    backfilled boolean NOT NULL DEFAULT false
+    backfilled boolean NOT NULL DEFAULT false,
+    words tsvector
 );
 CREATE UNIQUE INDEX events_lpdu ON events USING btree (room_id, lpdu_hash, sender);
 CREATE UNIQUE INDEX events_pkey ON events USING btree (event_id, room_id);
 CREATE UNIQUE INDEX events_position ON events USING btree (room_id, "position");
 CREATE UNIQUE INDEX events_prev ON events USING btree (room_id, prev_event_id) WHERE (prev_event_id IS NOT NULL);
 CREATE INDEX events_stream ON events USING btree (stream_xid);
+CREATE INDEX events_words ON events USING gin (words) WHERE (words IS NOT NULL);
 
 CREATE TABLE evidence (
     room_id text NOT NULL,
@@ -289,18 +289,6 @@ CREATE TABLE login_tokens (
 CREATE INDEX login_tokens_age ON login_tokens USING btree (expires_ts);
 CREATE UNIQUE INDEX login_tokens_pkey ON login_tokens USING btree (token_hash);
 CREATE INDEX login_tokens_user ON login_tokens USING btree (user_id);
-
-CREATE TABLE message_search (
-    room_id text NOT NULL,
-    event_id text NOT NULL,
-    position bigint NOT NULL,
-    received_ts bigint NOT NULL,
-    key text NOT NULL,
-    words tsvector NOT NULL
-);
-CREATE INDEX message_search_newest ON message_search USING btree (room_id, received_ts, event_id);
-CREATE UNIQUE INDEX message_search_pkey ON message_search USING btree (room_id, event_id);
-CREATE INDEX message_search_words ON message_search USING gin (words);
 
 CREATE TABLE one_time_keys (
     user_id text NOT NULL,

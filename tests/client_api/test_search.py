@@ -39,7 +39,7 @@ async def test_c6_c7_what_may_be_seen_is_found_and_nothing_else(club: Club, db: 
     # Redacted: its words are gone from the database too.
     await club.ok("alice", "PUT", f"{club.room}/redact/{gone}/r1", {})
     assert texts(await search(club, "bob", "tea two")) == []
-    assert await db.fetchval("SELECT count(*) FROM message_search WHERE event_id = $1", gone) == 0
+    assert await db.fetchval("SELECT count(words) FROM events WHERE event_id = $1", gone) == 0
     # Gone, one finds what was said until then; back again, nothing of the time between.
     await club.ok("bob", "POST", f"{club.room}/leave", {})
     await club.say("alice", "tea without bob")
@@ -57,7 +57,7 @@ async def test_c6_c7_what_may_be_seen_is_found_and_nothing_else(club: Club, db: 
     )
     plain = await club.say("alice", "tea in the clear")
     assert texts(await search(club, "alice", "tea")) == []
-    assert await db.fetchval("SELECT count(*) FROM message_search WHERE event_id = $1", plain) == 0
+    assert await db.fetchval("SELECT count(words) FROM events WHERE event_id = $1", plain) == 0
 
 
 async def test_pages_groups_context_and_state(club: Club) -> None:

@@ -142,12 +142,12 @@ class RecentRooms:
     async def _transaction_ids(
         self, reader: Reader, told: Mapping[str, Sequence[_Told]]
     ) -> Mapping[str, str]:
-        own = [
-            t.event.stored.event_id
-            for events in told.values()
+        own = {
+            t.event.stored.event_id: room_id
+            for room_id, events in told.items()
             for t in events
             if t.event.sender == reader.user_id
-        ]
+        }
         if not own or reader.device_id is None:
             return {}
         return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
