@@ -18,12 +18,14 @@ from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.search import SearchEndpoints
 from lmserver.client_api.services import ServiceEndpoints
 from lmserver.client_api.spaces import SpaceEndpoints
+from lmserver.client_api.timestamps import TimestampEndpoints
 from lmserver.client_api.upgrades import UpgradeEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_server.openid import OpenIdEndpoints
 from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
 from lmserver.federation_server.spaces import SpaceEndpoints as FederationSpaceEndpoints
+from lmserver.federation_server.timestamps import TimestampEndpoints as FederationTimestampEndpoints
 from lmserver.rooms.directory import Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
@@ -33,6 +35,7 @@ from lmserver.rooms.reading import Reading
 from lmserver.rooms.remote_list import RemoteLists
 from lmserver.rooms.search import Search
 from lmserver.rooms.spaces import Spaces
+from lmserver.rooms.timestamps import Timestamps
 from lmserver.rooms.upgrades import Upgrades
 from lmserver.storage.database import Database
 from lmserver.web.limits import RateLimiter
@@ -46,6 +49,7 @@ class Finding:
     listing: PublicList
     lists: RemoteLists
     spaces: Spaces
+    timestamps: Timestamps
 
 
 def finding_parts(
@@ -54,7 +58,8 @@ def finding_parts(
     """Aliases, public lists and spaces."""
     listing = PublicList(db)
     directory = Directory(db, engine, clock, listing.changed, remote_alias)
-    return Finding(directory, listing, RemoteLists(client), Spaces(db, engine, client))
+    timestamps = Timestamps(db, Reading(db, clock), client, engine.our_name)
+    return Finding(directory, listing, RemoteLists(client), Spaces(db, engine, client), timestamps)
 
 
 def room_endpoints(
@@ -90,6 +95,7 @@ def room_endpoints(
         DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
         SpaceEndpoints(finding.spaces, finding.directory),
+        TimestampEndpoints(reading, finding.timestamps),
         ServiceEndpoints(config.server_name, config.turn, OpenIdTokens(db, clock), clock),
         SearchEndpoints(Search(db, reading)),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
@@ -103,6 +109,7 @@ def federation_room_endpoints(
     return [
         OpenIdEndpoints(OpenIdTokens(db, clock)),
         FederationSpaceEndpoints(finding.spaces),
+        FederationTimestampEndpoints(db, finding.timestamps),
         FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
     ]
 
