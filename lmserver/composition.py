@@ -21,7 +21,6 @@ from lmserver.accounts.federated_devices import FederatedDevices
 from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.profiles import Profiles
-from lmserver.accounts.push_rules import PushRules
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
@@ -30,7 +29,6 @@ from lmserver.client_api.history import HistoryEndpoints
 from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
-from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sliding_sync import SlidingSyncEndpoints
 from lmserver.client_api.sync import SyncEndpoints
@@ -68,6 +66,7 @@ from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
+from lmserver.push_parts import PushParts, push_parts
 from lmserver.room_parts import Finding, federation_room_endpoints, finding_parts, room_endpoints
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
@@ -86,6 +85,7 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.push.following import Following
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
@@ -95,7 +95,6 @@ from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
-from lmserver.rooms.unread import Unread
 from lmserver.storage import people, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
@@ -130,6 +129,7 @@ class _Audience:
         self._guard = guard
         self.sender: Sender | None = None
         self.remote_ephemeral: RemoteEphemeral | None = None
+        self.following: Following | None = None
 
     def publish(self, keys: Iterable[str], xid: int | None = None) -> None:
         keys = list(keys)
@@ -137,6 +137,8 @@ class _Audience:
         self._guard.note_change()
         if self.remote_ephemeral is not None:
             self.remote_ephemeral.rooms_changed(keys)
+        if self.following is not None:
+            self.following.changed(keys)
 
     def wake(self, destinations: Iterable[str]) -> None:
         if self.sender is not None:
@@ -178,12 +180,14 @@ class Server:
     transactions: TransactionEndpoints
     media: MediaParts
     edus: EduParts
+    push: PushParts
     client_app: web.Application
     federation_app: web.Application
     metrics: Metrics
 
     async def close(self) -> None:
         """Stop in the order in which parts depend on each other."""
+        await self.push.close()
         await self.edus.close()
         await self.notifier.close()
         await self.recovery.close()
@@ -248,7 +252,7 @@ def assemble(
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
     access = AccessTokens(db, clock)
     accounts = Accounts(db, name, passwords, device_lists, access, clock)
-    joining = Joining(db, key, api, keyring, turns, notifier.publish, clock)
+    joining = Joining(db, key, api, keyring, turns, audience.publish, clock)
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
     invites = Invites(db, key, api, keyring, turns, accounts, invite_policy, notifier.publish)
@@ -262,6 +266,8 @@ def assemble(
     outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
+    push = push_parts(config, db, engine, dns, notifier.publish, clock)
+    audience.following = push.following
     dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)
     transactions = TransactionEndpoints(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
@@ -308,6 +314,7 @@ def assemble(
         transactions,
         media,
         edus,
+        push,
         _client_app(
             config,
             db,
@@ -325,6 +332,7 @@ def assemble(
             journal,
             notifier,
             edus,
+            push,
             limiter,
             metrics,
             clock,
@@ -426,6 +434,7 @@ def _client_app(
     journal: Journal,
     notifier: Notifier,
     edus: EduParts,
+    push: PushParts,
     limiter: RateLimiter,
     metrics: Metrics,
     clock: Callable[[], int],
@@ -434,13 +443,11 @@ def _client_app(
     reading = Reading(db, clock)
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
-    push_rules = PushRules(db, notifier.publish)
-    unread = Unread(db, engine, push_rules.compiled)
     sliding = SlidingSync(
-        db, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, unread, clock
+        db, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, push.unread, clock
     )
     sync = SyncService(
-        db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, unread, clock
+        db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, push.unread, clock
     )
     of_rooms = room_endpoints(
         config,
@@ -451,7 +458,7 @@ def _client_app(
         reading,
         accounts,
         data,
-        push_rules,
+        push.rules,
         limiter,
         clock,
     )
@@ -466,7 +473,7 @@ def _client_app(
             remote.profile,
         ),
         AccountDataEndpoints(data),
-        PushRuleEndpoints(push_rules),
+        *push.endpoints(),
         *encryption_endpoints(
             config.server_name, db, accounts, devices, device_lists, remote, feeds, of_accounts.interaction
         ),

@@ -219,11 +219,7 @@ def _check_actions(value: object) -> None:
 
 
 def _check_size(value: object) -> None:
-    try:
-        size = len(orjson.dumps(value))
-    except TypeError:
-        raise BadRule("the rule has a number or a text that cannot be kept") from None
-    if size > MAX_RULE:
+    if len(orjson.dumps(value)) > MAX_RULE:
         raise BadRule(f"a rule has at most {MAX_RULE} bytes")
 
 

@@ -150,7 +150,7 @@ async def seen(db: Executor, user_id: str, device_id: str, ip: str, now_ms: int)
 
 
 async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> None:
-    """A device goes with its tokens, keys, transaction IDs and undelivered messages."""
+    """A device goes with its tokens, keys, transaction IDs, undelivered messages and pushers."""
     for query in (
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = ANY($2::text[])",
@@ -161,6 +161,7 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        "DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
     ):
         await db.execute(query, user_id, device_ids)

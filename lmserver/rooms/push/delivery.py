@@ -1,0 +1,190 @@
+"""Takes what is queued to the push gateways, one notification of a pusher after the other.
+
+A gateway that fails is asked again after ever longer pauses; what is older than a day is no news any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+
+from lmserver.federation_client.push_gateway import GatewayFailed
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.background import repeat
+from lmserver.rooms.client_format import Shown
+from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.unread import Unread
+from lmserver.storage import pushers, room_log, room_state
+from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.pushers import Pusher, PusherKey, Queued
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_MS: Final = 5_000
+MAX_PAUSE_MS: Final = 3_600_000
+MAX_AGE_MS: Final = 24 * 3_600_000
+POLL_SECONDS: Final = 5.0
+GATHER_SECONDS: Final = 0.05
+AT_ONCE: Final = 50
+
+
+class Gateways(Protocol):
+    """The way out."""
+
+    async def notify(self, url: str, notification: JsonObject) -> list[str]:
+        """Push keys that are rejected; raises GatewayFailed."""
+        ...
+
+
+class Delivery:
+    """One task for each pusher that has something to be told."""
+
+    def __init__(
+        self,
+        db: Database,
+        gateways: Gateways,
+        reading: Reading,
+        unread: Unread,
+        clock: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._gateways = gateways
+        self._reading = reading
+        self._unread = unread
+        self._clock = clock
+        self._tasks: dict[PusherKey, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something waits."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled: what waited before we came, then whatever comes or is due again."""
+        await repeat("push delivery", GATHER_SECONDS, self._round)
+
+    async def _round(self) -> None:
+        for key in await pushers.waiting(self._db):
+            if key not in self._tasks:
+                task = asyncio.create_task(self._serve(key), name="push")
+                self._tasks[key] = task
+                task.add_done_callback(lambda _, key=key: self._tasks.pop(key, None))  # type: ignore[misc]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._woken.wait()
+        self._woken.clear()
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, key: PusherKey) -> None:
+        """Until nothing waits for this pusher or its gateway wants a pause."""
+        try:
+            while True:
+                async with self._places:
+                    if not await self._one(key):
+                        return
+        except DatabaseUnavailable:
+            return  # the next round tries again
+        except Exception as error:  # one notification must not end the others for ever
+            log.error("push_failed", exc_info=error)
+
+    async def _one(self, key: PusherKey) -> bool:
+        """Whether to go on."""
+        pusher = next((p for p in await pushers.of_user(self._db, key.user_id) if p.key == key), None)
+        if pusher is None:
+            await self._db.run(lambda db: pushers.remove(db, key))  # what waited for one that is gone
+            return False
+        if pusher.retry_at > self._clock():
+            return False
+        queued = await pushers.next_for(self._db, key)
+        if queued is None:
+            return False
+        notification = await self._notification(pusher, queued)
+        if notification is not None:
+            try:
+                rejected = await self._gateways.notify(pusher.url, notification)
+            except GatewayFailed as error:
+                await self._pause(pusher, str(error))
+                return False
+            if key.pushkey in rejected:
+                await self._db.run(lambda db: pushers.remove(db, key))
+                return False
+        await pushers.done(self._db, key, queued.seq)
+        if pusher.failures:
+            await pushers.settle(self._db, key, 0, 0)
+        return True
+
+    async def _pause(self, pusher: Pusher, reason: str) -> None:
+        pause = min(FIRST_PAUSE_MS << min(pusher.failures, 20), MAX_PAUSE_MS)
+        log.info("push_gateway_failed", app_id=pusher.key.app_id, reason=reason, pause_ms=pause)
+        await pushers.settle(self._db, pusher.key, pusher.failures + 1, self._clock() + pause)
+
+    # -- what is told ---------------------------------------------------------------------------
+
+    async def _notification(self, pusher: Pusher, queued: Queued) -> JsonObject | None:
+        """The body (Push Gateway API); None for what is old, redacted, or no longer the user's to see."""
+        if self._clock() - queued.created_ts > MAX_AGE_MS:
+            return None
+        access = await self._reading.access(pusher.key.user_id, queued.room_id)
+        event = None if access is None else await self._event(access, queued.event_id, pusher.key.user_id)
+        if access is None or event is None or event.redacted_by is not None:
+            return None
+        tweaks = orjson.loads(queued.tweaks)
+        shown = orjson.loads(pusher.shown)
+        only_id = shown["data"].get("format") == "event_id_only"
+        device: JsonObject = {
+            "app_id": pusher.key.app_id,
+            "pushkey": pusher.key.pushkey,
+            "pushkey_ts": pusher.set_ts // 1000,
+            "data": {name: value for name, value in shown["data"].items() if name != "url"},
+        }
+        return {
+            "event_id": event.event_id,
+            "room_id": queued.room_id,
+            "counts": {"unread": await self._unread_rooms(pusher.key.user_id)},
+            "prio": "high" if tweaks or event.type == "m.room.encrypted" else "low",
+            "devices": [device if only_id else {**device, "tweaks": tweaks}],
+            **({} if only_id else await self._details(access, event, pusher.key.user_id)),
+        }
+
+    async def _event(self, access: Access, event_id: str, user_id: str) -> Shown | None:
+        """As the user may see it; of a room they are only invited to, the invite."""
+        event = await self._reading.event(access, event_id)
+        if event is None and access.membership == "invite":
+            stored = await room_log.event(self._db, event_id, access.room_id)
+            found = [] if stored is None else self._reading.shown_all([stored], access.version)
+            event = next((e for e in found if (e.type, e.state_key) == ("m.room.member", user_id)), None)
+        return event
+
+    async def _details(self, access: Access, event: Shown, user_id: str) -> JsonObject:
+        """What a phone shows without asking us."""
+        found: JsonObject = {"type": event.type, "sender": event.sender, "content": event.content}
+        if event.state_key is not None:
+            found["user_is_target"] = event.type == "m.room.member" and event.state_key == user_id
+        entries = {
+            "room_name": ("m.room.name", "", "name"),
+            "room_alias": ("m.room.canonical_alias", "", "alias"),
+            "sender_display_name": ("m.room.member", event.sender, "displayname"),
+        }
+        for name, (type_, state_key, member) in entries.items():
+            entry = await self._reading.state_entry(access, type_, state_key)
+            value = None if entry is None else entry.content.get(member)
+            if isinstance(value, str):
+                found[name] = value
+        return found
+
+    async def _unread_rooms(self, user_id: str) -> int:
+        """Rooms with something unread: the number on the application's icon."""
+        rooms = await room_state.joined_rooms(self._db, user_id)
+        counts: Any = await self._unread.of(user_id, rooms)
+        return sum(c.whole.notifications > 0 for c in counts.values())
