@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
@@ -15,15 +16,19 @@ from lmserver.accounts.auth_stages import (
     password_stage,
     registration_token_stage,
 )
-from lmserver.accounts.interactive_auth import InteractiveAuth
+from lmserver.accounts.interactive_auth import Flows, InteractiveAuth
 from lmserver.accounts.registration import Registration
 from lmserver.accounts.registration_tokens import RegistrationTokens
+from lmserver.accounts.sso import STAGE, SingleSignOn
 from lmserver.client_api.account import AccountEndpoints
 from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.registration import RegistrationEndpoints
+from lmserver.client_api.sso import CALLBACK, SsoEndpoints
 from lmserver.config import Config
+from lmserver.federation_client.oidc import OidcClient
+from lmserver.federation_client.web_client import WebClient
 from lmserver.storage.database import Database
 from lmserver.web.app import Authenticator
 from lmserver.web.endpoint import Auth
@@ -44,6 +49,7 @@ def account_parts(
     db: Database,
     accounts: Accounts,
     access: AccessTokens,
+    web: WebClient,
     limiter: RateLimiter,
     clock: Callable[[], int],
 ) -> AccountParts:
@@ -55,10 +61,16 @@ def account_parts(
         DUMMY: dummy_stage,
         REGISTRATION_TOKEN: registration_token_stage(tokens.is_valid),
     }
-    interaction = UserInteraction(InteractiveAuth(db, stages, clock))
+    auth = InteractiveAuth(db, stages, clock)
+    url = config.client.public_url or ""
+    providers = [OidcClient(settings, web, url + CALLBACK) for settings in config.oidc_providers]
+    sso = SingleSignOn(db, providers, accounts, registration, auth, clock)
+    interaction = UserInteraction(auth, partial(_flows_of, accounts, sso))
+    browsing = [SsoEndpoints(sso, access, url, config.trusted_clients)] if providers else []
     return AccountParts(
         [
-            LoginEndpoints(accounts, access, interaction, limiter),
+            *browsing,
+            LoginEndpoints(accounts, access, interaction, limiter, sso.providers),
             RegistrationEndpoints(accounts, registration, tokens, interaction, limiter),
             AccountEndpoints(accounts, interaction),
             DeviceEndpoints(accounts, interaction),
@@ -70,3 +82,11 @@ def account_parts(
         },
         interaction,
     )
+
+
+async def _flows_of(accounts: Accounts, sso: SingleSignOn, user_id: str) -> Flows:
+    """With the password, if there is one, or where the user logs in."""
+    providers = await sso.providers_of(user_id)
+    if not providers:
+        return [[PASSWORD]]
+    return [[PASSWORD], [STAGE]] if await accounts.has_password(user_id) else [[STAGE]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from lmserver.federation_client.notary_documents import NotaryDocuments
 from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.federation_client.sender import Sender
+from lmserver.federation_client.web_client import WebClient
 from lmserver.federation_client.web_pages import WebPages
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
@@ -176,6 +178,7 @@ class Server:
     notifier: Notifier
     keyring: Keyring
     client: FederationClient
+    web_client: WebClient
     passwords: Passwords
     transactions: TransactionEndpoints
     media: MediaParts
@@ -200,6 +203,7 @@ class Server:
         await self.media.thumbnails.close()
         await self.media.remote.close()
         await self.client.close()
+        await self.web_client.close()
         self.passwords.close()
 
 
@@ -251,6 +255,7 @@ def assemble(
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
     access = AccessTokens(db, clock)
+    web_client = _web_client(config, dns or SystemDns())
     accounts = Accounts(db, name, passwords, device_lists, access, clock)
     joining = Joining(db, key, api, keyring, turns, audience.publish, clock)
     limiter = RateLimiter(config.limits)
@@ -310,6 +315,7 @@ def assemble(
         notifier,
         keyring,
         client,
+        web_client,
         passwords,
         transactions,
         media,
@@ -321,7 +327,7 @@ def assemble(
             engine,
             backfill,
             accounts,
-            account_parts(config, db, accounts, access, limiter, clock),
+            account_parts(config, db, accounts, access, web_client, limiter, clock),
             invite_policy,
             membership,
             finding,
@@ -356,6 +362,14 @@ def assemble(
 def _key_conflict(metrics: Metrics, server: str, key_id: str) -> None:
     metrics.key_conflicts.inc()
     log_conflict(server, key_id)
+
+
+def _web_client(config: Config, dns: Dns) -> WebClient:
+    """For those the operator trusts: TLS 1.2 will do."""
+    context = ssl.create_default_context()
+    if config.federation.ca_file is not None:
+        context.load_verify_locations(cafile=str(config.federation.ca_file))
+    return WebClient(dns, AddressGuard(config.federation.allowed_networks), context)
 
 
 def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationClient:

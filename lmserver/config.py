@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lmserver.config_notaries import Notary, read_notaries
+from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
 from lmserver.config_turn import Turn, read_turn
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
@@ -124,6 +125,8 @@ class Config:
     federation_listener: FederationListener
     federation: Federation
     registration: Registration
+    oidc_providers: tuple[OidcProvider, ...]
+    trusted_clients: tuple[str, ...]
     presence: bool
     search_all_users: bool
     turn: Turn | None
@@ -281,6 +284,7 @@ _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
     "rooms", "presence", "user_directory", "turn", "media", "url_previews", "logging", "metrics", "limits",
     "trusted_proxies",
+    "oidc_providers", "sso",
 }  # fmt: skip
 
 
@@ -336,6 +340,10 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation_listener=_federation_listener(reader, raw),
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
+        oidc_providers=_oidc_providers(reader, raw),
+        trusted_clients=read_trusted_clients(
+            reader.section(raw, "sso", {"trusted_clients"}).get("trusted_clients"), reader.problems
+        ),
         presence=reader.value(presence, "enabled", bool, False, "presence."),
         search_all_users=reader.value(directory, "search_all_users", bool, False, "user_directory."),
         turn=read_turn(raw.get("turn"), reader.problems),
@@ -429,6 +437,14 @@ def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
     if any(len(token) < 8 for token in tokens):
         reader.problems.append("registration.tokens: a token has at least 8 characters")
     return Registration(mode, tuple(tokens))
+
+
+def _oidc_providers(reader: _Reader, raw: dict[str, Any]) -> tuple[OidcProvider, ...]:
+    found = read_providers(raw.get("oidc_providers"), reader.base, reader.problems)
+    client = raw.get("client")
+    if found and not (isinstance(client, dict) and client.get("public_url")):
+        reader.problems.append("oidc_providers: client.public_url is needed, where browsers come back to")
+    return found
 
 
 def _media(reader: _Reader, raw: dict[str, Any]) -> Media:

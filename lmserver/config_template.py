@@ -97,6 +97,17 @@ registration:
   mode: "{"open" if t.dev else "closed"}"
   tokens: []
 
+# Where people may log in instead of with a password: OpenID Connect providers, each for example
+#   {{id: "corp", name: "Our company", issuer: "https://login.example.org", client_id: "lmserver",
+#    client_secret_path: "/etc/lmserver/corp.secret"}}
+# The provider has to send browsers back to client.public_url + /_lmserver/sso/callback.
+oidc_providers: []
+
+sso:
+  # Beginnings of clients' URLs that a login goes back to without a question, such as
+  # "https://app.example.org/".
+  trusted_clients: []
+
 rooms:
   # The version of new rooms: {LM_02_ID}
   # (what peers know today) or {I_1_ID} (the draft as published).

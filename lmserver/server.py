@@ -19,6 +19,7 @@ from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.device_lists import DeviceLists
 from lmserver.accounts.interactive_auth import SESSION_MS
 from lmserver.accounts.passwords import Passwords
+from lmserver.accounts.sso import SESSION_MS as SSO_SESSION_MS
 from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import Config, ConfigError
 from lmserver.federation_client.key_keeper import KeyKeeper
@@ -35,6 +36,7 @@ from lmserver.storage import (
     migrations,
     outbound,
     sliding_sync,
+    sso,
     to_device,
 )
 from lmserver.storage.database import Database, DatabaseUnavailable
@@ -244,6 +246,7 @@ async def _housekeeping(server: Server) -> None:
             await inbound.purge(db, now - KEEP_INBOUND_MS)
             await interactive_auth.purge(db, now - SESSION_MS)
             await access_tokens.purge_logins(db, now)
+            await sso.purge(db, now - SSO_SESSION_MS)
             await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)
             await to_device.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS, now - KEEP_INBOUND_MS)

@@ -18,6 +18,8 @@ from lmserver.storage.accounts import Account, Device
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
 MAX_NAME = 256
+NO_PASSWORD = ""
+"""The hash that no password has."""
 
 
 Claim = Callable[[Connection], Awaitable[None]]
@@ -74,8 +76,19 @@ class Accounts:
         self, name: str, password: str, *, is_admin: bool = False, claim: Claim | None = None
     ) -> str:
         """Make an account and return its user ID; raises AccountError, BadPassword or what `claim` does."""
-        user_id = self.user_id(name)
         password_hash = await self._passwords.hash(password)
+        return await self._create(name, password_hash, is_admin=is_admin, claim=claim)
+
+    async def register_without_password(self, name: str, claim: Claim) -> str:
+        """Make an account of somebody who logs in otherwise; raises AccountError or what `claim` does."""
+        return await self._create(name, NO_PASSWORD, is_admin=False, claim=claim)
+
+    async def has_password(self, user_id: str) -> bool:
+        account = await accounts.get(self._db, user_id)
+        return account is not None and account.password_hash != NO_PASSWORD
+
+    async def _create(self, name: str, password_hash: str, *, is_admin: bool, claim: Claim | None) -> str:
+        user_id = self.user_id(name)
 
         async def work(db: Connection) -> None:
             if claim is not None:
@@ -84,7 +97,9 @@ class Accounts:
 
         try:
             await self._db.run(work)
-        except UniqueViolation:
+        except UniqueViolation as error:
+            if error.constraint != "accounts_pkey":
+                raise
             raise AccountError("M_USER_IN_USE", 400, "This user name is taken") from None
         return user_id
 

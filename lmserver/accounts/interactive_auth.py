@@ -112,28 +112,38 @@ class InteractiveAuth:
         else:
             completed = dict((await self._session(operation, session_id)).completed)
         failure = None
-        if given.get("type") is not None:
+        if given.get("type") is not None and given["type"] not in list(completed):
             failure = await self._try(operation.user_id, flows, given, completed)
         if any(set(stages) <= completed.keys() for stages in flows):
             if session_id:
-                await interactive_auth.end(self._db, _hash(session_id))
+                await interactive_auth.end(self._db, session_key(session_id))
             return completed
         if not session_id:
             session_id = await self._begin(operation, completed)
         elif failure is None and given.get("type") is not None:
-            await self._complete(session_id, given["type"], completed[given["type"]])
+            await self.complete(session_key(session_id), given["type"], completed[given["type"]])
         raise Unproven(session_id, flows, completed, failure)
 
+    async def owner(self, key: bytes) -> str | None:
+        """Who has begun a session, by its `session_key`: for a stage gone through in a browser."""
+        stored = await interactive_auth.get(self._db, key, self._clock() - SESSION_MS)
+        return None if stored is None else stored.owner
+
+    async def complete(self, key: bytes, stage: str, proof: str) -> None:
+        """A stage has been gone through, perhaps in a browser."""
+        await self._db.run(lambda db: interactive_auth.complete(db, key, stage, proof))
+
+    async def _stored(self, session_id: object) -> StoredSession | None:
+        if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_SESSION_ID:
+            return None
+        return await interactive_auth.get(self._db, session_key(session_id), self._clock() - SESSION_MS)
+
     async def _session(self, operation: Operation, session_id: object) -> StoredSession:
-        stored = None
-        if isinstance(session_id, str) and 0 < len(session_id) <= MAX_SESSION_ID:
-            stored = await interactive_auth.get(self._db, _hash(session_id), self._clock() - SESSION_MS)
-            if stored is not None and not hmac.compare_digest(
-                stored.fingerprint, operation.fingerprint(session_id)
-            ):
-                raise OtherOperation
-        if stored is None:
+        stored = await self._stored(session_id)
+        if stored is None or not isinstance(session_id, str):
             raise UnknownSession
+        if not hmac.compare_digest(stored.fingerprint, operation.fingerprint(session_id)):
+            raise OtherOperation
         return stored
 
     async def _try(
@@ -154,14 +164,14 @@ class InteractiveAuth:
         session = StoredSession(operation.counted_as, operation.fingerprint(session_id), completed)
 
         async def work(db: Connection) -> None:
-            await interactive_auth.begin(db, _hash(session_id), session, self._clock(), SESSIONS_PER_OWNER)
+            await interactive_auth.begin(
+                db, session_key(session_id), session, self._clock(), SESSIONS_PER_OWNER
+            )
 
         await self._db.run(work)
         return session_id
 
-    async def _complete(self, session_id: str, stage: str, proof: str) -> None:
-        await self._db.run(lambda db: interactive_auth.complete(db, _hash(session_id), stage, proof))
 
-
-def _hash(session_id: str) -> bytes:
+def session_key(session_id: str) -> bytes:
+    """What a session is kept under; nobody can tell the session's ID from it."""
     return sha256(session_id.encode("utf-8", "surrogatepass")).digest()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from lmserver.accounts.auth_stages import PASSWORD
 from lmserver.accounts.interactive_auth import (
     Flows,
     InteractiveAuth,
@@ -17,6 +16,9 @@ from lmserver.accounts.interactive_auth import (
 )
 from lmserver.web.errors import ApiError, limited
 from lmserver.web.request import Request
+
+FlowsOf = Callable[[str], Awaitable[Flows]]
+"""How a user can prove who they are."""
 
 
 class Challenge(ApiError):
@@ -43,8 +45,9 @@ class Challenge(ApiError):
 class UserInteraction:
     """What stands between a request and an operation that must be proven again."""
 
-    def __init__(self, auth: InteractiveAuth) -> None:
+    def __init__(self, auth: InteractiveAuth, flows_of: FlowsOf) -> None:
         self._auth = auth
+        self._flows_of = flows_of
 
     async def confirm(self, request: Request, body: Mapping[str, Any]) -> None:
         """Returns once the requester has proven again who they are, for this request with this body.
@@ -57,7 +60,7 @@ class UserInteraction:
         operation = Operation(
             requester.user_id, requester.device_id, request.method, _path(request), bound, requester.user_id
         )
-        await self._prove(operation, [[PASSWORD]], body)
+        await self._prove(operation, await self._flows_of(requester.user_id), body)
 
     async def admit(self, request: Request, body: Mapping[str, Any], flows: Flows) -> Mapping[str, str]:
         """The same for somebody who is no user yet: what each stage proved. The body is not bound,

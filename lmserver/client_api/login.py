@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lmserver.accounts.access_tokens import LOGIN_MS, AccessTokens, Issued, TokenExpired
@@ -70,8 +71,14 @@ class LoginEndpoints:
     """Logging in, staying logged in, and logging out."""
 
     def __init__(
-        self, accounts: Accounts, tokens: AccessTokens, interaction: UserInteraction, limiter: RateLimiter
+        self,
+        accounts: Accounts,
+        tokens: AccessTokens,
+        interaction: UserInteraction,
+        limiter: RateLimiter,
+        providers: Sequence[tuple[str, str]],
     ) -> None:
+        self._providers = providers
         self._accounts = accounts
         self._tokens = tokens
         self._interaction = interaction
@@ -80,7 +87,11 @@ class LoginEndpoints:
     @endpoint("GET", "/_matrix/client/v3/login", auth=Auth.NONE)
     async def flows(self, request: Request) -> dict[str, Any]:
         """Ways to log in."""
-        return {"flows": [{"type": PASSWORD}, {"type": LOGIN_TOKEN, "get_login_token": True}]}
+        flows: list[dict[str, Any]] = [{"type": PASSWORD}, {"type": LOGIN_TOKEN, "get_login_token": True}]
+        if self._providers:
+            known = [{"id": provider, "name": name} for provider, name in self._providers]
+            flows.append({"type": "m.login.sso", "identity_providers": known})
+        return {"flows": flows}
 
     @endpoint("POST", "/_matrix/client/v3/login", auth=Auth.NONE)
     async def login(self, request: Request) -> dict[str, Any]:

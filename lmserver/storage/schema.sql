@@ -170,6 +170,14 @@ CREATE TABLE evidence (
 );
 CREATE UNIQUE INDEX evidence_pkey ON evidence USING btree (room_id, event_id, kind);
 
+CREATE TABLE external_ids (
+    provider text NOT NULL,
+    subject text NOT NULL,
+    user_id text NOT NULL
+);
+CREATE UNIQUE INDEX external_ids_pkey ON external_ids USING btree (provider, subject);
+CREATE INDEX external_ids_user ON external_ids USING btree (user_id);
+
 CREATE TABLE fallback_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -620,6 +628,21 @@ CREATE TABLE sliding_rooms (
     sent bytea NOT NULL
 );
 CREATE UNIQUE INDEX sliding_rooms_pkey ON sliding_rooms USING btree (user_id, connection, room_id, "position");
+
+CREATE TABLE sso_sessions (
+    state_hash bytea NOT NULL,
+    browser_hash bytea NOT NULL,
+    provider text NOT NULL,
+    nonce text NOT NULL,
+    verifier text NOT NULL,
+    redirect_url text,
+    confirms bytea,
+    counted_as text NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE INDEX sso_sessions_age ON sso_sessions USING btree (created_ts);
+CREATE INDEX sso_sessions_counted ON sso_sessions USING btree (counted_as, created_ts);
+CREATE UNIQUE INDEX sso_sessions_pkey ON sso_sessions USING btree (state_hash);
 
 CREATE TABLE to_device_messages (
     user_id text NOT NULL,
