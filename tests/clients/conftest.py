@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,13 +25,17 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPr
     try:
         asyncio.run(start())
         yield pair
-        for server in pair:
-            assert server.stop() == 0
-            verified = lmserver("verify", "--config", str(server.config))
-            assert verified.returncode == 0, verified.stdout
+        with ThreadPoolExecutor() as both:
+            list(both.map(_stopped_and_verified, pair))
     finally:
         for server in pair:
             server.stop()
+
+
+def _stopped_and_verified(server: ServerProcess) -> None:
+    assert server.stop() == 0
+    verified = lmserver("verify", "--config", str(server.config))
+    assert verified.returncode == 0, verified.stdout
 
 
 @pytest.fixture(scope="session")

@@ -37,3 +37,10 @@ def test_encrypted_chat_with_cross_signing_secret_storage_and_key_backup(
 ) -> None:
     answer = node.run("encryption.mjs", servers=urls(servers))
     assert answer["restored"]["imported"] >= 2
+
+
+def test_sliding_sync_shows_a_window_of_rooms_their_timelines_and_encrypted_messages(
+    servers: Servers, node: Node
+) -> None:
+    answer = node.run("sliding.mjs", servers=urls(servers))
+    assert answer["rooms"] == 4
