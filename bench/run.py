@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from bench import federation, servers, verifying
+from bench import federation, servers, storage, verifying
 from bench.local_send import Room, Sends
 from bench.lpdu_intake import Participant, measure
 from bench.servers import Measured, fresh_database
@@ -66,6 +66,7 @@ class Bench:
             found |= await self._sends(server)
             found["intake"] = [await self._intake(server, participant) for _ in range(self.repetitions)]
             found["rss_after"] = server.rss_mb()
+            await self._storage(server)
         finally:
             server.stop()
             await participant.stop()
@@ -120,6 +121,26 @@ class Bench:
         intake = await measure(server, participant, room_id, int(60 * self.seconds))
         print(f"lmserver: {intake.per_second:,.0f} LPDUs/s", flush=True)
         return intake
+
+    async def _storage(self, server: Measured) -> None:
+        dsn = self._database("bench_lmserver")
+        large = await storage.large_room(dsn, server, self.repetitions, self.seconds)
+        print(large, flush=True)
+        for what, found in ((storage.SMALL, large.small), (storage.LARGE, large.large)):
+            rates = spread([s.per_second for s in found])
+            self.rows.append((f"{storage.SMALL} clients in a room of {what:,}, events/s", rates, "", ""))
+        self.rows.append(("the same in the large room, share kept", f"{large.kept:.2f}", "", ""))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            room = Room(server, http)
+            await room.build(CLIENTS)
+            grown = {
+                "message": await storage.messages(dsn, room, CLIENTS, self.seconds),
+                f"of {storage.CHANGES:,} changes of state": await storage.changes(dsn, room),
+            }
+        print(grown, flush=True)
+        for what, growth in grown.items():
+            each = f"{growth.bytes_each:,.0f}, {growth.ratio:.2f} times the event's {growth.own_bytes:,.0f}"
+            self.rows.append((f"database bytes for each {what}, indexes included", each, "", ""))
 
     # -- between servers ------------------------------------------------------------------------
 
