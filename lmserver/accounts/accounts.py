@@ -198,7 +198,13 @@ class Accounts:
         return await accounts.device(self._db, user_id, device_id)
 
     async def rename_device(self, user_id: str, device_id: str, name: str | None) -> None:
-        await accounts.rename_device(self._db, user_id, device_id, name)
+        """Users here who share a room see the name with the device's keys; other servers do not."""
+
+        async def work(db: Connection) -> Reach:
+            await accounts.rename_device(db, user_id, device_id, name)
+            return await self._device_lists.record(db, user_id)
+
+        self._device_lists.tell(await self._db.run(work))
 
     async def profile(self, user_id: str) -> dict[str, Any]:
         """`displayname` and `avatar_url` as far as they are set."""

@@ -122,7 +122,8 @@ class CrossSigning:
             return key.with_signatures({user_id: {master.key_id: signature}})
         found = cross_signing.signatures_of(key.fields, user_id)
         valid = await _valid_device_signatures(db, user_id, key.fields)
-        return key.with_signatures({user_id: {k: text for k, text in found.items() if k in valid}})
+        kept = {key_id: text for key_id, text in found.items() if key_id in valid}
+        return key.with_signatures({user_id: kept} if kept else {})
 
     @staticmethod
     async def _replace(db: Connection, user_id: str, known: Keys, keys: Sequence[CrossSigningKey]) -> None:

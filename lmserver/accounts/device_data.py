@@ -11,7 +11,7 @@ import orjson
 from lmserver.accounts import published_keys
 from lmserver.accounts.device_lists import DeviceLists, Dropped, Reach, Tell
 from lmserver.protocol import edus, ids
-from lmserver.storage import accounts, cross_signing, e2e_keys, outbound, to_device
+from lmserver.storage import cross_signing, e2e_keys, outbound, to_device
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.e2e_keys import Claim, Claimed
 from lmserver.storage.outbound import NewEdu
@@ -168,29 +168,25 @@ class DeviceStore:
             server = ids.server_of(user_id)
             if server == self._our_name:
                 data = orjson.dumps({"type": type_, "sender": sender, "content": content})
-                here += [(user_id, d, data) for d in await self._targets(user_id, target)]
+                here.append((user_id, target, data))
             else:
                 message_id = edus.message_id(sender, device_id, txn_id, user_id, target)
                 edu = edus.to_device(sender, user_id, target, type_, content, message_id)
                 away.append(NewEdu(server, KIND, edu))
 
-        async def work(db: Connection) -> tuple[bool, int, int]:
+        async def work(db: Connection) -> tuple[set[tuple[str, str]], int, int] | None:
             if not await to_device.first_time(db, sender, device_id, txn_id, self._clock()):
-                return False, 0, 0
-            await to_device.queue(db, here)
-            inbox = await to_device.trim(db, {(user, device) for user, device, _ in here})
-            return True, inbox, await outbound.queue_edus(db, away, self._clock()) if away else 0
+                return None
+            queued = await to_device.queue(db, here) if here else set()
+            inbox = await to_device.trim(db, queued) if queued else 0
+            return queued, inbox, await outbound.queue_edus(db, away, self._clock()) if away else 0
 
-        new, inbox, outbox = await self._db.run(work)
-        if new:
+        sent = await self._db.run(work)
+        if sent is not None:
+            queued, inbox, outbox = sent
             self._note_dropped(inbox, outbox)
-            self._publish({user for user, _, _ in here})
+            self._publish({user for user, _ in queued})
             self._wake({edu.destination for edu in away})
-
-    async def _targets(self, user_id: str, device_id: str) -> list[str]:
-        if device_id != "*":
-            return [device_id]
-        return [d.device_id for d in await accounts.devices(self._db, user_id)]
 
     async def receive(self, origin: str, messages: Sequence[RemoteMessage]) -> None:
         """Messages of another server's users, in order; those that came before change nothing."""

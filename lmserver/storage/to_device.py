@@ -33,17 +33,20 @@ async def first_time(db: Executor, user_id: str, device_id: str, txn_id: str, no
     return bool(new)
 
 
-async def queue(db: Executor, messages: Sequence[tuple[str, str, bytes]]) -> None:
-    """Queue (user, device, message) in order for devices that exist."""
-    await db.execute(
+async def queue(db: Executor, messages: Sequence[tuple[str, str, bytes]]) -> set[tuple[str, str]]:
+    """Queue (user, device, message) in order for devices that exist, "*" being every device of the
+    user, and return the (user, device) pairs they were queued for."""
+    rows = await db.fetch(
         "INSERT INTO to_device_messages (user_id, device_id, message)"
-        " SELECT n.user_id, n.device_id, n.message"
+        " SELECT n.user_id, d.device_id, n.message"
         " FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS n (user_id, device_id, message,"
-        " place) JOIN devices AS d ON d.user_id = n.user_id AND d.device_id = n.device_id ORDER BY n.place",
+        " place) JOIN devices AS d ON d.user_id = n.user_id AND (n.device_id = '*'"
+        " OR d.device_id = n.device_id) ORDER BY n.place, d.device_id RETURNING user_id, device_id",
         [user for user, _, _ in messages],
         [device for _, device, _ in messages],
         [message for _, _, message in messages],
     )
+    return {(r["user_id"], r["device_id"]) for r in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,20 @@ async def test_r10_a_user_here_cannot_drain_a_device(world: EduWorld) -> None:
     assert (await carol.call("POST", "/keys/claim", too_many))[0] == 400
 
 
+async def test_a_renamed_device_is_looked_up_again_by_users_here(world: EduWorld) -> None:
+    alice = await world.device("alice")
+    await alice.upload_keys()
+    await world.until(lambda: len(world.received("m.device_list_update")) == 1)
+    await alice.sync()
+    await alice.ok("PUT", "/devices/D", {"display_name": "phone"})
+    assert (await alice.sync())["device_lists"]["changed"] == [ALICE]
+    seen = await alice.ok("POST", "/keys/query", {"device_keys": {ALICE: []}})
+    assert seen["device_keys"][ALICE]["D"]["unsigned"] == {"device_display_name": "phone"}
+    await alice.ok("POST", "/logout")
+    await world.until(lambda: len(world.received("m.device_list_update")) == 2)
+    assert world.received("m.device_list_update")[1]["content"]["stream_id"] == 2
+
+
 async def test_a_device_that_is_deleted_leaves_nothing(world: EduWorld) -> None:
     """CS API §Device management: its keys, messages and tokens go, and others hear of it."""
     alice, other = await world.device("alice"), await world.device("alice", "E")
