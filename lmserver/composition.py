@@ -458,7 +458,7 @@ def _client_app(
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
     sliding = SlidingSync(
-        db, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, push.unread, clock
+        db, journal, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, push.unread, clock
     )
     sync = SyncService(
         db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, push.unread, clock

@@ -54,10 +54,9 @@ def _columns(stretches: Sequence[Stretch]) -> tuple[list[str], list[int], list[i
     return [s.room_id for s in stretches], [s.first for s in stretches], [s.last for s in stretches]
 
 
-async def of_user(db: Executor, user_id: str, also: Collection[str], since: int) -> list[ListedRoom]:
+async def of_user(db: Executor, user_id: str, also: Collection[str]) -> list[ListedRoom]:
     """The rooms of a user's list: those they are in, are invited to or knocked at, were removed from by
-    somebody else and have not forgotten, and of those they left themselves the ones of `also` and the
-    ones left since a stream position."""
+    somebody else and have not forgotten, and those of `also` that they left themselves."""
     rows = await db.fetch(
         "SELECT s.room_id, coalesce(s.membership, 'leave') AS membership, s.event_id, m.sender,"
         " s.from_position, m.stream_xid::text::bigint AS member_xid, m.received_ts AS member_ts,"
@@ -70,12 +69,11 @@ async def of_user(db: Executor, user_id: str, also: Collection[str], since: int)
         " JOIN rooms AS r ON r.room_id = s.room_id"
         " JOIN events AS h ON h.event_id = r.head_event_id AND h.room_id = r.room_id"
         " WHERE s.state_key = $1 AND s.type = 'm.room.member' AND s.to_position IS NULL"
-        " AND (s.membership IN ('join', 'invite', 'knock') OR m.stream_xid >= $3::text::xid8"
+        " AND (s.membership IN ('join', 'invite', 'knock')"
         " OR ((m.sender <> $1 OR s.room_id = ANY($2::text[])) AND NOT EXISTS"
         " (SELECT FROM forgotten_rooms AS f WHERE f.user_id = $1 AND f.room_id = s.room_id)))",
         user_id,
         list(also),
-        str(since),
     )
     return [ListedRoom(*(r[name] for name in ListedRoom.__slots__)) for r in rows]
 

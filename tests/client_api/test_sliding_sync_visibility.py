@@ -96,6 +96,17 @@ async def test_c6_after_the_end(alice: Phone, bob: Phone, ending: str) -> None:
         assert anew["rooms"][room_id]["name"] == "before"
 
 
+async def test_the_end_is_told_to_who_wants_no_timeline(alice: Phone, bob: Phone) -> None:
+    room_id = await alice.create()
+    await bob.change(room_id, "join")
+    lists = {"all": window(limit=0)}
+    first = await bob.slide(lists=lists)
+    assert first["rooms"][room_id]["timeline"] == [] and first["rooms"][room_id]["limited"] is True
+    await alice.change(room_id, "kick", bob)
+    said = (await bob.slide(first["pos"], lists=lists))["rooms"][room_id]
+    assert said["timeline"] == [] and entries(said) == {("m.room.member", bob.id)}
+
+
 async def test_c6_a_ban_of_who_had_left(alice: Phone, bob: Phone) -> None:
     """Attack C6: the ban is shown, and nothing of what was before and after it."""
     room_id = await alice.create()

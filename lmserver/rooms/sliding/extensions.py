@@ -7,21 +7,23 @@ subscriptions show (MSC3885, MSC3884, MSC3959, MSC3960, MSC3961).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.sliding.connection import LIVE, ConnectionState, Pos, Sent
 from lmserver.rooms.sliding.request import BadRequest, ExtensionRequest, SlidingRequest
-from lmserver.rooms.sliding.room_list import UserRooms, Windows
-from lmserver.rooms.sync.device_lists import device_list_changes
+from lmserver.rooms.sliding.room_list import UserRoom, Windows
+from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.inboxes import Inboxes
+from lmserver.rooms.sync.intervals import Intervals
+from lmserver.rooms.sync.journal import Journal
+from lmserver.rooms.sync.memberships import UserRooms
+from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.rooms.typing import Typing
-from lmserver.storage import receipts as stored_receipts
-from lmserver.storage import room_reads, sliding_rooms
 from lmserver.storage.database import Executor
-from lmserver.storage.room_reads import RoomSpan
 
 _TO_DEVICE: Final = re.compile(r"([0-9]{1,18})(?:_([0-9]{1,18}))?")
 
@@ -36,9 +38,9 @@ class Occasion:
     request: SlidingRequest
     state: ConnectionState
     since: Pos | None
-    upto: int
-    epoch: int
-    rooms: UserRooms
+    upto: Pos
+    memberships: UserRooms
+    rooms: Mapping[str, UserRoom]
     windows: Windows
     shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -47,7 +49,7 @@ class Occasion:
         return [
             room_id
             for room_id in self.windows.wanted
-            if self.rooms.listed[room_id].membership == "join" and self._is_wanted(room_id, wanted)
+            if self.rooms[room_id].membership == "join" and self._is_wanted(room_id, wanted)
         ]
 
     def _is_wanted(self, room_id: str, wanted: ExtensionRequest) -> bool:
@@ -68,12 +70,17 @@ class Extensions:
 
 
 class ExtensionData:
-    """Reads extensions."""
+    """Reads extensions; what the journal knows not to have changed is not asked for."""
 
-    def __init__(self, db: Executor, feeds: Feeds, typing: Typing) -> None:
+    def __init__(
+        self, db: Executor, journal: Journal, feeds: Feeds, typing: Typing, intervals: Intervals
+    ) -> None:
         self._db = db
+        self._journal = journal
         self._feeds = feeds
         self._typing = typing
+        self._intervals = intervals
+        self._inboxes = Inboxes(feeds, journal)
 
     async def read(self, occasion: Occasion) -> Extensions:
         """All that are enabled."""
@@ -97,77 +104,77 @@ class ExtensionData:
     async def _to_device(self, occasion: Occasion, answer: Extensions) -> None:
         """Messages since the extension's own token; those before it are acknowledged and deleted."""
         since = _to_device_since(occasion)
-        messages, end = await self._feeds.to_device(
-            occasion.user_id, occasion.device_id, since, max(occasion.upto, since)
+        messages, end = await self._inboxes.messages(
+            occasion.user_id, occasion.device_id, since, max(occasion.upto.stream, since)
         )
-        answer.body["to_device"] = {"next_batch": f"{end}_{occasion.epoch}", "events": messages}
+        answer.body["to_device"] = {"next_batch": f"{end}_{occasion.upto.epoch}", "events": messages}
         answer.has_news |= bool(messages)
 
     async def _e2ee(self, occasion: Occasion, answer: Extensions) -> None:
-        counts, fallback = await self._feeds.key_counts(occasion.user_id, occasion.device_id)
-        changed, left = await self._device_lists(occasion)
-        answer.body["e2ee"] = {
-            "device_lists": {"changed": changed, "left": left},
-            "device_one_time_keys_count": counts,
-            "device_unused_fallback_key_types": fallback,
-        }
-        answer.has_news |= bool(changed or left)
+        lists = await self._device_lists(occasion)
+        answer.body["e2ee"] = {"device_lists": {"changed": sorted(lists.changed), "left": sorted(lists.left)}}
+        answer.has_news |= bool(lists.changed or lists.left)
 
-    async def _device_lists(self, occasion: Occasion) -> tuple[list[str], list[str]]:
+    async def add_key_counts(self, answer: Extensions, user_id: str, device_id: str) -> None:
+        """What is no news by itself, but stands in every answer that has the extension."""
+        if "e2ee" in answer.body:
+            counts, fallback = await self._feeds.key_counts(user_id, device_id)
+            answer.body["e2ee"]["device_one_time_keys_count"] = counts
+            answer.body["e2ee"]["device_unused_fallback_key_types"] = fallback
+
+    async def _device_lists(self, occasion: Occasion) -> DeviceListChanges:
         if occasion.since is None:
-            return [], []
-        since, upto = occasion.since.stream, occasion.upto
-        newly: set[str] = set()
-        left: dict[str, int] = {}
-        for room in occasion.rooms.moved:
-            before = await room_reads.membership_before(self._db, room.room_id, occasion.user_id, since)
-            was_in = before is not None and before.membership == "join"
-            if room.membership == "join" and not was_in:
-                newly.add(room.room_id)
-            elif was_in and room.left and room.told is None:
-                left[room.room_id] = room.from_position
-        changes = await device_list_changes(
+            return DeviceListChanges()
+        user_id, since, upto = occasion.user_id, occasion.since, occasion.upto
+        before = SyncToken(since.stream, since.typing, since.epoch)
+        now = SyncToken(upto.stream, upto.typing, upto.epoch)
+        interval = await self._intervals.read(user_id, occasion.memberships, before, now, may_know=True)
+        if interval.known and not self._journal.covers(since.stream):
+            # It let go of some of the interval while we read it.
+            interval = await self._intervals.read(user_id, occasion.memberships, before, now, may_know=False)
+        quiet = interval.known and not self._journal.device_lists_changed(user_id, since.stream)
+        if quiet and not interval.member_changes and not interval.changed_membership:
+            return DeviceListChanges()
+        left = {
+            e.room_id: e.from_position for e in occasion.memberships.entries if e.room_id in interval.left
+        }
+        return await device_list_changes(
             self._db,
             self._feeds,
-            occasion.user_id,
-            since,
-            upto,
-            await room_reads.member_changes(self._db, await self._spans(occasion, since, newly)),
-            newly,
+            user_id,
+            since.stream,
+            upto.stream,
+            interval.member_changes,
+            interval.newly_joined,
             left,
         )
-        return sorted(changes.changed), sorted(changes.left)
-
-    async def _spans(self, occasion: Occasion, since: int, newly: Collection[str]) -> list[RoomSpan]:
-        """What was new in the rooms the user was in already."""
-        active = {
-            room.room_id: room.head
-            for room in occasion.rooms.listed.values()
-            if room.membership == "join" and room.changed >= since and room.room_id not in newly
-        }
-        before = await sliding_rooms.positions_before(self._db, [(r, since) for r in active])
-        return [
-            RoomSpan(room_id, None if found is None else found[0], active[room_id])
-            for room_id, found in before.items()
-        ]
 
     # -- of rooms -------------------------------------------------------------------------------
 
     async def _account_data(self, occasion: Occasion, wanted: ExtensionRequest, answer: Extensions) -> None:
         rooms = occasion.joined(wanted)
         new, since = _since_of(occasion, rooms, "account_data")
-        earlier = "account_data" in occasion.state.extensions and occasion.since is not None
-        start = occasion.since.stream if earlier and occasion.since is not None else None
-        everywhere = (await self._feeds.account_data(occasion.user_id, start, occasion.upto)).get("", [])
-        changed: Mapping[str, list[JsonObject]] = {}
-        if since:
-            changed = await self._feeds.account_data(occasion.user_id, min(since.values()), occasion.upto)
-        by_room = {room_id: changed[room_id] for room_id in since if room_id in changed}
+        start = 0
+        if occasion.since is not None and "account_data" in occasion.state.extensions:
+            start = occasion.since.stream
+        changed = await self._changed_data(occasion, start)
+        everywhere = changed.get("", [])
+        by_room: dict[str, list[JsonObject]] = {}
+        for begin in sorted({start, *since.values()}):
+            if begin != start:
+                changed = await self._changed_data(occasion, begin)
+            by_room |= {r: changed[r] for r, reached in since.items() if reached == begin and r in changed}
         if new:
             by_room |= await self._feeds.room_account_data(occasion.user_id, new)
         answer.body["account_data"] = {"global": everywhere, "rooms": by_room}
         answer.has_news |= bool(everywhere or by_room)
         answer.covered["account_data"] = frozenset(rooms)
+
+    async def _changed_data(self, occasion: Occasion, start: int) -> Mapping[str, list[JsonObject]]:
+        known = start > 0 and self._journal.covers(start) and occasion.upto.stream <= self._journal.end
+        if known and not self._journal.changed("account_data", occasion.user_id, start):
+            return {}
+        return await self._feeds.account_data(occasion.user_id, start, occasion.upto.stream)
 
     async def _receipts(self, occasion: Occasion, wanted: ExtensionRequest, answer: Extensions) -> None:
         """Of a room that is new to the client only the user's own receipts and those of events it gets,
@@ -177,10 +184,13 @@ class ExtensionData:
         contents: dict[str, JsonObject] = {}
         for start in sorted(set(since.values())):
             chosen = [room_id for room_id in since if since[room_id] == start]
-            contents |= await self._feeds.receipts(occasion.user_id, chosen, start, occasion.upto)
+            if self._journal.covers(start):
+                chosen = [r for r in chosen if self._journal.receipts(r, start, occasion.upto.stream)]
+            if chosen:
+                contents |= await self._feeds.receipts(occasion.user_id, chosen, start, occasion.upto.stream)
         if new:
             events = [event_id for room_id in new for event_id in occasion.shown.get(room_id, ())]
-            contents |= await self._feeds.receipts_on(occasion.user_id, new, events, occasion.upto)
+            contents |= await self._feeds.receipts_on(occasion.user_id, new, events, occasion.upto.stream)
         answer.body["receipts"] = {
             "rooms": {r: {"type": "m.receipt", "content": content} for r, content in contents.items()}
         }
@@ -203,10 +213,6 @@ class ExtensionData:
             }
         }
         answer.has_news |= bool(told)
-
-    async def read_moved(self, user_id: str, since: int, upto: int) -> set[str]:
-        """Rooms in which the user's own receipts moved: their unread counts are others now."""
-        return await stored_receipts.moved(self._db, user_id, since, upto)
 
 
 def _is_live(sent: Sent | None) -> bool:
@@ -235,4 +241,4 @@ def _to_device_since(occasion: Occasion) -> int:
     match = _TO_DEVICE.fullmatch(text)
     if match is None:
         raise BadRequest("M_INVALID_PARAM", "since of to_device is not a token")
-    return int(match[1]) if int(match[2] or 0) == occasion.epoch else 0
+    return int(match[1]) if int(match[2] or 0) == occasion.upto.epoch else 0

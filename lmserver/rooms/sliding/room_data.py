@@ -8,22 +8,19 @@ what was there until then; of an invite what the invite said.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lmserver.rooms.client_format import ClientEvent, Shown, shown
+from lmserver.rooms.client_format import Shown, shown
 from lmserver.rooms.reading import Access, Reader, Reading
-from lmserver.rooms.sliding.connection import Sent
+from lmserver.rooms.sliding.frames import Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
-from lmserver.rooms.sliding.request import LAZY, MEMBER, Pattern, RoomConfig
-from lmserver.rooms.sliding.room_list import UserRoom
-from lmserver.rooms.sync.tokens import RoomToken
+from lmserver.rooms.sliding.request import MEMBER
 from lmserver.rooms.unread import Unread
 from lmserver.storage import room_batches, sliding_rooms
 from lmserver.storage.database import Executor
 from lmserver.storage.room_batches import Point, Stretch
-from lmserver.storage.room_log import StoredEvent
-from lmserver.storage.sliding_rooms import LOWEST, StateWant
+from lmserver.storage.sliding_rooms import StateWant
 
 MAX_HEROES: Final = 5
 MAX_MEMBERS: Final = 100
@@ -39,51 +36,6 @@ BUMPING: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class RoomPlan:
-    """A room that may be in the answer. `sent` is what the client has of it, None for nothing, `since`
-    the stream position that reaches to; `read` says that the user's own read receipt moved."""
-
-    room: UserRoom
-    config: RoomConfig
-    lists: Sequence[str]
-    is_dm: bool
-    sent: Sent | None
-    since: int
-    read: bool = False
-
-    @property
-    def room_id(self) -> str:
-        return self.room.room_id
-
-    @property
-    def initial(self) -> bool:
-        return self.sent is None
-
-    @property
-    def has_events(self) -> bool:
-        return self.sent is None or self.room.changed >= self.since
-
-    @property
-    def dm_changed(self) -> bool:
-        return self.sent is not None and self.sent.is_dm != self.is_dm
-
-    @property
-    def expanded(self) -> bool:
-        """Whether older events are wanted than were sent."""
-        return self.sent is not None and self.config.timeline_limit > self.sent.timeline_limit
-
-    @property
-    def new_patterns(self) -> frozenset[Pattern]:
-        """State that is wanted and was not before."""
-        had = frozenset() if self.sent is None else self.sent.required
-        return self.config.required - had - {LAZY}
-
-    @property
-    def may_have_news(self) -> bool:
-        return self.has_events or self.dm_changed or self.expanded or self.read or bool(self.new_patterns)
-
-
-@dataclass(frozen=True, slots=True)
 class RoomResult:
     """A room's part of the answer, what the client has after it, and the IDs of the events in its
     timeline."""
@@ -92,35 +44,6 @@ class RoomResult:
     members: tuple[str, ...] = ()
     limited: bool = False
     event_ids: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Frame:
-    """One room while it is put together. `after` is the client's last position, None for none; `upto`
-    and `at` end what the user may be told of events and state."""
-
-    plan: RoomPlan
-    access: Access
-    after: int | None
-    upto: int
-    at: int | None
-    own_event: Shown | None = None
-    stretch: Stretch | None = None
-    whole: bool = True
-    timeline: list[Shown] = field(default_factory=list)
-    num_live: int = 0
-    limited: bool = False
-    state: dict[str, Shown] = field(default_factory=dict)
-    entries: dict[tuple[str, str], tuple[int, Shown]] = field(default_factory=dict)
-    members: tuple[str, ...] = ()
-    members_changed: bool = False
-
-    @property
-    def lazy(self) -> bool:
-        return LAZY in self.plan.config.required
-
-    def is_new(self, position: int) -> bool:
-        return self.after is None or position > self.after
 
 
 class RoomData:
@@ -180,7 +103,7 @@ class RoomData:
 
     # -- frames ---------------------------------------------------------------------------------
 
-    async def _frames(self, reader: Reader, plans: Sequence[RoomPlan]) -> list[_Frame]:
+    async def _frames(self, reader: Reader, plans: Sequence[RoomPlan]) -> list[Frame]:
         afters = await self._afters(plans)
         plans = [p if afters[p.room_id] is not None else replace(p, sent=None) for p in plans]
         steady = {p.room_id for p in plans if self._is_steady(p)}
@@ -189,16 +112,16 @@ class RoomData:
         if steady:
             accesses |= await self._reading.accesses_of_member(reader.user_id, sorted(steady))
         own_events = await self._own_events(plans, accesses)
-        frames: list[_Frame] = []
+        frames: list[Frame] = []
         for plan in plans:
             access = accesses.get(plan.room_id)
             if access is None:
                 continue
             after = afters[plan.room_id]
             if plan.room.left:
-                frames.append(_left(plan, access, after, own_events.get(plan.room_id)))
+                frames.append(left_room(plan, access, after, own_events.get(plan.room_id)))
             else:
-                frames.append(_Frame(plan, access, after, plan.room.head, plan.room.head + 1))
+                frames.append(Frame(plan, access, after, plan.room.head, plan.room.head + 1))
         return frames
 
     @staticmethod
@@ -230,10 +153,10 @@ class RoomData:
 
     # -- timelines ------------------------------------------------------------------------------
 
-    async def _timelines(self, frames: Sequence[_Frame], since: int | None) -> None:
-        by_limit: dict[int, list[_Frame]] = {}
+    async def _timelines(self, frames: Sequence[Frame], since: int | None) -> None:
+        by_limit: dict[int, list[Frame]] = {}
         for frame in frames:
-            _place(frame)
+            frame.place()
             if frame.stretch is not None:
                 by_limit.setdefault(frame.plan.config.timeline_limit, []).append(frame)
         for limit, chosen in by_limit.items():
@@ -243,15 +166,15 @@ class RoomData:
             newest = await room_batches.newest(self._db, stretches, most)
             for frame in chosen:
                 rows = newest.get(frame.plan.room_id, [])
-                _fill(frame, rows, limit, since, more=len(rows) == most)
+                frame.fill(rows, limit, since, more=len(rows) == most)
 
     # -- state ----------------------------------------------------------------------------------
 
-    async def _states(self, frames: Sequence[_Frame]) -> None:
+    async def _states(self, frames: Sequence[Frame]) -> None:
         """The state that is wanted, and what the summary is made of."""
         wants: list[StateWant] = []
         for frame in frames:
-            wants += _wants(frame)
+            wants += frame.wants()
         found = await sliding_rooms.state_entries(self._db, wants)
         stretches = [
             Stretch(f.plan.room_id, f.after + 1, f.upto)
@@ -263,15 +186,15 @@ class RoomData:
             frame.members_changed = frame.after is None or frame.plan.room_id in members
             for position, stored in found.get(frame.plan.room_id, {}).values():
                 if stored.soft_failed is None:
-                    _note(frame, position, shown(stored, frame.access.version))
+                    frame.note(position, shown(stored, frame.access.version))
 
-    async def _lazy_members(self, frames: Sequence[_Frame]) -> None:
+    async def _lazy_members(self, frames: Sequence[Frame]) -> None:
         """Member events of those who appear in the timeline, as far as the client lacks them, and of
         those it has where they changed (MSC4186 §Lazy loaded memberships)."""
         wants: list[StateWant] = []
         for frame in frames:
             if frame.lazy and frame.at is not None:
-                wants += _lazy_wants(frame, frame.at)
+                wants += frame.lazy_wants(frame.at)
         found = await sliding_rooms.state_entries(self._db, wants)
         for frame in frames:
             for _, stored in found.get(frame.plan.room_id, {}).values():
@@ -282,8 +205,8 @@ class RoomData:
 
     # -- bodies ---------------------------------------------------------------------------------
 
-    async def _bodies(self, reader: Reader, frames: Sequence[_Frame]) -> dict[str, RoomResult]:
-        frames = [frame for frame in frames if _has_news(frame)]
+    async def _bodies(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, RoomResult]:
+        frames = [frame for frame in frames if frame.has_news]
         rendered = await self._reading.render_rooms(
             reader, [(f.access, [*f.timeline, *f.state.values()]) for f in frames]
         )
@@ -293,7 +216,7 @@ class RoomData:
         found: dict[str, RoomResult] = {}
         for frame, events in zip(frames, rendered, strict=True):
             room_id = frame.plan.room_id
-            body = self._common(frame.plan) | _events_part(frame, events) | _named(frame)
+            body = self._common(frame.plan) | frame.events_part(events) | frame.named()
             body |= summaries.get(room_id, {}) | counts.get(room_id, {})
             if room_id in stamps:
                 body["bump_stamp"] = min(stamps[room_id], self._clock())
@@ -301,10 +224,10 @@ class RoomData:
             found[room_id] = RoomResult(body, frame.members, frame.limited, ids)
         return found
 
-    async def _summaries(self, reader: Reader, frames: Sequence[_Frame]) -> dict[str, dict[str, Any]]:
+    async def _summaries(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, dict[str, Any]]:
         """Member counts where memberships changed, and heroes where there is no name besides."""
         chosen = [
-            f for f in frames if f.plan.room.membership == "join" and (f.members_changed or _name_changed(f))
+            f for f in frames if f.plan.room.membership == "join" and (f.members_changed or f.name_changed)
         ]
         people = await room_batches.people(
             self._db, [Point(f.plan.room_id, f.upto + 1) for f in chosen], MAX_HEROES + 1
@@ -312,7 +235,7 @@ class RoomData:
         nameless = {
             f.plan.room_id: [u for u in people[f.plan.room_id].first if u != reader.user_id][:MAX_HEROES]
             for f in chosen
-            if _name(f) is None
+            if f.name is None
         }
         events = await self._heroes(chosen, nameless)
         answers: dict[str, dict[str, Any]] = {}
@@ -322,12 +245,12 @@ class RoomData:
             answers[room_id] = {"joined_count": counts.joined, "invited_count": counts.invited}
             if room_id in nameless:
                 answers[room_id]["heroes"] = [
-                    _hero(user, events.get((room_id, user))) for user in nameless[room_id]
+                    hero(user, events.get((room_id, user))) for user in nameless[room_id]
                 ]
         return answers
 
     async def _heroes(
-        self, frames: Sequence[_Frame], users: Mapping[str, Sequence[str]]
+        self, frames: Sequence[Frame], users: Mapping[str, Sequence[str]]
     ) -> dict[tuple[str, str], Shown]:
         wants = [
             StateWant(f.plan.room_id, f.upto + 1, MEMBER, user)
@@ -343,7 +266,7 @@ class RoomData:
         ]
         return {(room_id, event.state_key or ""): event for room_id, event in events}
 
-    async def _stamps(self, frames: Sequence[_Frame]) -> dict[str, int]:
+    async def _stamps(self, frames: Sequence[Frame]) -> dict[str, int]:
         """When joined rooms last had activity a person would notice, where that is news."""
         joined = [f for f in frames if f.plan.room.membership == "join"]
         stretches: list[Stretch] = []
@@ -359,162 +282,8 @@ class RoomData:
         )
         return {f.plan.room_id: f.plan.room.member_ts for f in joined if f.after is None} | newest
 
-    async def _counts(self, reader: Reader, frames: Sequence[_Frame]) -> dict[str, dict[str, Any]]:
+    async def _counts(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, dict[str, Any]]:
         """Unread notifications, those in threads too: no extension tells of them apart."""
         joined = [f.plan.room_id for f in frames if f.plan.room.membership == "join"]
         counts = await self._unread.of(reader.user_id, joined) if joined else {}
         return {room_id: found.whole.as_json() for room_id, found in counts.items()}
-
-
-# -- one room -----------------------------------------------------------------------------------
-
-
-def _left(plan: RoomPlan, access: Access, after: int | None, own_event: Shown | None) -> _Frame:
-    """A room the user is out of: up to that event, and nothing but it where it ended no stay."""
-    at = plan.room.from_position
-    ended_stay = plan.sent is None or plan.sent.membership == "join"
-    if own_event is not None and own_event.position == at and at in access.visible and ended_stay:
-        return _Frame(plan, access, after, at, access.state_position, own_event)
-    frame = _Frame(plan, access, at, at, None, own_event, whole=False)
-    if own_event is not None:
-        frame.timeline = [own_event]
-    return frame
-
-
-def _place(frame: _Frame) -> None:
-    """Where the timeline may come from: a piece of the list without holes, because behind hidden events
-    there may be state the client must get."""
-    if not frame.whole:
-        return
-    old = frame.after is None or frame.plan.expanded
-    lowest = frame.access.room.min_position if old else (frame.after or 0) + 1
-    stretches = frame.access.visible.within(lowest, frame.upto)
-    if not stretches:
-        return
-    first, last = stretches[-1]
-    frame.stretch = Stretch(frame.plan.room_id, first, last)
-    frame.limited = len(stretches) > 1 or (not old and first > lowest)
-
-
-def _fill(frame: _Frame, rows: Sequence[StoredEvent], limit: int, since: int | None, *, more: bool) -> None:
-    """The timeline out of a stretch's newest rows, newest first; `more` says that it has older ones."""
-    acceptable = [(row, shown(row, frame.access.version)) for row in rows if row.soft_failed is None]
-    events = [(row, event) for row, event in acceptable if not frame.access.ignores(event)]
-    if _brings_nothing(frame, len(events)):
-        frame.limited = False
-        return
-    frame.limited |= more or len(events) > limit
-    frame.num_live = 0 if since is None else sum(row.stream_xid >= since for row, _ in events[:limit])
-    frame.timeline = [event for _, event in reversed(events[:limit])]
-
-
-def _brings_nothing(frame: _Frame, found: int) -> bool:
-    """Whether a longer timeline is what the client had already."""
-    sent = frame.plan.sent
-    return (
-        sent is not None and frame.plan.expanded and not frame.plan.has_events
-        and found <= sent.timeline_limit
-    )  # fmt: skip
-
-
-def _wants(frame: _Frame) -> list[StateWant]:
-    if frame.at is None:
-        return []
-    room_id, at = frame.plan.room_id, frame.at
-    after = LOWEST if frame.after is None else frame.after
-    new = frame.plan.new_patterns
-    wants = [
-        StateWant(room_id, at, p.type, p.state_key, LOWEST if p in new else after)
-        for p in frame.plan.config.required
-        if p != LAZY
-    ]
-    return [*wants, StateWant(room_id, at, "m.room.name", ""), StateWant(room_id, at, "m.room.avatar", "")]
-
-
-def _note(frame: _Frame, position: int, event: Shown) -> None:
-    """Keep an entry: for what the room is called, and for the client where it asked for it."""
-    key = event.state_key or ""
-    if key == "" and event.type in ("m.room.name", "m.room.avatar"):
-        frame.entries[event.type, key] = (position, event)
-    new = frame.plan.new_patterns
-    for pattern in frame.plan.config.required:
-        if (pattern in new or frame.is_new(position)) and _matches(pattern, event.type, key):
-            frame.state[event.event_id] = event
-            return
-
-
-def _matches(pattern: Pattern, type_: str, key: str) -> bool:
-    if pattern.type is None and pattern.state_key is None and type_ == MEMBER:
-        return False
-    return pattern.type in (None, type_) and pattern.state_key in (None, key) and pattern.wants(type_, key)
-
-
-def _lazy_wants(frame: _Frame, at: int) -> list[StateWant]:
-    sent = frame.plan.sent
-    known = () if sent is None or LAZY not in sent.required else sent.members
-    frame.members = known
-    needed = {event.sender for event in frame.timeline}
-    needed |= {event.state_key or "" for event in frame.timeline if event.type == MEMBER}
-    room_id, after = frame.plan.room_id, LOWEST if frame.after is None else frame.after
-    wants = [StateWant(room_id, at, MEMBER, user) for user in sorted(needed.difference(known))]
-    if frame.members_changed:
-        wants += [StateWant(room_id, at, MEMBER, user, after) for user in known]
-    return wants
-
-
-def _has_news(frame: _Frame) -> bool:
-    plan = frame.plan
-    return bool(
-        plan.has_events or plan.dm_changed or plan.read or frame.state or (plan.expanded and frame.timeline)
-    )
-
-
-def _events_part(frame: _Frame, events: Sequence[ClientEvent]) -> dict[str, Any]:
-    timeline, state = list(events[: len(frame.timeline)]), list(events[len(frame.timeline) :])
-    if frame.own_event is not None and frame.own_event.event_id not in frame.state:
-        # Clients look here for their own membership.
-        state += [e for e in timeline if e["event_id"] == frame.own_event.event_id]
-    part: dict[str, Any] = {"required_state": state, "timeline": timeline}
-    if timeline or frame.after is None:
-        start = frame.timeline[0].position if timeline else frame.upto + 1
-        part["prev_batch"] = str(RoomToken((start or 0) - 1))
-        part["limited"] = frame.limited
-        part["num_live"] = frame.num_live
-    if frame.plan.expanded and timeline:
-        part["unstable_expanded_timeline"] = True
-    return part
-
-
-def _text(frame: _Frame, type_: str, field_: str) -> str | None:
-    entry = frame.entries.get((type_, ""))
-    value = None if entry is None else entry[1].content.get(field_)
-    return value if isinstance(value, str) and value else None
-
-
-def _name(frame: _Frame) -> str | None:
-    return _text(frame, "m.room.name", "name")
-
-
-def _name_changed(frame: _Frame) -> bool:
-    entry = frame.entries.get(("m.room.name", ""))
-    return entry is not None and frame.is_new(entry[0])
-
-
-def _named(frame: _Frame) -> dict[str, Any]:
-    """Name and avatar: as they are the first time, then when they change, null for gone."""
-    part: dict[str, Any] = {}
-    for key, type_, field_ in (("name", "m.room.name", "name"), ("avatar", "m.room.avatar", "url")):
-        entry = frame.entries.get((type_, ""))
-        value = _text(frame, type_, field_)
-        if entry is not None and frame.is_new(entry[0]) and (value is not None or frame.after is not None):
-            part[key] = value
-    return part
-
-
-def _hero(user_id: str, event: Shown | None) -> dict[str, Any]:
-    hero = {"user_id": user_id}
-    for key in ("displayname", "avatar_url"):
-        value = None if event is None else event.content.get(key)
-        if isinstance(value, str):
-            hero[key] = value
-    return hero

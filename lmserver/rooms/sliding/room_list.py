@@ -48,18 +48,6 @@ class UserRoom:
         return self.membership in ("leave", "ban")
 
 
-@dataclass(frozen=True, slots=True)
-class UserRooms:
-    """The list by room ID, newest first, and rooms in which the user's membership has just changed."""
-
-    listed: Mapping[str, UserRoom]
-    moved: Sequence[UserRoom]
-
-    @property
-    def joined(self) -> frozenset[str]:
-        return frozenset(r.room_id for r in self.listed.values() if r.membership == "join")
-
-
 @dataclass(slots=True)
 class Windows:
     """What a request asks for: room ID to config and the lists it stands in, and each list's count."""
@@ -100,12 +88,11 @@ class RoomList:
         self._own_data = own_data
         self._refuses_invites = refuses_invites
 
-    async def read(self, user_id: str, since: int | None, upto: int, sent: Mapping[str, str]) -> UserRooms:
+    async def read(self, user_id: str, upto: int, sent: Mapping[str, str]) -> dict[str, UserRoom]:
         """The user's rooms before a stream position, newest first; `sent` are the memberships the
         client was told of. A room left is in it if the client has to hear of that or somebody else
         did it, and a withdrawn or declined invite only for a client that knows of the invite."""
-        start = upto if since is None else since
-        listed = await sliding_rooms.of_user(self._db, user_id, list(sent), start)
+        listed = await sliding_rooms.of_user(self._db, user_id, list(sent))
         rooms = {room.room_id: room for room in await self._settled(user_id, listed, upto)}
         for told in await outside.of_user(self._db, user_id, 0, upto):
             old = rooms.get(told.room_id)
@@ -115,9 +102,7 @@ class RoomList:
             room for room in rooms.values() if await self._is_listed(user_id, room, sent.get(room.room_id))
         ]
         kept.sort(key=lambda room: (-room.changed, room.room_id))
-        return UserRooms(
-            {room.room_id: room for room in kept}, [r for r in rooms.values() if r.member_xid >= start]
-        )
+        return {room.room_id: room for room in kept}
 
     async def _settled(self, user_id: str, listed: Sequence[ListedRoom], upto: int) -> list[UserRoom]:
         """The rooms as they were before `upto`: nearly always as they are."""
@@ -154,10 +139,10 @@ class RoomList:
     # -- windows --------------------------------------------------------------------------------
 
     async def windows(
-        self, user_id: str, request: SlidingRequest, rooms: Mapping[str, UserRoom], personal: Personal
+        self, request: SlidingRequest, rooms: Mapping[str, UserRoom], personal: Personal
     ) -> Windows:
         """What the lists and subscriptions of a request come to."""
-        facts = await self._facts(user_id, [window.filters for window in request.lists.values()], rooms)
+        facts = await self._facts([window.filters for window in request.lists.values()], rooms)
         windows = Windows()
         for name, window in request.lists.items():
             passing = [r for r in rooms.values() if _passes(window.filters, r, facts, personal)]
@@ -180,9 +165,7 @@ class RoomList:
             tags = await self._own_data.of_type(user_id, "m.tag")
         return Personal(frozenset(_direct(direct or {})), {r: _tags(content) for r, content in tags.items()})
 
-    async def _facts(
-        self, user_id: str, filters: Sequence[ListFilters], rooms: Mapping[str, UserRoom]
-    ) -> _Facts:
+    async def _facts(self, filters: Sequence[ListFilters], rooms: Mapping[str, UserRoom]) -> _Facts:
         wants: list[StateWant] = []
         types: list[str] = []
         if any(f.is_encrypted is not None for f in filters):

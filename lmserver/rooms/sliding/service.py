@@ -26,16 +26,20 @@ from lmserver.rooms.sliding.connection import (
     parse_pos,
 )
 from lmserver.rooms.sliding.extensions import ExtensionData, Extensions, Occasion
+from lmserver.rooms.sliding.frames import RoomPlan
 from lmserver.rooms.sliding.pending import PendingRooms
 from lmserver.rooms.sliding.request import MEMBER, SlidingRequest
-from lmserver.rooms.sliding.room_data import RoomData, RoomPlan, RoomResult
-from lmserver.rooms.sliding.room_list import OwnData, Personal, RoomList, UserRooms, Windows
+from lmserver.rooms.sliding.room_data import RoomData, RoomResult
+from lmserver.rooms.sliding.room_list import OwnData, Personal, RoomList, UserRoom, Windows
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.intervals import Intervals
+from lmserver.rooms.sync.journal import Journal
+from lmserver.rooms.sync.memberships import Memberships
 from lmserver.rooms.sync.other_rooms import RefusesInvites
 from lmserver.rooms.sync.polls import Poll, Polls
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.unread import Unread
-from lmserver.storage import room_reads
+from lmserver.storage import receipts
 from lmserver.storage.database import Database
 
 MAX_WAIT_SECONDS: Final = 60.0
@@ -94,6 +98,7 @@ class SlidingSync:
     def __init__(
         self,
         db: Database,
+        journal: Journal,
         notifier: Notifier,
         reading: Reading,
         typing: Typing,
@@ -104,12 +109,14 @@ class SlidingSync:
         clock: Callable[[], int],
     ) -> None:
         self._db = db
+        self._journal = journal
         self._notifier = notifier
         self._typing = typing
+        self._memberships = Memberships(db, journal)
         self._connections = Connections(db, clock)
         self._room_list = RoomList(db, own_data, refuses_invites)
         self._room_data = RoomData(db, reading, unread, PendingRooms(db), clock)
-        self._extensions = ExtensionData(db, feeds, typing)
+        self._extensions = ExtensionData(db, journal, feeds, typing, Intervals(db, journal))
         self._polls = Polls(MAX_POLLS)
 
     async def sync(self, poll: SlidingPoll) -> JsonObject:
@@ -129,6 +136,7 @@ class SlidingSync:
             if pos is None:
                 raise UnknownPos
             return {"pos": str(pos), "lists": {}, "rooms": {}, "extensions": {}}
+        await self._extensions.add_key_counts(answer.extensions, poll.user_id, poll.device_id)
         number = await self._connections.store(
             poll.user_id, poll.device_id, poll.request, state, pos, answer.rooms
         )
@@ -141,55 +149,72 @@ class SlidingSync:
         at_once = pos is None or state.request != poll.request.digest
         deadline = loop.time() + (0 if at_once else min(poll.timeout, MAX_WAIT_SECONDS))
         rooms: frozenset[str] | None = None
+        woken = False
         while True:
             keys = [poll.user_id, f"{poll.user_id}:{poll.device_id}", *(rooms or ())]
             with self._notifier.listen(keys) as listener:
                 waiting.listener = listener
                 rechecked = False
                 while True:
-                    answer = await self._answer(poll, pos, state)
+                    # Whoever wakes us has read the journal on; a wait that ended by itself has not.
+                    answer = await self._answer(poll, pos, state, read_on=not woken)
                     left = deadline - loop.time()
                     if answer.has_news or left <= 0 or waiting.ended or self._notifier.closed:
                         return answer
                     if rooms != answer.joined:
-                        rooms = answer.joined
+                        rooms, woken = answer.joined, False
                         break
                     if not rechecked and answer.upto.stream < answer.upcoming:
                         self._notifier.recheck(listener, answer.upcoming)
                     rechecked = True
-                    await listener.wait(left)
+                    woken = await listener.wait(left)
                     if waiting.ended:
                         return answer
 
     # -- one answer -----------------------------------------------------------------------------
 
-    async def _answer(self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState) -> _Answer:
-        settled, upcoming, epoch = await room_reads.sync_positions(self._db)
+    async def _answer(
+        self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState, *, read_on: bool
+    ) -> _Answer:
+        upcoming = (await self._journal.advance()).upcoming if read_on else self._journal.end
+        settled, epoch = self._journal.end, self._journal.epoch or 0
         if pos is not None and (pos.epoch != epoch or pos.stream > upcoming):
             raise UnknownPos  # from before the database was restored
         upto = Pos(0, settled if pos is None else max(settled, pos.stream), self._typing.serial, epoch)
         since = None if pos is None else pos.stream
-        sent = {room_id: one.membership for room_id, one in state.rooms.items()}
-        rooms = await self._room_list.read(poll.user_id, since, upto.stream, sent)
-        personal = await self._room_list.personal(poll.user_id, poll.request)
-        windows = await self._room_list.windows(poll.user_id, poll.request, rooms.listed, personal)
-        read: set[str] = set()
-        if since is not None and windows.wanted:
-            read = await self._extensions.read_moved(poll.user_id, since, upto.stream)
+        rooms, windows, personal = await self._wanted(poll, state, upto.stream)
+        read = await self._read_moved(poll.user_id, since, upto.stream) if windows.wanted else set()
         plans = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
         results = await self._room_data.results(poll.reader, [p for p in plans if p.may_have_news], since)
+        memberships = await self._memberships.at(poll.user_id, upto.stream)
         occasion = Occasion(
-            poll.user_id, poll.device_id, poll.request, state, pos, upto.stream, epoch, rooms, windows,
+            poll.user_id, poll.device_id, poll.request, state, pos, upto, memberships, rooms, windows,
             {room_id: result.event_ids for room_id, result in results.items()},
         )  # fmt: skip
         extensions = await self._extensions.read(occasion)
         after = _after(state, plans, results, extensions, since)
-        return _Answer(upto, upcoming, rooms.joined, windows.counts, results, extensions, after)
+        return _Answer(upto, upcoming, memberships.joined_ids, windows.counts, results, extensions, after)
+
+    async def _wanted(
+        self, poll: SlidingPoll, state: ConnectionState, upto: int
+    ) -> tuple[Mapping[str, UserRoom], Windows, Personal]:
+        """The user's rooms, and what the request asks for of them; nothing is read for one that asks for
+        no rooms, as connections for encryption do."""
+        if not poll.request.lists and not poll.request.subscriptions:
+            return {}, Windows(), Personal(frozenset(), {})
+        sent = {room_id: one.membership for room_id, one in state.rooms.items()}
+        rooms = await self._room_list.read(poll.user_id, upto, sent)
+        personal = await self._room_list.personal(poll.user_id, poll.request)
+        return rooms, await self._room_list.windows(poll.request, rooms, personal), personal
+
+    async def _read_moved(self, user_id: str, since: int | None, upto: int) -> set[str]:
+        """Rooms in which the user's own receipts moved: their unread counts are others now."""
+        return set() if since is None else await receipts.moved(self._db, user_id, since, upto)
 
 
 def _plans(
     windows: Windows,
-    rooms: UserRooms,
+    rooms: Mapping[str, UserRoom],
     personal: Personal,
     state: ConnectionState,
     since: int,
@@ -198,7 +223,7 @@ def _plans(
     """The rooms in the windows, newest first, no more new ones than an answer may have."""
     plans: list[RoomPlan] = []
     initial = with_members = 0
-    for room_id, room in rooms.listed.items():
+    for room_id, room in rooms.items():
         config = windows.wanted.get(room_id)
         if config is None:
             continue
