@@ -69,7 +69,7 @@ from lmserver.own_keys import OldKey
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.push_parts import PushParts, push_parts
-from lmserver.room_parts import Finding, federation_room_endpoints, finding_parts, room_endpoints
+from lmserver.room_parts import RoomParts, federation_room_endpoints, room_endpoints, room_parts
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
 from lmserver.rooms.departures import Departures
@@ -83,6 +83,7 @@ from lmserver.rooms.invites import Invites
 from lmserver.rooms.joining import Joining
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.membership import Membership
+from lmserver.rooms.notices import Notices
 from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
@@ -184,6 +185,7 @@ class Server:
     media: MediaParts
     edus: EduParts
     push: PushParts
+    notices: Notices
     client_app: web.Application
     federation_app: web.Application
     metrics: Metrics
@@ -264,7 +266,8 @@ def assemble(
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
-    finding = finding_parts(db, engine, client, remote.alias, clock)
+    data = ClientData(db, notifier.publish)
+    rooms = room_parts(config, db, engine, client, remote.alias, accounts, data, clock)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, limiter, clock
     )
@@ -294,9 +297,9 @@ def assemble(
             clock,
             linearized=config.federation.mode == "linearized",
         ),
-        FederationDeviceEndpoints(name, federated, profiles, finding.directory),
+        FederationDeviceEndpoints(name, federated, profiles, rooms.directory),
         FederationMediaEndpoints(media.library),
-        *federation_room_endpoints(config, db, finding, clock),
+        *federation_room_endpoints(config, db, rooms, clock),
     )
     return Server(
         config,
@@ -321,6 +324,7 @@ def assemble(
         media,
         edus,
         push,
+        rooms.notices,
         _client_app(
             config,
             db,
@@ -330,7 +334,8 @@ def assemble(
             account_parts(config, db, accounts, access, web_client, limiter, clock),
             invite_policy,
             membership,
-            finding,
+            rooms,
+            data,
             devices,
             device_lists,
             remote,
@@ -440,7 +445,8 @@ def _client_app(
     of_accounts: AccountParts,
     invite_policy: InvitePolicy,
     membership: Membership,
-    finding: Finding,
+    rooms: RoomParts,
+    data: ClientData,
     devices: DeviceStore,
     device_lists: DeviceLists,
     remote: RemoteUsers,
@@ -453,7 +459,6 @@ def _client_app(
     metrics: Metrics,
     clock: Callable[[], int],
 ) -> web.Application:
-    data = ClientData(db, notifier.publish)
     reading = Reading(db, clock)
     receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
     feeds = Feeds(db, devices, data, edus.presence)
@@ -468,7 +473,7 @@ def _client_app(
         db,
         engine,
         membership,
-        finding,
+        rooms,
         reading,
         accounts,
         data,
@@ -492,7 +497,7 @@ def _client_app(
             config.server_name, db, accounts, devices, device_lists, remote, feeds, of_accounts.interaction
         ),
         *of_rooms,
-        SendEndpoints(engine, reading, edus.typing, finding.directory, clock),
+        SendEndpoints(engine, reading, edus.typing, rooms.directory, clock),
         HistoryEndpoints(db, reading, backfill),
         SyncEndpoints(sync, data.get_filter, edus.presence),
         SlidingSyncEndpoints(sliding, edus.presence),

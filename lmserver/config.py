@@ -78,6 +78,15 @@ class Rooms:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerNotices:
+    """Who tells users what the operator has to say; `can_be_declined`: they may leave the room for it."""
+
+    localpart: str
+    name: str
+    can_be_declined: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Media:
     """Bytes, and days; `user_quota` and `remote_retention_days` None: no end."""
 
@@ -130,6 +139,7 @@ class Config:
     presence: bool
     search_all_users: bool
     turn: Turn | None
+    server_notices: ServerNotices
     rooms: Rooms
     media: Media
     url_previews: UrlPreviews
@@ -282,9 +292,8 @@ class _Reader:
 _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
-    "rooms", "presence", "user_directory", "turn", "media", "url_previews", "logging", "metrics", "limits",
-    "trusted_proxies",
-    "oidc_providers", "sso",
+    "rooms", "presence", "user_directory", "turn", "server_notices", "media", "url_previews", "logging",
+    "metrics", "limits", "trusted_proxies", "oidc_providers", "sso",
 }  # fmt: skip
 
 
@@ -346,6 +355,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         ),
         presence=reader.value(presence, "enabled", bool, False, "presence."),
         search_all_users=reader.value(directory, "search_all_users", bool, False, "user_directory."),
+        server_notices=_server_notices(reader, raw, name),
         turn=read_turn(raw.get("turn"), reader.problems),
         rooms=Rooms(
             reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
@@ -445,6 +455,18 @@ def _oidc_providers(reader: _Reader, raw: dict[str, Any]) -> tuple[OidcProvider,
     if found and not (isinstance(client, dict) and client.get("public_url")):
         reader.problems.append("oidc_providers: client.public_url is needed, where browsers come back to")
     return found
+
+
+def _server_notices(reader: _Reader, raw: dict[str, Any], server: str) -> ServerNotices:
+    section = reader.section(raw, "server_notices", {"localpart", "name", "can_be_declined"})
+    localpart = reader.value(section, "localpart", str, "notices", "server_notices.")
+    if not ids.is_user_id(f"@{localpart}:{server if ids.is_server_name(server) else 'example.org'}"):
+        reader.problems.append(f"server_notices.localpart: {_shown(localpart)} can be no user's name")
+    return ServerNotices(
+        localpart,
+        reader.value(section, "name", str, "Server notices", "server_notices."),
+        reader.value(section, "can_be_declined", bool, False, "server_notices."),
+    )
 
 
 def _media(reader: _Reader, raw: dict[str, Any]) -> Media:

@@ -122,6 +122,15 @@ presence:
   # the most expensive thing a server can tell.
   enabled: false
 
+# What `lmserver send-notice` tells users, in a room of its own for each.
+server_notices:
+  # The user who speaks; the account is made when first needed, and nobody can log in to it.
+  localpart: "notices"
+  # The name of that user and of the rooms.
+  name: "Server notices"
+  # Whether users may decline the invite to such a room, or leave it.
+  can_be_declined: false
+
 # Relays for calls (TURN), for example {{uris: ["turn:turn.example.org?transport=udp"], shared_secret: "..."}}
 # with coturn's use-auth-secret, or username and password instead of the secret; ttl_seconds: 86400.
 turn: null

@@ -1,4 +1,4 @@
-"""The client's endpoints of rooms, wired: finding, making, entering, replacing and reporting them."""
+"""The client's endpoints of rooms, wired: rooms, making, entering, replacing and reporting them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from lmserver.federation_server.timestamps import TimestampEndpoints as Federati
 from lmserver.rooms.directory import Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
+from lmserver.rooms.notices import Notices, NoticeSettings
 from lmserver.rooms.presets import Versions
 from lmserver.rooms.public_list import PublicList
 from lmserver.rooms.reading import Reading
@@ -42,24 +43,39 @@ from lmserver.web.limits import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """How rooms are found, here and elsewhere."""
+class RoomParts:
+    """How rooms are found, here and elsewhere, and those in which the server speaks."""
 
     directory: Directory
     listing: PublicList
     lists: RemoteLists
     spaces: Spaces
     timestamps: Timestamps
+    notices: Notices
 
 
-def finding_parts(
-    db: Database, engine: RoomEngine, client: FederationClient, remote_alias: Remote, clock: Callable[[], int]
-) -> Finding:
-    """Aliases, public lists and spaces."""
+def room_parts(
+    config: Config,
+    db: Database,
+    engine: RoomEngine,
+    client: FederationClient,
+    remote_alias: Remote,
+    accounts: Accounts,
+    data: ClientData,
+    clock: Callable[[], int],
+) -> RoomParts:
+    """Aliases, public lists, spaces and notices."""
+    of = config.server_notices
+    settings = NoticeSettings(of.localpart, of.name, of.can_be_declined)
     listing = PublicList(db)
-    directory = Directory(db, engine, clock, listing.changed, remote_alias)
-    timestamps = Timestamps(db, Reading(db, clock), client, engine.our_name)
-    return Finding(directory, listing, RemoteLists(client), Spaces(db, engine, client), timestamps)
+    return RoomParts(
+        Directory(db, engine, clock, listing.changed, remote_alias),
+        listing,
+        RemoteLists(client),
+        Spaces(db, engine, client),
+        Timestamps(db, Reading(db, clock), client, engine.our_name),
+        Notices(db, engine, data, accounts.profile, settings, config.rooms.default_version, clock),
+    )
 
 
 def room_endpoints(
@@ -67,7 +83,7 @@ def room_endpoints(
     db: Database,
     engine: RoomEngine,
     membership: Membership,
-    finding: Finding,
+    rooms: RoomParts,
     reading: Reading,
     accounts: Accounts,
     data: ClientData,
@@ -78,24 +94,25 @@ def room_endpoints(
     """What the client API has to say of rooms as a whole."""
     versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
     copy_push_rule = partial(_copy_push_rule, push_rules)
-    upgrades = Upgrades(db, engine, data, copy_push_rule, finding.listing.changed, accounts.profile, clock)
+    upgrades = Upgrades(db, engine, data, copy_push_rule, rooms.listing.changed, accounts.profile, clock)
     return [
         RoomEndpoints(
             db,
             engine,
             membership,
-            finding.directory,
+            rooms.directory,
             accounts.profile,
             limiter,
             clock,
             versions,
             upgrades.carry_over,
+            rooms.notices.may_leave,
         ),
         UpgradeEndpoints(upgrades, versions),
-        DirectoryEndpoints(db, finding.directory, reading, all_local=config.search_all_users),
-        PublicRoomEndpoints(db, finding.directory, finding.listing, finding.lists, config.server_name),
-        SpaceEndpoints(finding.spaces, finding.directory),
-        TimestampEndpoints(reading, finding.timestamps),
+        DirectoryEndpoints(db, rooms.directory, reading, all_local=config.search_all_users),
+        PublicRoomEndpoints(db, rooms.directory, rooms.listing, rooms.lists, config.server_name),
+        SpaceEndpoints(rooms.spaces, rooms.directory),
+        TimestampEndpoints(reading, rooms.timestamps),
         ServiceEndpoints(config.server_name, config.turn, OpenIdTokens(db, clock), clock),
         SearchEndpoints(Search(db, reading)),
         ReportEndpoints(db, reading, config.server_name, accounts.is_active, clock),
@@ -103,14 +120,14 @@ def room_endpoints(
 
 
 def federation_room_endpoints(
-    config: Config, db: Database, finding: Finding, clock: Callable[[], int]
+    config: Config, db: Database, rooms: RoomParts, clock: Callable[[], int]
 ) -> list[object]:
     """What other servers and services may ask of rooms and users beside the draft's endpoints."""
     return [
         OpenIdEndpoints(OpenIdTokens(db, clock)),
-        FederationSpaceEndpoints(finding.spaces),
-        FederationTimestampEndpoints(db, finding.timestamps),
-        FederationListEndpoints(finding.listing, shown=config.rooms.list_for_servers),
+        FederationSpaceEndpoints(rooms.spaces),
+        FederationTimestampEndpoints(db, rooms.timestamps),
+        FederationListEndpoints(rooms.listing, shown=config.rooms.list_for_servers),
     ]
 
 

@@ -36,6 +36,7 @@ Profile = Callable[[str], Awaitable[dict[str, Any]]]
 Change = Callable[[str, str, str, str | None], Awaitable[None]]
 Entered = Callable[[str, str], Awaitable[None]]
 """Told of a user who has joined a room."""
+MayLeave = Callable[[str, str], Awaitable[bool]]
 Entering = Callable[[str, str, list[str], str | None], Awaitable[None]]
 
 
@@ -53,6 +54,7 @@ class RoomEndpoints:
         clock: Callable[[], int],
         versions: Versions,
         entered: Entered,
+        may_leave: MayLeave,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -63,6 +65,7 @@ class RoomEndpoints:
         self._clock = clock
         self._versions = versions
         self._entered = entered
+        self._may_leave = may_leave
 
     @endpoint("POST", CLIENT + "/createRoom", auth=Auth.USER, rate="create_room", deadline=120)
     async def create(self, request: Request) -> JsonObject:
@@ -171,6 +174,10 @@ class RoomEndpoints:
         """Leave, or reject an invite; leaving what one has left changes nothing."""
         reason = rooms.optional_text(await request.json_or_empty(), "reason")
         room_id = rooms.identifier(request.params["room_id"], ids.check_room_id, "room_id")
+        if not await self._may_leave(rooms.user(request), room_id):
+            raise ApiError(
+                403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", "What the operator says cannot be declined"
+            )
         try:
             await self._membership.leave(rooms.user(request), room_id, reason)
         except MembershipError as error:

@@ -24,7 +24,8 @@ class Add(Protocol):
 
 
 def add_commands(add: Add, guarded: Guarded) -> None:
-    """held-rooms, release-room, mark-restored, destinations, skip-transaction and registration-token."""
+    """held-rooms, release-room, mark-restored, destinations, skip-transaction, registration-token,
+    send-notice."""
 
     def on_config(work: Callable[[Config, argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
         def command(options: argparse.Namespace) -> int:
@@ -64,7 +65,13 @@ def add_commands(add: Add, guarded: Guarded) -> None:
     tokens.add_argument("--uses", type=int, metavar="N", help="accounts it is good for (default: no end)")
     tokens.add_argument("--days", type=float, metavar="N", help="how long it is good (default: no end)")
     tokens.add_argument("--json", action="store_true", help="list one JSON object a line")
-    for parser in (*commands, release, skip, tokens):
+    notice = add("send-notice", on_config(_send_notice), "tell users something",
+                 "Tell users of this server something, in a room that they cannot leave. The text is read"
+                 " from standard input. It may run beside the server, whose users see it with their next"
+                 " /sync.")  # fmt: skip
+    notice.add_argument("user", nargs="*", metavar="USER", help="localparts or user IDs")
+    notice.add_argument("--all", action="store_true", help="every user of this server")
+    for parser in (*commands, release, skip, tokens, notice):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration")
 
 
@@ -112,3 +119,16 @@ def _registration_token(config: Config, options: argparse.Namespace) -> int:
         print("name the token", file=sys.stderr)
         return 2
     return registration_tokens.delete(config, options.token)
+
+
+def _send_notice(config: Config, options: argparse.Namespace) -> int:
+    from lmserver.commands import notices
+
+    if bool(options.user) == options.all:
+        print("name users, or give --all", file=sys.stderr)
+        return 2
+    text = sys.stdin.read().strip()
+    if not text:
+        print("there is no text on standard input", file=sys.stderr)
+        return 2
+    return notices.send(config, options.user, text)

@@ -298,6 +298,12 @@ CREATE INDEX login_tokens_age ON login_tokens USING btree (expires_ts);
 CREATE UNIQUE INDEX login_tokens_pkey ON login_tokens USING btree (token_hash);
 CREATE INDEX login_tokens_user ON login_tokens USING btree (user_id);
 
+CREATE TABLE notice_rooms (
+    user_id text NOT NULL,
+    room_id text NOT NULL
+);
+CREATE UNIQUE INDEX notice_rooms_pkey ON notice_rooms USING btree (user_id);
+
 CREATE TABLE one_time_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,

@@ -38,7 +38,15 @@ async def config(database_url: str, db: Database, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["held-rooms", "release-room", "mark-restored", "destinations", "skip-transaction", "registration-token"],
+    [
+        "held-rooms",
+        "release-room",
+        "mark-restored",
+        "destinations",
+        "skip-transaction",
+        "registration-token",
+        "send-notice",
+    ],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -191,6 +191,7 @@ class RoomServer:
                 world.clock,
                 Versions(LM_02_ID),
                 _nothing,
+                _always,
             ),
             SendEndpoints(world.engine, world.reading, world.typing, directory, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),
@@ -228,6 +229,10 @@ async def _authenticate(request: Request) -> None:
 
 async def _nothing(user_id: str, room_id: str) -> None:
     """Nothing follows a join."""
+
+
+async def _always(user_id: str, room_id: str) -> bool:
+    return True
 
 
 async def _no_profile(user_id: str) -> dict[str, Any]:

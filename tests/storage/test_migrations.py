@@ -51,6 +51,7 @@ DISTRIBUTED_BY = {
     "login_tokens": "token_hash",
     "one_time_keys": "user_id",
     "openid_tokens": "token_hash",
+    "notice_rooms": "user_id",
     "outbound_edus": "destination",
     "outbound_lpdus": "room_id",
     "outbound_ranges": "destination",
