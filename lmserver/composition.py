@@ -494,7 +494,15 @@ def _client_app(
         AccountDataEndpoints(data),
         *push.endpoints(),
         *encryption_endpoints(
-            config.server_name, db, accounts, devices, device_lists, remote, feeds, of_accounts.interaction
+            config.server_name,
+            db,
+            accounts,
+            devices,
+            device_lists,
+            remote,
+            journal,
+            feeds,
+            of_accounts.interaction,
         ),
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, rooms.directory, clock),

@@ -17,6 +17,7 @@ from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.keys import KeyEndpoints
 from lmserver.client_api.room_keys import RoomKeyEndpoints
 from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.key_changes import KeyChanges
 from lmserver.storage.database import Database
 
@@ -28,12 +29,13 @@ def encryption_endpoints(
     devices: DeviceStore,
     device_lists: DeviceLists,
     remote: RemoteUsers,
+    journal: Journal,
     feeds: Feeds,
     interaction: UserInteraction,
 ) -> Sequence[object]:
     """What clients that encrypt ask for."""
     return (
-        KeyEndpoints(devices, our_name, remote, KeyChanges(db, feeds)),
+        KeyEndpoints(devices, our_name, remote, KeyChanges(db, journal, feeds)),
         CrossSigningEndpoints(CrossSigning(db, device_lists, remote.masters), interaction),
         RoomKeyEndpoints(KeyBackups(db)),
         DehydratedEndpoints(DehydratedDevices(db, accounts, devices, device_lists)),
