@@ -137,12 +137,14 @@ class Backfill:
             self._quiet.popitem(last=False)
 
     async def _hole(self, room_id: str, start: int, wanted: int) -> Link | None:
-        """The first event at or below `start` whose predecessor is missing."""
-        links = await history.links_below(self._db, room_id, start, wanted + 1)
+        """The first event at or below `start` whose predecessor is missing. The event right above counts
+        too: whoever has read down to it asks with the position below, where there may be nothing yet."""
+        links = await history.links_below(self._db, room_id, start + 1, wanted + 2)
+        enough = wanted + 1 if links and links[0].position > start else wanted
         for link, below in itertools.pairwise(links):
             if link.prev_event_id is not None and below.event_id != link.prev_event_id:
                 return link
-        if not links or len(links) > wanted:
+        if not links or len(links) > enough:
             return None
         return links[-1] if links[-1].prev_event_id is not None else None
 

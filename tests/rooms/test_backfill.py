@@ -163,6 +163,18 @@ async def test_history_is_fetched_in_steps_down_to_the_beginning(db: Database) -
     await scene.sound()
 
 
+async def test_history_is_fetched_for_who_has_read_down_to_the_join(db: Database) -> None:
+    """A client goes on where /sync began, a position below the join: nothing is there yet."""
+    scene = Scene(db, busy_room(120))
+    await scene.join()
+    below = await scene.head() - 1
+    assert await scene.backfill.reach(ROOM, below, 10) == Reached(True, False)
+    assert len(await scene.listed()) == 1 + PAGE
+    assert await scene.backfill.reach(ROOM, below - PAGE, 10) == Reached(True, True)
+    assert await scene.listed() == await ids_of(scene.room)
+    await scene.sound()
+
+
 async def test_state_in_history_is_what_a_replay_says(db: Database) -> None:
     scene = Scene(db, busy_room(150))
     await scene.join()
@@ -216,7 +228,8 @@ async def test_between_two_stays_history_is_filled_in(db: Database) -> None:
     await scene.join()
     await scene.hears(message("second stay"))
     assert (await scene.listed())[-2] == room.pdus[-2].event_id
-    await scene.reach(20)
+    await scene.backfill.reach(ROOM, await scene.head() - 2, 20)  # below the second join
+    assert len(await scene.listed()) > 4 + PAGE - 1
     await scene.sound()
     while not (await scene.reach()).complete:
         await scene.sound()
