@@ -32,6 +32,11 @@ def test_edits_reactions_receipts_pictures_and_knocking(servers: Servers, node: 
     assert answer["makersPower"] == "Infinity"  # if the client learns better, docs/clients.md has to
 
 
+def test_rooms_are_found_scrolled_searched_tagged_and_replaced(servers: Servers, node: Node) -> None:
+    answer = node.run("rooms.mjs", servers=urls(servers))
+    assert answer["read"] == 41
+
+
 def test_encrypted_chat_with_cross_signing_secret_storage_and_key_backup(
     servers: Servers, node: Node
 ) -> None:
