@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from bench import federation, servers, storage, verifying
 from bench.local_send import Room, Sends
@@ -273,7 +274,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmbench-", ignore_cleanup_errors=True) as folder:
         bench = Bench(Path(folder), 1 if options.quick else 3, 2.0 if options.quick else 5.0)
-        asyncio.run(bench.run(with_synapse=not options.skip_synapse))
+        uvloop.run(bench.run(with_synapse=not options.skip_synapse))
     print(bench.table())
     if not options.quick and not options.skip_synapse:
         write(bench.table())
