@@ -89,6 +89,8 @@ class CrossSigning:
             changed = {k.usage: k for k in keys if k.usage not in known or known[k.usage].public != k.public}
             if not changed:
                 return None
+            if MASTER in changed:
+                changed = {key.usage: key for key in keys}  # those that stay are signed by another key now
             master = changed.get(MASTER) or known.get(MASTER)
             if master is None:
                 raise Refused("M_MISSING_PARAM", "There is no master key")

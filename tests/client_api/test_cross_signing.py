@@ -96,6 +96,12 @@ async def test_a_new_master_key_alone_takes_the_keys_it_did_not_sign_with_it(wor
     assert await alice.confirmed({"master_key": new.master_key}) == (200, {})
     seen = await alice.sees(ALICE)
     assert (seen["self_signing_keys"], seen["user_signing_keys"]) == ({}, {})
+    again = Identity(ALICE, alice.device)
+    again.self_signing = new.self_signing
+    assert await alice.confirmed({"self_signing_key": new.self_signing_key}) == (200, {})
+    assert await alice.confirmed(again.body) == (200, {})
+    seen = await alice.sees(ALICE)
+    assert seen["self_signing_keys"] == {ALICE: again.self_signing_key}
 
 
 async def test_of_two_first_uploads_one_has_to_be_confirmed(world: EduWorld) -> None:

@@ -40,7 +40,7 @@ class Phone:
         )
         self.name = name
         self.read: list[str] = []
-        self.unreadable: list[str] = []
+        self.unreadable: list[MegolmEvent] = []
         self.client.add_event_callback(self._readable, RoomMessageText)
         self.client.add_event_callback(self._unreadable, MegolmEvent)
 
@@ -49,7 +49,7 @@ class Phone:
         self.read.append(event.body)
 
     async def _unreadable(self, _: object, event: MegolmEvent) -> None:
-        self.unreadable.append(event.event_id)
+        self.unreadable.append(event)
 
     async def log_in(self, *, register: bool = False) -> None:
         if register:
@@ -79,6 +79,17 @@ class Phone:
         async with asyncio.timeout(30):
             while any(d.client.device_id not in self.client.device_store[d.client.user_id] for d in devices):
                 await self.follow(500)
+
+    async def gets_missing_keys(self, other: Phone) -> None:
+        """Ask the user's other device for the keys of what cannot be read; they trust each other."""
+        for one, two in ((self, other), (other, self)):
+            one.client.verify_device(one.client.device_store[two.client.user_id][two.client.device_id])
+        for event in self.unreadable:
+            await self.client.request_room_key(event)
+        async with asyncio.timeout(30):
+            while self.client.outgoing_key_requests:
+                await other.follow(200)
+                await self.follow(200)
 
     async def say(self, room_id: str, text: str) -> None:
         content = {"msgtype": "m.text", "body": text}
@@ -129,6 +140,9 @@ async def test_an_encrypted_conversation_across_two_servers(
 
         assert alice.unreadable == bob.unreadable == []
         assert not {"from the hub", "from the participant"} & set(later.read)
+        await later.gets_missing_keys(bob)
+        missed = [later.client.decrypt_event(event).body for event in later.unreadable]
+        assert missed == ["from the hub", "from the participant"]
 
         # A device that is gone is not encrypted for any more.
         await bob.client.logout()
