@@ -209,21 +209,22 @@ class DeviceStore:
     # -- for /sync ------------------------------------------------------------------------------
 
     async def messages(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES
     ) -> tuple[list[dict[str, Any]], int]:
-        """Messages in [since, upto) and how far they go; those before `since` are deleted."""
+        """Messages in [since, upto), about as many as wanted, and how far they go; those before `since`
+        are deleted."""
         if since > 0:
             await to_device.acknowledge(self._db, user_id, device_id, since)
-        return await self.waiting(user_id, device_id, since, upto)
+        return await self.waiting(user_id, device_id, since, upto, most)
 
     async def waiting(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES
     ) -> tuple[list[dict[str, Any]], int]:
         """The same, and nothing is deleted."""
-        found = await to_device.pending(self._db, user_id, device_id, since, upto, MAX_MESSAGES + 1)
-        if len(found) > MAX_MESSAGES:
+        found = await to_device.pending(self._db, user_id, device_id, since, upto, most + 1)
+        if len(found) > most:
             # Whole transactions only: the answer ends before the one that did not fit.
-            last = found[MAX_MESSAGES].stream_xid
+            last = found[most].stream_xid
             fitting = [m for m in found if m.stream_xid < last]
             if fitting:
                 found, upto = fitting, last

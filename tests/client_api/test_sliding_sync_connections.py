@@ -163,16 +163,31 @@ async def test_what_is_stored_does_not_grow(db: Database, alice: Phone) -> None:
     )
 
 
-async def test_many_rooms_come_in_parts(alice: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmserver.rooms.sliding.service.MAX_INITIAL", 2)
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ROOMS", 2), ("MAX_EVENTS", 11), ("MAX_MEMBER_LISTS", 2)])
+async def test_many_rooms_come_in_parts(
+    alice: Phone, limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"lmserver.rooms.sliding.service.{limit}", most)
     rooms = [await alice.create() for _ in range(5)][::-1]
     seen: list[str] = []
     pos = None
+    wanted = {"lists": {"all": window(limit=5, state=[("*", "*")])}, "extensions": EVERYTHING}
     for size in (2, 2, 1, 0):
-        answer = await alice.slide(pos, lists=ALL, extensions=EVERYTHING)
+        answer = await alice.slide(pos, timeout=20_000 if size else 0, **wanted)
         assert len(answer["rooms"]) == size and answer["lists"]["all"]["count"] == 5
         seen += answer["rooms"]
         pos = answer["pos"]
+    assert seen == rooms
+    # The same with what is new in rooms that the client knows.
+    for room_id in rooms[::-1]:
+        await alice.say(room_id, "new")
+    seen = []
+    for _ in range(5):
+        answer = await alice.slide(pos, **wanted)
+        pos = answer["pos"]
+        for room_id, said in answer["rooms"].items():
+            assert said["initial"] is False and bodies(said) == ["new"]
+            seen.append(room_id)
     assert seen == rooms
 
 
@@ -271,6 +286,21 @@ async def test_messages_to_the_device_are_deleted_when_acknowledged(
     assert await db.fetchval("SELECT count(*) FROM to_device_messages") == 1
     anew = await alice.slide(extensions=acknowledged)
     assert [e["content"]["n"] for e in anew["extensions"]["to_device"]["events"]] == [2]
+
+
+async def test_many_messages_to_the_device_come_in_parts(alice: Phone, bob: Phone) -> None:
+    pos = (await alice.slide(extensions={"to_device": {"enabled": True}}))["pos"]
+    for number in range(5):
+        await bob.send_to_device(alice, {"n": number})
+    got: list[list[int]] = []
+    since = "0"
+    for _ in range(4):
+        wanted = {"to_device": {"enabled": True, "since": since, "limit": 2}}
+        answer = await alice.slide(pos, extensions=wanted, timeout=5000 if len(got) < 3 else 0)
+        box = answer["extensions"]["to_device"]
+        got.append([e["content"]["n"] for e in box["events"]])
+        pos, since = answer["pos"], box["next_batch"]
+    assert got == [[0, 1], [2, 3], [4], []]
 
 
 async def test_keys_and_device_lists(alice: Phone, bob: Phone) -> None:

@@ -79,7 +79,7 @@ class FakeDevices:
         self.counts: dict[str, int] = {}
 
     async def messages(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = 100
     ) -> tuple[list[JsonObject], int]:
         self.inbox = [(at, m) for at, m in self.inbox if at >= since]
         return [m for at, m in self.inbox if at < upto], upto

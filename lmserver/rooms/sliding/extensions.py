@@ -105,7 +105,11 @@ class ExtensionData:
         """Messages since the extension's own token; those before it are acknowledged and deleted."""
         since = _to_device_since(occasion)
         messages, end = await self._inboxes.messages(
-            occasion.user_id, occasion.device_id, since, max(occasion.upto.stream, since)
+            occasion.user_id,
+            occasion.device_id,
+            since,
+            max(occasion.upto.stream, since),
+            occasion.request.to_device_limit,
         )
         answer.body["to_device"] = {"next_batch": f"{end}_{occasion.upto.epoch}", "events": messages}
         answer.has_news |= bool(messages)

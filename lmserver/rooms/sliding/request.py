@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lmserver.protocol import ids
+from lmserver.rooms.sync.feeds import MAX_MESSAGES
 
 MAX_LISTS: Final = 100
 MAX_SUBSCRIPTIONS: Final = 500
@@ -110,7 +111,7 @@ class SlidingRequest:
     subscriptions: Mapping[str, RoomConfig] = field(default_factory=dict)
     extensions: Mapping[str, ExtensionRequest] = field(default_factory=dict)
     to_device_since: str | None = None
-    to_device_limit: int = MAX_TIMELINE
+    to_device_limit: int = MAX_MESSAGES
     digest: bytes = b""
 
 
@@ -136,7 +137,7 @@ def parse_request(body: Mapping[str, Any], user_id: str) -> SlidingRequest:
         rooms,
         enabled,
         _text(to_device, "since") or None,
-        _integer(to_device, "limit", MAX_TIMELINE, MAX_INDEX),
+        max(1, min(_integer(to_device, "limit", MAX_MESSAGES, MAX_INDEX), MAX_MESSAGES)),
         _digest(lists, subscriptions, extensions),
     )
 

@@ -9,7 +9,7 @@ per connection: a newer one ends the older.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,10 +45,13 @@ from lmserver.storage.database import Database
 MAX_WAIT_SECONDS: Final = 60.0
 MAX_POLLS: Final = 16
 """Of one user, at a time."""
-MAX_INITIAL: Final = 250
-MAX_INITIAL_MEMBERS: Final = 10
-"""Rooms new to the client in one answer, and those of them with all their members; the others follow with
-the next, which does not wait."""
+WHOLE_AT_ONCE: Final = 4
+"""Connections being begun at a time: each first answer may be megabytes (attack R5)."""
+MAX_ROOMS: Final = 250
+MAX_EVENTS: Final = 5_000
+MAX_MEMBER_LISTS: Final = 10
+"""Rooms with news in one answer, events they may have together, and those of them with all their members.
+What does not fit follows with the next, which does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,11 @@ class _Answer:
     results: Mapping[str, RoomResult]
     extensions: Extensions
     rooms: Mapping[str, Sent]
+    complete: bool
 
     @property
     def has_news(self) -> bool:
-        return bool(self.results) or self.extensions.has_news
+        return bool(self.results) or self.extensions.has_news or not self.complete
 
     def document(self, pos: Pos) -> JsonObject:
         return {
@@ -118,11 +122,15 @@ class SlidingSync:
         self._room_data = RoomData(db, reading, unread, PendingRooms(db), clock)
         self._extensions = ExtensionData(db, journal, feeds, typing, Intervals(db, journal))
         self._polls = Polls(MAX_POLLS)
+        self._whole = asyncio.Semaphore(WHOLE_AT_ONCE)
 
     async def sync(self, poll: SlidingPoll) -> JsonObject:
         """The answer, at once when there is news, else after at most the timeout. Raises UnknownPos
         and BadRequest."""
         with self._polls.enter(poll.user_id, f"{poll.device_id} {poll.request.conn_id}") as waiting:
+            if poll.pos is None:
+                async with self._whole:
+                    return await self._sync(poll, waiting)
             return await self._sync(poll, waiting)
 
     async def _sync(self, poll: SlidingPoll, waiting: Poll) -> JsonObject:
@@ -184,7 +192,8 @@ class SlidingSync:
         since = None if pos is None else pos.stream
         rooms, windows, personal = await self._wanted(poll, state, upto.stream)
         read = await self._read_moved(poll.user_id, since, upto.stream) if windows.wanted else set()
-        plans = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
+        wanted = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
+        plans = _fitting(wanted)
         results = await self._room_data.results(poll.reader, [p for p in plans if p.may_have_news], since)
         memberships = await self._memberships.at(poll.user_id, upto.stream)
         occasion = Occasion(
@@ -192,8 +201,16 @@ class SlidingSync:
             {room_id: result.event_ids for room_id, result in results.items()},
         )  # fmt: skip
         extensions = await self._extensions.read(occasion)
-        after = _after(state, plans, results, extensions, since)
-        return _Answer(upto, upcoming, memberships.joined_ids, windows.counts, results, extensions, after)
+        return _Answer(
+            upto,
+            upcoming,
+            memberships.joined_ids,
+            windows.counts,
+            results,
+            extensions,
+            _after(state, plans, results, extensions, since),
+            complete=len(plans) == len(wanted),
+        )
 
     async def _wanted(
         self, poll: SlidingPoll, state: ConnectionState, upto: int
@@ -220,9 +237,8 @@ def _plans(
     since: int,
     read: set[str],
 ) -> list[RoomPlan]:
-    """The rooms in the windows, newest first, no more new ones than an answer may have."""
+    """The rooms in the windows, newest first."""
     plans: list[RoomPlan] = []
-    initial = with_members = 0
     for room_id, room in rooms.items():
         config = windows.wanted.get(room_id)
         if config is None:
@@ -230,11 +246,6 @@ def _plans(
         sent = state.rooms.get(room_id)
         if sent is not None and _begins_anew(sent.membership, room.membership):
             sent = None
-        if sent is None:
-            initial += 1
-            with_members += any(p.type == MEMBER and p.state_key is None for p in config.required)
-            if initial > MAX_INITIAL or with_members > MAX_INITIAL_MEMBERS:
-                continue
         reached = since if sent is None or sent.seen == LIVE else sent.seen
         plans.append(
             RoomPlan(
@@ -243,6 +254,23 @@ def _plans(
             )
         )  # fmt: skip
     return plans
+
+
+def _fitting(plans: Sequence[RoomPlan]) -> list[RoomPlan]:
+    """Those that one answer has room for, at least one with news. What the client has of the others is
+    noted as for rooms that left the windows, so that they are taken up from there."""
+    fitting: list[RoomPlan] = []
+    rooms = events = member_lists = 0
+    for plan in plans:
+        if plan.may_have_news:
+            rooms += 1
+            events += plan.config.timeline_limit
+            member_lists += any(p.type == MEMBER and p.state_key is None for p in plan.new_patterns)
+            over = rooms > MAX_ROOMS or events > MAX_EVENTS or member_lists > MAX_MEMBER_LISTS
+            if over and rooms > 1:
+                continue
+        fitting.append(plan)
+    return fitting
 
 
 def _begins_anew(before: str, now: str) -> bool:

@@ -14,6 +14,8 @@ from lmserver.storage import receipts
 from lmserver.storage.database import Executor
 from lmserver.storage.receipts import Receipt
 
+MAX_MESSAGES: Final = 100
+"""Messages to a device in one answer, unless more were sent at once."""
 MAX_RECEIPTS: Final = 5_000
 """Receipts of one answer; the furthest ones are kept."""
 
@@ -22,7 +24,7 @@ class DeviceData(Protocol):
     """To-device messages and key counts, kept by whoever owns devices."""
 
     async def messages(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES
     ) -> tuple[list[JsonObject], int]:
         """Messages in [since, upto) with the position reading got to; those before `since` are
         acknowledged and deleted (CS API §Send-to-Device messaging)."""
@@ -70,10 +72,10 @@ class Feeds:
         self._account_data = account_data
 
     async def to_device(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES
     ) -> tuple[list[JsonObject], int]:
         """See DeviceData.messages; an answer never goes further than the messages it carries."""
-        return await self._devices.messages(user_id, device_id, since, upto)
+        return await self._devices.messages(user_id, device_id, since, upto, most)
 
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
         """In every answer, zero included: clients take an absent count for no keys and upload."""

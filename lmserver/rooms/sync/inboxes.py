@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.feeds import MAX_MESSAGES, Feeds
 from lmserver.rooms.sync.journal import Journal
 
 MAX_DEVICES: Final = 20_000
@@ -21,7 +21,7 @@ class Inboxes:
         self._empty: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     async def messages(
-        self, user_id: str, device_id: str, since: int, upto: int
+        self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES
     ) -> tuple[list[JsonObject], int]:
         """See Feeds.to_device."""
         device = (user_id, device_id)
@@ -30,7 +30,7 @@ class Inboxes:
             self._empty[device] = max(empty, upto)
             self._empty.move_to_end(device)
             return [], upto
-        messages, got_to = await self._feeds.to_device(user_id, device_id, since, upto)
+        messages, got_to = await self._feeds.to_device(user_id, device_id, since, upto, most)
         if messages:
             self._empty.pop(device, None)
         else:
