@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import time
@@ -66,7 +65,6 @@ from lmserver.media.url_previews import UrlPreviews
 from lmserver.media.workers import Workers
 from lmserver.metrics import Metrics
 from lmserver.own_keys import OldKey
-from lmserver.protocol.events import EventDraft
 from lmserver.protocol.signatures import SigningKey
 from lmserver.push_parts import PushParts, push_parts
 from lmserver.room_parts import RoomParts, federation_room_endpoints, room_endpoints, room_parts
@@ -88,6 +86,7 @@ from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.profile_news import ProfileNews
 from lmserver.rooms.push.following import Following
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
@@ -98,7 +97,6 @@ from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
-from lmserver.storage import people, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.addresses import TrustedProxies
@@ -186,6 +184,7 @@ class Server:
     edus: EduParts
     push: PushParts
     notices: Notices
+    profile_news: ProfileNews
     client_app: web.Application
     federation_app: web.Application
     metrics: Metrics
@@ -193,6 +192,7 @@ class Server:
     async def close(self) -> None:
         """Stop in the order in which parts depend on each other."""
         await self.push.close()
+        await self.profile_news.close()
         await self.edus.close()
         await self.notifier.close()
         await self.recovery.close()
@@ -325,6 +325,7 @@ def assemble(
         edus,
         push,
         rooms.notices,
+        rooms.profile_news,
         _client_app(
             config,
             db,
@@ -488,7 +489,7 @@ def _client_app(
         ProfileEndpoints(
             Profiles(db, accounts),
             config.server_name,
-            partial(_tell_rooms, db, engine, accounts, clock),
+            rooms.profile_news.changed,
             remote.profile,
         ),
         AccountDataEndpoints(data),
@@ -523,16 +524,3 @@ def _client_app(
         observe=partial(metrics.observe_request, "client"),
         proxies=TrustedProxies(config.trusted_proxies),
     )
-
-
-async def _tell_rooms(
-    db: Database, engine: RoomEngine, accounts: Accounts, clock: Callable[[], int], user_id: str
-) -> None:
-    """A changed profile becomes a member event in each room the user is in."""
-    content = {"membership": "join", **await accounts.profile(user_id)}
-    await people.seen(db, {user_id: content}, new_only=False)
-    for entry in await room_state.user_memberships(db, user_id):
-        if entry.membership == "join":
-            draft = EventDraft(entry.room_id, "m.room.member", user_id, content, clock(), user_id)
-            with contextlib.suppress(HubSilent, RoomBusy):
-                await engine.send([draft])

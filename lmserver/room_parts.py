@@ -31,6 +31,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.notices import Notices, NoticeSettings
 from lmserver.rooms.presets import Versions
+from lmserver.rooms.profile_news import ProfileNews
 from lmserver.rooms.public_list import PublicList
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.remote_list import RemoteLists
@@ -52,6 +53,7 @@ class RoomParts:
     spaces: Spaces
     timestamps: Timestamps
     notices: Notices
+    profile_news: ProfileNews
 
 
 def room_parts(
@@ -64,7 +66,7 @@ def room_parts(
     data: ClientData,
     clock: Callable[[], int],
 ) -> RoomParts:
-    """Aliases, public lists, spaces and notices."""
+    """Aliases, public lists, spaces, notices and news of profiles."""
     of = config.server_notices
     settings = NoticeSettings(of.localpart, of.name, of.can_be_declined)
     listing = PublicList(db)
@@ -75,6 +77,7 @@ def room_parts(
         Spaces(db, engine, client),
         Timestamps(db, Reading(db, clock), client, engine.our_name),
         Notices(db, engine, data, accounts.profile, settings, config.rooms.default_version, clock),
+        ProfileNews(db, engine, accounts.profile, clock),
     )
 
 

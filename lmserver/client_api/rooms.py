@@ -14,7 +14,7 @@ from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.errors import AuthRejected
 from lmserver.rooms import presets
-from lmserver.rooms.directory import AliasTaken, Directory
+from lmserver.rooms.directory import AliasTaken, Directory, names_in
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.outcomes import MembershipError
@@ -77,6 +77,7 @@ class RoomEndpoints:
             raise ApiError(400, error.errcode, error.reason) from None
         creator = rooms.user(request)
         alias = await self._free_alias(new)
+        _check_names(new, alias)
         room_id = f"!{secrets.token_urlsafe(18)}:{self._engine.our_name}"
         drafts = presets.drafts(new, room_id, creator, await self._profile_of(creator), alias, self._clock())
         for draft in drafts:
@@ -237,3 +238,15 @@ class RoomEndpoints:
         except MembershipError as error:
             raise rooms.of_membership(error) from None
         return {}
+
+
+def _check_names(new: NewRoom, alias: str | None) -> None:
+    """A room that is not there yet has no alias but the one it is made with (attack C11)."""
+    claimed = {
+        name
+        for type_, _, content in new.initial_state
+        if type_ == "m.room.canonical_alias"
+        for name in names_in(content)
+    }
+    if claimed - {alias}:
+        raise ApiError(400, "M_BAD_ALIAS", "An alias does not lead to this room")

@@ -114,7 +114,7 @@ class Directory:
     async def wrong_names(self, view: RoomView, content: Mapping[str, Any]) -> list[str]:
         """What m.room.canonical_alias newly claims and is no alias of the room (attack C11)."""
         old = view.get("m.room.canonical_alias")
-        new = _names(content) - (set() if old is None else _names(old.content))
+        new = names_in(content) - (set() if old is None else names_in(old.content))
         if len(new) > MAX_NEW_NAMES:
             return sorted(new)
         found = await asyncio.gather(*(self.resolve(alias) for alias in new))
@@ -141,7 +141,8 @@ class Directory:
         await self.publish(room_id, public)
 
 
-def _names(content: Mapping[str, Any]) -> set[str]:
+def names_in(content: Mapping[str, Any]) -> set[str]:
+    """The aliases an m.room.canonical_alias claims."""
     alias, others = content.get("alias"), content.get("alt_aliases")
     named = [alias, *(others if isinstance(others, list) else [])]
     return {name for name in named if ids.is_room_alias(name)}

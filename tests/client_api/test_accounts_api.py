@@ -29,6 +29,9 @@ OPEN = {
     f"{V3}/directory/room/{{alias}}", f"{V3}/publicRooms",
     f"{V3}/directory/list/room/{{room_id}}",
     f"{V3}/profile/{{user_id}}", f"{V3}/profile/{{user_id}}/{{field}}",
+    # Rooms that anybody may join or read.
+    "/_matrix/client/v1/room_summary/{room}", "/_matrix/client/unstable/im.nheko.summary/summary/{room}",
+    "/_matrix/client/unstable/im.nheko.summary/rooms/{room}/summary",
 }  # fmt: skip
 
 

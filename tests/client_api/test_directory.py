@@ -65,6 +65,9 @@ async def test_c11_a_room_calls_itself_only_what_leads_to_it(club: Club) -> None
     assert (await club.call("bob", "PUT", path, {"alias": mine}))[0] == 403
     assert (await club.call("carol", "PUT", path, {"alias": mine}))[0] == 403
     await club.ok("alice", "PUT", path, {"alias": mine, "alt_aliases": [mine]})
+    state = [{"type": "m.room.canonical_alias", "state_key": "", "content": {"alias": other}}]
+    answer = await club.call("alice", "POST", "/createRoom", {"initial_state": state})
+    assert (answer[0], answer[1]["errcode"]) == (400, "M_BAD_ALIAS")
     # Deleted, it is the room's name no longer; what is there already need not lead here.
     await club.ok("alice", "DELETE", alias_path(mine))
     assert await club.ok("alice", "GET", path) == {"alt_aliases": []}
