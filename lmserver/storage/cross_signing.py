@@ -72,12 +72,13 @@ async def add_signatures(db: Executor, signatures: Sequence[KeySignature]) -> li
 
 async def signatures(db: Executor, targets: Iterable[str], asking: str | None) -> list[KeySignature]:
     """What users signed of themselves, and what `asking` signed of them: nobody else's is seen."""
+    pairs = {(target, signer) for target in targets for signer in (target, asking or target)}
     rows = await db.fetch(
-        "SELECT target_user_id, target_key, signer_user_id, signer_key_id, signature FROM key_signatures"
-        " WHERE target_user_id = ANY($1::text[])"
-        " AND (signer_user_id = target_user_id OR signer_user_id = $2)",
-        list(targets),
-        asking,
+        "SELECT k.target_user_id, k.target_key, k.signer_user_id, k.signer_key_id, k.signature"
+        " FROM unnest($1::text[], $2::text[]) AS n (target, signer) JOIN key_signatures AS k"
+        " ON k.target_user_id = n.target AND k.signer_user_id = n.signer",
+        [target for target, _ in pairs],
+        [signer for _, signer in pairs],
     )
     return [_signature(r) for r in rows]
 

@@ -269,6 +269,7 @@ CREATE TABLE key_signatures (
     stream_xid xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE INDEX key_signatures_changes ON key_signatures USING btree (stream_xid);
+CREATE INDEX key_signatures_pair ON key_signatures USING btree (target_user_id, signer_user_id);
 CREATE UNIQUE INDEX key_signatures_pkey ON key_signatures USING btree (target_user_id, target_key, signer_user_id, signer_key_id);
 CREATE INDEX key_signatures_signer ON key_signatures USING btree (signer_user_id, stream_xid);
 
