@@ -8,6 +8,7 @@ from functools import partial
 
 from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.administration import AccountAdministration, TellRooms
 from lmserver.accounts.auth_stages import (
     DUMMY,
     PASSWORD,
@@ -26,6 +27,7 @@ from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.registration import RegistrationEndpoints
 from lmserver.client_api.sso import CALLBACK, SsoEndpoints
+from lmserver.client_api.whois import WhoisEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.oidc import OidcClient
 from lmserver.federation_client.web_client import WebClient
@@ -37,11 +39,13 @@ from lmserver.web.limits import RateLimiter
 
 @dataclass(frozen=True, slots=True)
 class AccountParts:
-    """The endpoints, who may call any endpoint, and what asks users to prove themselves again."""
+    """The endpoints, who may call any endpoint, what asks users to prove themselves again, and accounts as
+    operators have them."""
 
     endpoints: list[object]
     authenticators: dict[Auth, Authenticator]
     interaction: UserInteraction
+    administration: AccountAdministration
 
 
 def account_parts(
@@ -50,6 +54,7 @@ def account_parts(
     accounts: Accounts,
     access: AccessTokens,
     web: WebClient,
+    tell_rooms: TellRooms,
     limiter: RateLimiter,
     clock: Callable[[], int],
 ) -> AccountParts:
@@ -66,6 +71,7 @@ def account_parts(
     providers = [OidcClient(settings, web, url + CALLBACK) for settings in config.oidc_providers]
     sso = SingleSignOn(db, providers, accounts, registration, auth, clock)
     interaction = UserInteraction(auth, partial(_flows_of, accounts, sso))
+    administration = AccountAdministration(db, accounts, tell_rooms)
     browsing = [SsoEndpoints(sso, access, url, config.trusted_clients)] if providers else []
     return AccountParts(
         [
@@ -74,6 +80,7 @@ def account_parts(
             RegistrationEndpoints(accounts, registration, tokens, interaction, limiter),
             AccountEndpoints(accounts, interaction),
             DeviceEndpoints(accounts, interaction),
+            WhoisEndpoints(config.server_name, administration),
         ],
         {
             Auth.USER: UserAuthenticator(access),
@@ -81,6 +88,7 @@ def account_parts(
             Auth.OPTIONAL_USER: UserAuthenticator(access, required=False),
         },
         interaction,
+        administration,
     )
 
 

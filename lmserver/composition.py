@@ -22,6 +22,7 @@ from lmserver.accounts.invite_policy import InvitePolicy
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.profiles import Profiles
 from lmserver.accounts.remote import RemoteUsers
+from lmserver.admin_parts import admin_app
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
@@ -159,7 +160,7 @@ class MediaParts:
 
 @dataclass(slots=True)
 class Server:
-    """A server's parts, wired, and its two applications."""
+    """A server's parts, wired, and its applications; that of operators has no listener unless configured."""
 
     config: Config
     db: Database
@@ -187,6 +188,7 @@ class Server:
     profile_news: ProfileNews
     client_app: web.Application
     federation_app: web.Application
+    admin_app: web.Application
     metrics: Metrics
 
     async def close(self) -> None:
@@ -281,7 +283,9 @@ def assemble(
         db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
     )
     media = _media(config, db, client, dns, clock)
-    profiles = Profiles(db, accounts)
+    of_accounts = account_parts(
+        config, db, accounts, access, web_client, rooms.profile_news.changed, limiter, clock
+    )
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
         transactions,
@@ -297,7 +301,7 @@ def assemble(
             clock,
             linearized=config.federation.mode == "linearized",
         ),
-        FederationDeviceEndpoints(name, federated, profiles, rooms.directory),
+        FederationDeviceEndpoints(name, federated, Profiles(db, accounts), rooms.directory),
         FederationMediaEndpoints(media.library),
         *federation_room_endpoints(config, db, rooms, clock),
     )
@@ -332,7 +336,7 @@ def assemble(
             engine,
             backfill,
             accounts,
-            account_parts(config, db, accounts, access, web_client, limiter, clock),
+            of_accounts,
             invite_policy,
             membership,
             rooms,
@@ -360,6 +364,17 @@ def assemble(
             limiter=limiter,
             observe=partial(metrics.observe_request, "federation"),
             proxies=TrustedProxies(config.trusted_proxies),
+        ),
+        admin_app(
+            config,
+            db,
+            accounts,
+            of_accounts.administration,
+            of_accounts.authenticators[Auth.USER],
+            limiter,
+            FAILURES,
+            metrics,
+            clock,
         ),
         metrics,
     )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from lmserver.config_admin import AdminListener, read_admin
 from lmserver.config_notaries import Notary, read_notaries
 from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
 from lmserver.config_turn import Turn, read_turn
@@ -145,6 +146,7 @@ class Config:
     url_previews: UrlPreviews
     logging: Logging
     metrics: MetricsListener | None
+    admin: AdminListener | None
     limits: Mapping[str, Rate]
     trusted_proxies: tuple[Network, ...]
 
@@ -161,6 +163,11 @@ class Config:
         found += [f"{name} is contacted over plain HTTP: for tests only" for name in plain]
         if self.federation.well_known is not None and ":" in self.server_name:
             found.append("federation.well_known is never asked for: server_name says the port")
+        if self.admin is not None and not _is_loopback(self.admin.host):
+            found.append(
+                "the admin listener speaks plain HTTP beyond this machine: let it listen on 127.0.0.1, behind"
+                " a proxy that terminates TLS"
+            )
         if self.registration.mode == "open":
             found.append("registration is open: anybody who reaches the client API can make accounts")
         return found
@@ -293,7 +300,7 @@ _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a li
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
     "rooms", "presence", "user_directory", "turn", "server_notices", "media", "url_previews", "logging",
-    "metrics", "limits", "trusted_proxies", "oidc_providers", "sso",
+    "metrics", "admin", "limits", "trusted_proxies", "oidc_providers", "sso",
 }  # fmt: skip
 
 
@@ -369,6 +376,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
             reader.choice(logging, "format", ("console", "json"), "json", "logging."),
         ),
         metrics=_metrics(reader, raw),
+        admin=read_admin(raw.get("admin"), reader.problems),
         limits=_limits(reader, raw),
         trusted_proxies=reader.networks(raw, "trusted_proxies", ""),
     )

@@ -176,6 +176,10 @@ logging:
 # Prometheus metrics on a listener of their own, for example {{host: "127.0.0.1", port: 9100}}; null: none.
 metrics: null
 
+# The admin API on a listener of its own, for example {{host: "127.0.0.1", port: 8009, page: true}};
+# null: none. `page` serves a page for operators at /admin there. Keep it on loopback, or behind a proxy.
+admin: null
+
 # Reverse proxies whose X-Forwarded-For is believed, as networks such as "127.0.0.1/32"; without them
 # everybody behind a proxy counts as one address. They have to set or extend that header themselves.
 trusted_proxies: []

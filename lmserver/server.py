@@ -211,6 +211,8 @@ async def _listen(server: Server, listeners: list[Listener], certificate: Server
         (server.client_app, anybody, config.client.host, config.client.port, None),
         (server.federation_app, peers, federation.host, federation.port, tls),
     ]
+    if config.admin is not None:
+        sites.append((server.admin_app, anybody, config.admin.host, config.admin.port, None))
     if config.metrics is not None:
         sites.append((_metrics_app(server.metrics), anybody, config.metrics.host, config.metrics.port, None))
     for app, capacity, host, port, context in sites:

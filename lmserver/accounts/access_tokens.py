@@ -49,14 +49,23 @@ class AccessTokens:
         self._owners: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    async def issue(self, db: Connection, user_id: str, device_id: str, *, refreshable: bool) -> Issued:
-        """New tokens in place of all the device had. Raises AccountError for a user who may not log in.
+    async def issue(
+        self,
+        db: Connection,
+        user_id: str,
+        device_id: str,
+        *,
+        refreshable: bool,
+        expires_ts: int | None = None,
+    ) -> Issued:
+        """New tokens in place of all the device had; one that cannot be renewed ends at `expires_ts` (ms),
+        if that is given. Raises AccountError for a user who may not log in.
 
         `forget` what was known of the user after COMMIT.
         """
         await check_may_log_in(db, user_id)
         await access_tokens.remove_of_device(db, user_id, device_id)
-        return await self._add(db, user_id, device_id, _new("lmr") if refreshable else None)
+        return await self._add(db, user_id, device_id, _new("lmr") if refreshable else None, expires_ts)
 
     async def refresh(self, token: str) -> Issued | None:
         """A new pair for a refresh token; None when it is not known. Raises AccountLocked.
@@ -85,9 +94,16 @@ class AccessTokens:
         self._drop(done[1])
         return done[0]
 
-    async def _add(self, db: Connection, user_id: str, device_id: str, refresh: str | None) -> Issued:
+    async def _add(
+        self,
+        db: Connection,
+        user_id: str,
+        device_id: str,
+        refresh: str | None,
+        expires_ts: int | None = None,
+    ) -> Issued:
         now, text = self._clock(), _new("lm")
-        expires = None if refresh is None else now + ACCESS_MS
+        expires = expires_ts if refresh is None else now + ACCESS_MS
         refresh_hash = None if refresh is None else token_hash(refresh)
         if refresh_hash is not None:
             await access_tokens.add_refresh(db, refresh_hash, user_id, device_id, now)

@@ -128,6 +128,23 @@ class Accounts:
         self._tokens.forget(user_id)
         return done
 
+    async def set_admin(self, user_id: str, admin: bool) -> bool:
+        """Make a user an administrator, or no longer one; whether there is such an account."""
+        done = await accounts.set_admin(self._db, user_id, admin)
+        self._tokens.forget(user_id)
+        return done
+
+    async def reactivate(self, user_id: str, password: str) -> None:
+        """Let a deactivated user log in again, with a new password; they have nothing of what was. Raises
+        BadPassword."""
+        password_hash = await self._passwords.hash(password)
+
+        async def work(db: Connection) -> None:
+            await accounts.reactivate(db, user_id, password_hash)
+            await departures.done(db, user_id)
+
+        await self._db.run(work)
+
     async def set_password(self, user_id: str, password: str) -> None:
         """Raises BadPassword."""
         password_hash = await self._passwords.hash(password)
@@ -163,15 +180,24 @@ class Accounts:
     # -- logins ---------------------------------------------------------------------------------
 
     async def log_in(
-        self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool = False
+        self,
+        user_id: str,
+        device_id: str | None,
+        display_name: str | None,
+        *,
+        refreshable: bool = False,
+        expires_ts: int | None = None,
     ) -> Login:
-        """New tokens for a new device, or in place of the device's old ones; raises AccountError."""
+        """New tokens for a new device, or in place of the device's old ones; `expires_ts` (ms) ends one
+        that cannot be renewed. Raises AccountError."""
         if device_id is not None and not ids.is_device_id(device_id):
             raise AccountError("M_INVALID_PARAM", 400, "The device ID is not valid")
         device = device_id or "".join(secrets.choice(string.ascii_uppercase) for _ in range(10))
 
         async def work(db: Connection) -> Issued:
-            issued = await self._tokens.issue(db, user_id, device, refreshable=refreshable)
+            issued = await self._tokens.issue(
+                db, user_id, device, refreshable=refreshable, expires_ts=expires_ts
+            )
             await accounts.add_device(db, user_id, device, (display_name or "")[:MAX_NAME] or None)
             return issued
 

@@ -74,6 +74,21 @@ async def set_locked(db: Executor, user_id: str, locked: bool) -> bool:
     return done == "UPDATE 1"
 
 
+async def set_admin(db: Executor, user_id: str, admin: bool) -> bool:
+    """Whether there is such an account."""
+    done = await db.execute("UPDATE accounts SET is_admin = $2 WHERE user_id = $1", user_id, admin)
+    return done == "UPDATE 1"
+
+
+async def reactivate(db: Executor, user_id: str, password_hash: str) -> None:
+    """Let a deactivated user log in again, with nothing of what was."""
+    await db.execute(
+        "UPDATE accounts SET deactivated = false, password_hash = $2 WHERE user_id = $1 AND deactivated",
+        user_id,
+        password_hash,
+    )
+
+
 async def set_password(db: Executor, user_id: str, password_hash: str) -> None:
     await db.execute("UPDATE accounts SET password_hash = $2 WHERE user_id = $1", user_id, password_hash)
 

@@ -124,13 +124,13 @@ async def search_accounts(db: Executor, user_id: str, term: str, limit: int) -> 
         "SELECT user_id, displayname, avatar_url FROM accounts WHERE NOT deactivated AND user_id <> $2"
         " AND (lower(user_id) LIKE $1 ESCAPE '!' OR lower(displayname) LIKE $1 ESCAPE '!')"
         " ORDER BY user_id LIMIT $3",
-        f"%{_escaped(term.lower())}%",
+        f"%{escaped(term.lower())}%",
         user_id,
         limit,
     )
     return [Person(r["user_id"], r["displayname"], r["avatar_url"]) for r in rows]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """For LIKE with ESCAPE '!': every character stands for itself (attack Q1)."""
     return re.sub(r"([!%_])", r"!\1", re.sub("[\0\ud800-\udfff]", "", text))

@@ -63,6 +63,34 @@ async def newest(db: Executor, before: int | None, limit: int) -> list[FiledRepo
     return [_filed(r) for r in rows]
 
 
+async def page(
+    db: Executor, room_id: str | None, reporter: str | None, start: int, limit: int, *, oldest_first: bool
+) -> list[FiledReport]:
+    """Reports of a room and by a user, where those are given, behind the first `start` of them."""
+    rows = await db.fetch(
+        "SELECT id, reporter, kind, room_id, event_id, reported, reason, score, created_ts FROM reports"
+        " WHERE ($1::text IS NULL OR room_id = $1) AND ($2::text IS NULL OR reporter = $2)"
+        " ORDER BY CASE WHEN $5 THEN id ELSE -id END OFFSET $3 LIMIT $4",
+        room_id,
+        reporter,
+        start,
+        limit,
+        oldest_first,
+    )
+    return [_filed(r) for r in rows]
+
+
+async def count(db: Executor, room_id: str | None, reporter: str | None) -> int:
+    """How many there are on all pages."""
+    found: int = await db.fetchval(
+        "SELECT count(*) FROM reports"
+        " WHERE ($1::text IS NULL OR room_id = $1) AND ($2::text IS NULL OR reporter = $2)",
+        room_id,
+        reporter,
+    )
+    return found
+
+
 async def one(db: Executor, number: int) -> FiledReport | None:
     row = await db.fetchrow(
         "SELECT id, reporter, kind, room_id, event_id, reported, reason, score, created_ts FROM reports"

@@ -32,6 +32,7 @@ class Auth(Enum):
     LOCKED_USER = "user, locked ones too"
     OPTIONAL_USER = "optional user"
     SERVER = "server"
+    ADMIN = "admin"
 
 
 MAX_AT_ONCE = 64
@@ -43,6 +44,7 @@ _DEFAULT_RATES = {
     Auth.USER: "requests",
     Auth.LOCKED_USER: "requests",
     Auth.SERVER: "federation_requests",
+    Auth.ADMIN: "requests",
 }
 """No endpoint is without a limit."""
 

@@ -1,0 +1,57 @@
+"""The admin API, wired: what operators reach on the admin listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from aiohttp import web
+
+from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.administration import AccountAdministration
+from lmserver.accounts.registration_tokens import RegistrationTokens
+from lmserver.admin_api.access import AdminAuthenticator
+from lmserver.admin_api.registration_tokens import RegistrationTokenEndpoints
+from lmserver.admin_api.reports import ReportEndpoints
+from lmserver.admin_api.server import ServerEndpoints
+from lmserver.admin_api.sessions import SessionEndpoints
+from lmserver.admin_api.users import UserEndpoints
+from lmserver.config import Config
+from lmserver.metrics import Metrics
+from lmserver.storage.database import Database
+from lmserver.web.addresses import TrustedProxies
+from lmserver.web.app import Authenticator, build_app
+from lmserver.web.endpoint import Auth
+from lmserver.web.errors import ApiError
+from lmserver.web.limits import RateLimiter
+
+
+def admin_app(
+    config: Config,
+    db: Database,
+    accounts: Accounts,
+    administration: AccountAdministration,
+    user: Authenticator,
+    limiter: RateLimiter,
+    failures: dict[type[Exception], ApiError],
+    metrics: Metrics,
+    clock: Callable[[], int],
+) -> web.Application:
+    """Every endpoint of the admin listener. `user` finds out whose access token it is. Browsers are not
+    let in from other origins: there is no CORS (attack C16)."""
+    tokens = RegistrationTokens(db, config.registration.tokens, clock)
+    endpoints: list[object] = [
+        ServerEndpoints(),
+        UserEndpoints(config.server_name, accounts, administration),
+        SessionEndpoints(db, config.server_name, accounts, administration),
+        RegistrationTokenEndpoints(tokens),
+        ReportEndpoints(db),
+    ]
+    return build_app(
+        endpoints,
+        {Auth.ADMIN: AdminAuthenticator(user)},
+        failures=failures,
+        limiter=limiter,
+        observe=partial(metrics.observe_request, "admin"),
+        proxies=TrustedProxies(config.trusted_proxies),
+    )
