@@ -30,6 +30,7 @@ from lmserver.client_api.history import HistoryEndpoints
 from lmserver.client_api.media import MediaEndpoints
 from lmserver.client_api.presence import PresenceEndpoints
 from lmserver.client_api.profile import ProfileEndpoints
+from lmserver.client_api.relations import RelationEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sliding_sync import SlidingSyncEndpoints
 from lmserver.client_api.sync import SyncEndpoints
@@ -523,6 +524,7 @@ def _client_app(
         *of_rooms,
         SendEndpoints(engine, reading, edus.typing, rooms.directory, clock),
         HistoryEndpoints(db, reading, backfill),
+        RelationEndpoints(db, reading),
         SyncEndpoints(sync, data.get_filter, edus.presence),
         SlidingSyncEndpoints(sliding, edus.presence),
         PresenceEndpoints(edus.presence),

@@ -42,7 +42,11 @@ class SendEndpoints:
     async def send(self, request: Request) -> JsonObject:
         """A message event; the same transaction ID of a device gives the same event."""
         draft = await self._draft(request, request.params["event_type"], None)
-        event_id = await rooms.send(self._engine, [draft], rooms.transaction(request))
+        txn = rooms.transaction(request)
+        rooms.check(draft)
+        if await self._reading.repeats_annotation(draft, txn):
+            raise ApiError(400, "M_DUPLICATE_ANNOTATION", "You have reacted with this before")
+        event_id = await rooms.send(self._engine, [draft], txn)
         self._typing.stop(draft.room_id, draft.sender)
         return {"event_id": event_id}
 

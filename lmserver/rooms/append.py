@@ -23,6 +23,7 @@ from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import snapshot as snapshots
 from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.relations import new_relation
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage import (
     client_transactions,
@@ -32,6 +33,7 @@ from lmserver.storage import (
     holds,
     lpdus,
     people,
+    relations,
     room_log,
     room_state,
 )
@@ -41,6 +43,7 @@ from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.lpdus import OwnLpdu
 from lmserver.storage.message_search import SEARCHED
+from lmserver.storage.relations import NewRelation
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
 
@@ -67,6 +70,7 @@ class Batch:
     lpdus: dict[tuple[str, str], Accepted] = field(default_factory=dict)
     known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
+    relations: list[NewRelation] = field(default_factory=list)
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
@@ -88,6 +92,8 @@ class Batch:
         accepted = Accepted(pdu.event_id, position)
         if lpdu_hash is not None:
             self.lpdus[lpdu_hash, pdu.sender] = accepted
+        if failed is None and (related := new_relation(pdu, position)) is not None:
+            self.relations.append(related)
         if failed is None and pdu.state_key is not None:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
@@ -368,6 +374,8 @@ async def write(
         await fanout.apply_changes(db, batch.room_id, batch.ranges)
     if batch.txns:
         await client_transactions.remember(db, batch.room_id, batch.txns, now_ms)
+    if batch.relations:
+        await relations.add(db, batch.room_id, batch.relations)
     if batch.redactions:
         await _apply_redactions(db, batch)
     settled = await _settle_own_lpdus(db, batch) if row.hub_server != batch.our_name else ()
@@ -422,6 +430,7 @@ async def _apply_redactions(db: Executor, batch: Batch) -> None:
             pairs.append((target, pdu.event_id))
     if pairs:
         await room_log.mark_redacted(db, batch.room_id, pairs)
+        await relations.remove(db, batch.room_id, [target for target, _ in pairs])
     if unseen:
         await room_log.remember_redactions(db, batch.room_id, unseen)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -22,8 +22,9 @@ from lmserver.protocol.events import Pdu, parse_pdu
 from lmserver.protocol.room_versions import room_version
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.evidence import EvidenceLog
+from lmserver.rooms.relations import new_relation
 from lmserver.rooms.weaving import CONTRADICTION, Weaver
-from lmserver.storage import client_transactions, history, lpdus, room_log
+from lmserver.storage import client_transactions, history, lpdus, relations, room_log
 from lmserver.storage.database import Connection, Database, UniqueViolation
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.history import UNVERIFIED, Link
@@ -225,7 +226,8 @@ class Backfill:
             batch.events.append(_row(pdu, hole.position - offset, failed))
         await history.add(db, row.room_id, batch.events, self._clock())
         await history.weave(db, row.room_id, batch.weaver.begin, batch.weaver.end)
-        shown = {e.event_id for e in batch.events if e.soft_failed is None}
+        shown = {e.event_id: e.position or 0 for e in batch.events if e.soft_failed is None}
+        await _relate(db, row.room_id, [(pdu, shown[pdu.event_id]) for pdu in pdus if pdu.event_id in shown])
         await _redact(db, row.room_id, [pdu for pdu in pdus if pdu.event_id in shown])
         await self._settle(db, row.room_id, batch.events)
 
@@ -267,6 +269,7 @@ class Backfill:
         ]
         await history.verified(db, room_id, [(pdu.event_id, pdu.lpdu_hash) for pdu in shown])
         await history.weave(db, room_id, weaver.begin, weaver.end)
+        await _relate(db, room_id, [(pdu, position) for pdu, position in good if pdu in shown])
         await _redact(db, room_id, shown)
 
 
@@ -307,6 +310,12 @@ def _case(pdu: Pdu, kind: str, detail: str, against: str | None = None) -> NewEv
     )
 
 
+async def _relate(db: Connection, room_id: str, placed: Iterable[tuple[Pdu, int]]) -> None:
+    found = [new_relation(pdu, position) for pdu, position in placed]
+    if any(found):
+        await relations.add(db, room_id, [relation for relation in found if relation is not None])
+
+
 async def _redact(db: Connection, room_id: str, pdus: Sequence[Pdu]) -> None:
     """Redactions that came before their targets. Those that stand in history themselves count for
     their senders' own events: moderators' are the hub's to apply, we do not know the levels then."""
@@ -328,3 +337,4 @@ async def _redact(db: Connection, room_id: str, pdus: Sequence[Pdu]) -> None:
     ]
     if pairs:
         await room_log.mark_redacted(db, room_id, pairs)
+        await relations.remove(db, room_id, [target for target, _ in pairs])

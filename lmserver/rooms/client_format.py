@@ -6,7 +6,7 @@ between servers. Redacted events leave this module pruned, whatever asked for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,41 @@ def shown(stored: StoredEvent, version: RoomVersion) -> Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadBundle:
+    """A thread as its root tells of it; `latest_edit` is the last edit of its latest event."""
+
+    count: int
+    participated: bool
+    latest: Shown
+    latest_edit: Shown | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What is told with an event about those that relate to it (CS API §Aggregations of child events)."""
+
+    edit: Shown | None = None
+    references: Sequence[str] = ()
+    thread: ThreadBundle | None = None
+
+    def as_json(self, room_id: str | None, now_ms: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.edit is not None:
+            found["m.replace"] = client_event(self.edit, room_id, Extras(now_ms))
+        if self.references:
+            found["m.reference"] = {"chunk": [{"event_id": event_id} for event_id in self.references]}
+        if self.thread is not None:
+            latest = self.thread.latest
+            bundles = {latest.event_id: Bundle(self.thread.latest_edit)} if self.thread.latest_edit else {}
+            found["m.thread"] = {
+                "latest_event": client_event(latest, room_id, Extras(now_ms, bundles=bundles)),
+                "count": self.thread.count,
+                "current_user_participated": self.thread.participated,
+            }
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Extras:
     """What goes into `unsigned`, all of it private to the reader."""
 
@@ -68,6 +103,7 @@ class Extras:
     transaction_ids: Mapping[str, str] = field(default_factory=dict)
     redactions: Mapping[str, Shown] = field(default_factory=dict)
     previous: Mapping[str, Shown] = field(default_factory=dict)
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
 
 
 def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEvent:
@@ -84,11 +120,11 @@ def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEve
         result["room_id"] = room_id
     if event.type == "m.room.redaction" and isinstance(event.content.get("redacts"), str):
         result["redacts"] = event.content["redacts"]
-    result["unsigned"] = _unsigned(event, extras)
+    result["unsigned"] = _unsigned(event, room_id, extras)
     return result
 
 
-def _unsigned(event: Shown, extras: Extras) -> dict[str, Any]:
+def _unsigned(event: Shown, room_id: str | None, extras: Extras) -> dict[str, Any]:
     # A sender may claim any time at all; the difference must stay a number clients can hold.
     age = extras.now_ms - event.fields["origin_server_ts"]
     unsigned: dict[str, Any] = {"age": max(-MAX_INT, min(age, MAX_INT))}
@@ -99,6 +135,9 @@ def _unsigned(event: Shown, extras: Extras) -> dict[str, Any]:
         redaction = extras.redactions.get(event.redacted_by)
         if redaction is not None:
             unsigned["redacted_because"] = client_event(redaction, None, Extras(extras.now_ms))
+    bundle = extras.bundles.get(event.event_id)
+    if bundle is not None:
+        unsigned["m.relations"] = bundle.as_json(room_id, extras.now_ms)
     previous = extras.previous.get(event.event_id)
     if previous is not None:
         unsigned["prev_content"] = previous.content

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion, room_version
+from lmserver.rooms import relations
 from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
@@ -31,6 +33,7 @@ from lmserver.storage import (
     room_reads,
     room_state,
 )
+from lmserver.storage.client_transactions import TransactionKey
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 
@@ -306,6 +309,10 @@ class Reading:
             found += self.shown_all(stored, access.version)
         return found
 
+    async def repeats_annotation(self, draft: EventDraft, txn: TransactionKey) -> bool:
+        """See relations.repeats_annotation."""
+        return await relations.repeats_annotation(self._db, draft, txn)
+
     # -- showing --------------------------------------------------------------------------------
 
     def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
@@ -327,6 +334,7 @@ class Reading:
             await self._transaction_ids(reader, rooms),
             await self._redactions(rooms),
             await self._previous(rooms),
+            await relations.bundles(self._db, reader.user_id, rooms),
         )
         return [
             [client_event(event, access.room_id if with_room_id else None, extras) for event in events]

@@ -135,6 +135,22 @@ CREATE TABLE directory_users (
 CREATE UNIQUE INDEX directory_users_pkey ON directory_users USING btree (user_id);
 CREATE INDEX directory_users_words ON directory_users USING gin (words);
 
+CREATE TABLE event_relations (
+    room_id text NOT NULL,
+    event_id text NOT NULL,
+    position bigint NOT NULL,
+    parent_id text NOT NULL,
+    rel_type text NOT NULL,
+    type text NOT NULL,
+    sender text NOT NULL,
+    ts bigint NOT NULL,
+    key text
+);
+CREATE INDEX event_relations_parent ON event_relations USING btree (room_id, parent_id, "position");
+CREATE UNIQUE INDEX event_relations_pkey ON event_relations USING btree (room_id, event_id);
+CREATE INDEX event_relations_sender ON event_relations USING btree (room_id, parent_id, rel_type, sender, ts);
+CREATE INDEX event_relations_type ON event_relations USING btree (room_id, parent_id, rel_type, "position");
+
 CREATE TABLE events (
     room_id text NOT NULL,
     event_id text NOT NULL,
@@ -650,6 +666,15 @@ CREATE TABLE sso_sessions (
 CREATE INDEX sso_sessions_age ON sso_sessions USING btree (created_ts);
 CREATE INDEX sso_sessions_counted ON sso_sessions USING btree (counted_as, created_ts);
 CREATE UNIQUE INDEX sso_sessions_pkey ON sso_sessions USING btree (state_hash);
+
+CREATE TABLE threads (
+    room_id text NOT NULL,
+    root_id text NOT NULL,
+    replies bigint NOT NULL,
+    last_position bigint NOT NULL
+);
+CREATE INDEX threads_newest ON threads USING btree (room_id, last_position);
+CREATE UNIQUE INDEX threads_pkey ON threads USING btree (room_id, root_id);
 
 CREATE TABLE to_device_messages (
     user_id text NOT NULL,

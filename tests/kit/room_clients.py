@@ -15,6 +15,7 @@ from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
 from lmserver.client_api.public_rooms import PublicRoomEndpoints
+from lmserver.client_api.relations import RelationEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
 from lmserver.client_api.send import SendEndpoints
 from lmserver.client_api.sync import SyncEndpoints
@@ -115,11 +116,17 @@ class User:
         self._headers = {"Authorization": f"Bearer {user_id}|{device}"}
 
     async def call(
-        self, method: str, *parts: str, body: Any = None, raw: bytes | None = None, **query: Any
+        self,
+        method: str,
+        *parts: str,
+        body: Any = None,
+        raw: bytes | None = None,
+        prefix: str = PREFIX,
+        **query: Any,
     ) -> Answer:
         """A request; every part of the path is percent-encoded by itself, parts with "/" first
         are taken as they are."""
-        path = PREFIX + "".join(p if p.startswith("/") else "/" + quote(p, safe="") for p in parts)
+        path = prefix + "".join(p if p.startswith("/") else "/" + quote(p, safe="") for p in parts)
         url = URL(path, encoded=True).with_query(query) if query else URL(path, encoded=True)
         kwargs: Any = {"data": raw} if raw is not None else {"json": body} if body is not None else {}
         async with self._client.request(method, url, headers=self._headers, **kwargs) as response:
@@ -195,6 +202,7 @@ class RoomServer:
             ),
             SendEndpoints(world.engine, world.reading, world.typing, directory, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),
+            RelationEndpoints(db, world.reading),
             SyncEndpoints(world.service, self._filter, nobody),
             EphemeralEndpoints(world.reading, world.typing, receipts),
             DirectoryEndpoints(db, directory, world.reading, all_local=False),

@@ -72,6 +72,8 @@ DISTRIBUTED_BY = {
     "pushers": "user_id",
     "push_rooms": "room_id",
     "push_queue": "user_id",
+    "event_relations": "room_id",
+    "threads": "room_id",
     "room_gaps": "room_id",
     "room_state": "room_id",
     "rooms": "room_id",
