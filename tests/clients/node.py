@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "js"
 MODULES = FOLDER / "node_modules"
 OLDEST_NODE = 20
 INSTALL_SECONDS = 180
-SCRIPT_SECONDS = 100
+SCRIPT_SECONDS = 180
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.clients.node import Node
+from tests.clients.pictures import lighthouse
 from tests.kit.processes import ServerProcess
 
 ARTEFACTS = Path(__file__).parent.parent / "artefacts"
@@ -33,9 +35,12 @@ def test_a_browser_joins_reads_and_writes_in_a_room_of_another_server(
         "hydrogen.mjs",
         servers=[server.client_url for server in servers],
         names=[server.name for server in servers],
+        picture=lighthouse(),
         chromium=chromium,
         profile=str(tmp_path / "profile"),
         screenshot=str(screenshot),
     )
     assert screenshot.read_bytes().startswith(b"\x89PNG")
-    assert any(path.startswith("/_matrix/client/r0/sync") for path in answer["paths"])
+    asked = "\n".join(answer["paths"])
+    assert "/_matrix/client/r0/sync" in asked
+    assert f"/_matrix/client/v1/media/thumbnail/{quote(servers[0].name)}/" in asked

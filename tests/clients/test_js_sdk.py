@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
-
 from tests.clients.node import Node
+from tests.clients.pictures import lighthouse
 from tests.kit.processes import ServerProcess
 
 Servers = tuple[ServerProcess, ServerProcess]
-
-
-def picture() -> bytes:
-    """A PNG of one pixel."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    size = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(b"\x00\xff")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def urls(servers: Servers) -> list[str]:
@@ -28,7 +14,7 @@ def urls(servers: Servers) -> list[str]:
 
 
 def test_edits_reactions_receipts_pictures_and_knocking(servers: Servers, node: Node) -> None:
-    answer = node.run("conversation.mjs", servers=urls(servers), picture=base64.b64encode(picture()).decode())
+    answer = node.run("conversation.mjs", servers=urls(servers), picture=lighthouse())
     assert answer["makersPower"] == "Infinity"  # if the client learns better, docs/clients.md has to
 
 

@@ -55,7 +55,7 @@ export async function openBrowser(executablePath, profile) {
   const context = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
-    viewport: { width: 1080, height: 680 },
+    viewport: { width: 1080, height: 780 },
     args: [
       "--no-sandbox",
       "--disable-gpu",
@@ -67,6 +67,6 @@ export async function openBrowser(executablePath, profile) {
       "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     ],
   });
-  context.setDefaultTimeout(20_000);
+  context.setDefaultTimeout(40_000);
   return context;
 }

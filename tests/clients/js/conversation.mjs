@@ -78,9 +78,9 @@ assert.deepEqual(regretted.getContent(), {});
 
 // A picture, over federation and behind authentication.
 const picture = Buffer.from(given.picture, "base64");
-const { content_uri: uri } = await alice.uploadContent(picture, { type: "image/png", name: "dot.png" });
-await alice.sendImageMessage(roomId, uri, { mimetype: "image/png", size: picture.length }, "dot.png");
-const shown = await saying(bob, roomId, "dot.png");
+const { content_uri: uri } = await alice.uploadContent(picture, { type: "image/png", name: "lighthouse.png" });
+await alice.sendImageMessage(roomId, uri, { mimetype: "image/png", size: picture.length }, "lighthouse.png");
+const shown = await saying(bob, roomId, "lighthouse.png");
 const fetchAs = (client, url) =>
   fetch(url, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
 const url = bob.mxcUrlToHttp(shown.getContent().url, undefined, undefined, undefined, false, true, true);

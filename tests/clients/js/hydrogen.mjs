@@ -52,6 +52,13 @@ try {
   await receive("Good morning! Is Sunday still fine for everybody?");
   await send("Good morning Maria. Sunday is perfect, I can bring coffee.");
   await receive("Then let us meet at ten, at the old lighthouse.");
+
+  // A picture, which the browser gets from his server by way of hers, made smaller, and only when logged in.
+  const picture = Buffer.from(given.picture, "base64");
+  const { content_uri: uri } = await maria.uploadContent(picture, { type: "image/png", name: "lighthouse.png" });
+  const info = { mimetype: "image/png", size: picture.length, w: 640, h: 360 };
+  await maria.sendImageMessage(roomId, uri, info, "lighthouse.png");
+  await page.waitForFunction(() => document.querySelector(".Timeline_messageBody .media img")?.naturalWidth > 0);
   const reply = await send("I will be there. Who brings the cake?");
   assert.equal(reply.getSender(), `@jonas:${given.names[1]}`);
   await maria.sendEvent(roomId, sdk.EventType.Reaction, {

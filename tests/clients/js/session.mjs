@@ -50,7 +50,7 @@ export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = 
 }
 
 // What `check` gives as soon as it is neither false nor missing.
-export async function eventually(what, check, seconds = 20) {
+export async function eventually(what, check, seconds = 40) {
   const deadline = Date.now() + seconds * 1000;
   for (;;) {
     const found = await check();
