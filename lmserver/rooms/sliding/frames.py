@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from lmserver.rooms.client_format import ClientEvent, Shown, shown
 from lmserver.rooms.reading import Access
@@ -15,6 +15,12 @@ from lmserver.rooms.sync.tokens import RoomToken
 from lmserver.storage.room_batches import Stretch
 from lmserver.storage.room_log import StoredEvent
 from lmserver.storage.sliding_rooms import LOWEST, StateWant
+
+BUMPING: Final = (
+    "m.room.create", "m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite", "m.poll.start",
+    "org.matrix.msc3381.poll.start", "m.beacon_info", "org.matrix.msc3672.beacon_info",
+)  # fmt: skip
+"""Types that move a room up in a client's list (MSC4186 §Common fields, bump_stamp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,8 @@ class RoomPlan:
 class Frame:
     """One room while it is put together. `after` is the client's last position, None for none; `upto`
     and `at` end what the user may be told of events and state. `whole` is false where nothing but the
-    user's own member event may be told; `members` are those the client has lazily."""
+    user's own member event may be told; `members` are those the client has lazily. `seen_all` says that
+    every event since `after` was read for the timeline: then `has_state` and `bumped_at` (ms) tell of all."""
 
     plan: RoomPlan
     access: Access
@@ -82,6 +89,14 @@ class Frame:
     entries: dict[tuple[str, str], tuple[int, Shown]] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     members_changed: bool = False
+    seen_all: bool = False
+    has_state: bool = False
+    bumped_at: int | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the timeline shows that no state changed, and none is wanted that was not before."""
+        return self.seen_all and not self.has_state and not self.plan.new_patterns
 
     @property
     def lazy(self) -> bool:
@@ -103,6 +118,7 @@ class Frame:
         first, last = stretches[-1]
         self.stretch = Stretch(self.plan.room_id, first, last)
         self.limited = len(stretches) > 1 or (not old and first > lowest)
+        self.seen_all = not old and not self.limited
 
     def fill(self, rows: Sequence[StoredEvent], limit: int, since: int | None, *, more: bool) -> None:
         """The timeline out of a stretch's newest rows, newest first; `more` says that it has older ones."""
@@ -112,6 +128,11 @@ class Frame:
             self.limited = False
             return
         self.limited |= more or len(events) > limit
+        self.seen_all &= not more
+        self.has_state = any(event.state_key is not None for _, event in acceptable)
+        self.bumped_at = max(
+            (row.received_ts for row, event in events if event.type in BUMPING), default=None
+        )
         self.num_live = 0 if since is None else sum(row.stream_xid >= since for row, _ in events[:limit])
         self.timeline = [event for _, event in reversed(events[:limit])]
 
@@ -125,7 +146,7 @@ class Frame:
 
     def wants(self) -> list[StateWant]:
         """The state to read: what was asked for as far as it is news, and what the room is called."""
-        if self.at is None:
+        if self.at is None or self.quiet:
             return []
         room_id, at = self.plan.room_id, self.at
         after = LOWEST if self.after is None else self.after

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lmserver.rooms.client_format import Shown, shown
 from lmserver.rooms.reading import Access, Reader, Reading
-from lmserver.rooms.sliding.frames import Frame, RoomPlan, hero, left_room
+from lmserver.rooms.sliding.frames import BUMPING, Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
 from lmserver.rooms.sliding.request import MEMBER
 from lmserver.rooms.unread import Unread
@@ -28,11 +28,6 @@ MAX_MEMBERS: Final = 100
 SPARE: Final = 20
 """Further events that are read when some may be of users the reader ignores."""
 MAX_BUMP_SCAN: Final = 500
-BUMPING: Final = (
-    "m.room.create", "m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite", "m.poll.start",
-    "org.matrix.msc3381.poll.start", "m.beacon_info", "org.matrix.msc3672.beacon_info",
-)  # fmt: skip
-"""Types that move a room up in a client's list (MSC4186 §Common fields, bump_stamp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +174,7 @@ class RoomData:
         stretches = [
             Stretch(f.plan.room_id, f.after + 1, f.upto)
             for f in frames
-            if f.after is not None and f.upto > f.after
+            if f.after is not None and f.upto > f.after and not f.quiet
         ]
         members = await sliding_rooms.with_member_changes(self._db, stretches)
         for frame in frames:
@@ -271,6 +266,8 @@ class RoomData:
         joined = [f for f in frames if f.plan.room.membership == "join"]
         stretches: list[Stretch] = []
         for frame in joined:
+            if frame.seen_all:
+                continue
             lowest = frame.access.room.min_position if frame.after is None else frame.after + 1
             visible = frame.access.visible.within(lowest, frame.upto)
             if visible:
@@ -280,7 +277,9 @@ class RoomData:
             if stretches
             else {}
         )
-        return {f.plan.room_id: f.plan.room.member_ts for f in joined if f.after is None} | newest
+        seen = {f.plan.room_id: f.bumped_at for f in joined if f.seen_all and f.bumped_at is not None}
+        begun = {f.plan.room_id: f.plan.room.member_ts for f in joined if f.after is None}
+        return begun | seen | newest
 
     async def _counts(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, dict[str, Any]]:
         """Unread notifications, those in threads too: no extension tells of them apart."""

@@ -9,7 +9,7 @@ per connection: a newer one ends the older.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -191,7 +191,7 @@ class SlidingSync:
         upto = Pos(0, settled if pos is None else max(settled, pos.stream), self._typing.serial, epoch)
         since = None if pos is None else pos.stream
         rooms, windows, personal = await self._wanted(poll, state, upto.stream)
-        read = await self._read_moved(poll.user_id, since, upto.stream) if windows.wanted else set()
+        read = await self._read_moved(poll.user_id, windows.wanted, since, upto.stream)
         wanted = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
         plans = _fitting(wanted)
         results = await self._room_data.results(poll.reader, [p for p in plans if p.may_have_news], since)
@@ -224,9 +224,17 @@ class SlidingSync:
         personal = await self._room_list.personal(poll.user_id, poll.request)
         return rooms, await self._room_list.windows(poll.request, rooms, personal), personal
 
-    async def _read_moved(self, user_id: str, since: int | None, upto: int) -> set[str]:
+    async def _read_moved(self, user_id: str, rooms: Iterable[str], since: int | None, upto: int) -> set[str]:
         """Rooms in which the user's own receipts moved: their unread counts are others now."""
-        return set() if since is None else await receipts.moved(self._db, user_id, since, upto)
+        if since is None:
+            return set()
+        if not self._journal.covers(since) or upto > self._journal.end:
+            return await receipts.moved(self._db, user_id, since, upto)
+        return {
+            room_id
+            for room_id in rooms
+            if any(new.receipt.user_id == user_id for new in self._journal.receipts(room_id, since, upto))
+        }
 
 
 def _plans(
