@@ -16,10 +16,11 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from bench import federation, servers, storage, verifying
+from bench import federation, servers, storage, sync_load, verifying
 from bench.local_send import Room, Sends
 from bench.lpdu_intake import Participant, measure
 from bench.servers import Measured, fresh_database
+from bench.sync_load import ROOMS, SyncLoad
 from lmserver.storage.embedded_postgres import PORT, SUPERUSER, EmbeddedPostgres
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -38,6 +39,7 @@ class Bench:
     def __init__(self, folder: Path, repetitions: int, seconds: float) -> None:
         self.folder, self.repetitions, self.seconds = folder, repetitions, seconds
         self.away, self.history = (50_000, 5_000) if seconds >= 5 else (2_000, 500)
+        self.waiting = sync_load.WAITING if seconds >= 5 else 200
         self.rows: list[tuple[str, str, str, str]] = []
         self.postgres = EmbeddedPostgres(folder / "pg", print)
         self.dsn = ""
@@ -68,6 +70,8 @@ class Bench:
             found["intake"] = [await self._intake(server, participant) for _ in range(self.repetitions)]
             found["rss_after"] = server.rss_mb()
             await self._storage(server)
+            dsn = self._database("bench_lmserver")
+            found["sync"] = await sync_load.measure(server, clients=self.waiting, dsn=dsn)
         finally:
             server.stop()
             await participant.stop()
@@ -82,6 +86,8 @@ class Bench:
         try:
             found |= await self._sends(server)
             found["rss_after"] = server.rss_mb()
+            # A tenth of the waiting clients: each costs it a password to hash, and as much to wake.
+            found["sync"] = await sync_load.measure(server, clients=self.waiting // 10)
         finally:
             server.stop()
         return found
@@ -223,6 +229,7 @@ class Bench:
             self._row(
                 f"{what}, server CPU ms/event", ours, theirs, lambda f, k=key: [s.cpu_ms for s in f[k]], 2
             )  # type: ignore[misc]
+        self._sync(ours["sync"], None if theirs is None else theirs["sync"])
         intake = ours["intake"]
         self.rows.append(
             ("hub intake, 50-LPDU transactions, events/s", spread([i.per_second for i in intake]), "", "")
@@ -230,6 +237,24 @@ class Bench:
         self.rows.append(("hub intake, server CPU us/event", spread([i.cpu_us for i in intake]), "", ""))
         lost = sum(i.lost for i in intake) + sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in ours[k])
         self.rows.append(("events answered and not stored", str(lost), self._lost(theirs), ""))
+
+    def _sync(self, ours: SyncLoad, theirs: SyncLoad | None) -> None:
+        """Goals beside the figures: what they are on the machine of the table."""
+
+        def row(what: str, values: Callable[[SyncLoad], list[float]], digits: int = 0) -> None:
+            self._row(
+                what, {"f": ours}, None if theirs is None else {"f": theirs}, lambda f: values(f["f"]), digits
+            )
+
+        row(f"first /sync of {ROOMS} rooms, ms (goal: 33)", lambda f: f.first_ms, 1)
+        row("PUT to the receiver's /sync, p50 ms (goal: a tenth, 4)", lambda f: [f.way_p50], 1)
+        row("PUT to the receiver's /sync, p99 ms", lambda f: [f.way_p99], 1)
+        clients = f"{ours.waiting:,} waiting clients" + (
+            f" (Synapse: {theirs.waiting:,})" if theirs is not None else ""
+        )
+        row(f"{clients}: resident KB each (goal: 30)", lambda f: [f.kilobytes], 1)
+        row(f"{clients}: until the last is woken, ms (goal: 400)", lambda f: f.wake_ms)
+        row(f"{clients}: server CPU to wake them all, ms", lambda f: f.wake_cpu_ms)
 
     def _lost(self, theirs: dict[str, Any] | None) -> str:
         if theirs is None:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import asyncpg
 import orjson
+import uvloop
 
 from bench import servers
 from bench.local_send import Room
@@ -36,12 +37,13 @@ FILTER = '{"room":{"timeline":{"limit":20}}}'
 @dataclass
 class SyncLoad:
     """`first_ms` of each initial sync; `kilobytes` of resident memory for each of `waiting` clients;
-    `wake_ms` until the last of them has an event; `way_ms` from PUT to the receiver's answer."""
+    `wake_ms` until the last of them has an event, and the server's CPU time for it; `way_ms` from PUT to the receiver's answer."""
 
     first_ms: list[float] = field(default_factory=list)
     waiting: int = 0
     kilobytes: float = 0.0
     wake_ms: list[float] = field(default_factory=list)
+    wake_cpu_ms: list[float] = field(default_factory=list)
     way_ms: list[float] = field(default_factory=list)
 
     @property
@@ -63,8 +65,7 @@ class Waiter(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[float, dict[str, Any]]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -174,12 +175,13 @@ async def _waiting(
         if number == 0:
             found.kilobytes = (server.rss_mb() - before) * 1024 / clients
         path = f"/rooms/{people.room}/send/m.room.message/{secrets.token_hex(6)}"
-        began = time.monotonic()
+        began, cpu = time.monotonic(), server.cpu_seconds()
         await people.call(people.tokens[0], "PUT", path, {"msgtype": "m.text", "body": "news"})
         answers = await asyncio.gather(*polls)
         if not all(_events(answer, people.room) for _, answer in answers):
             raise RuntimeError("somebody was woken by nothing")
         found.wake_ms.append((max(at for at, _ in answers) - began) * 1000)
+        found.wake_cpu_ms.append((server.cpu_seconds() - cpu) * 1000)
         tokens = [answer["next_batch"] for _, answer in answers]
     for waiter in waiters:
         waiter.close()
@@ -237,11 +239,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=WAITING)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmbench-", ignore_cleanup_errors=True) as folder:
-        found = asyncio.run(_alone(Path(folder), options.clients))
+        found = uvloop.run(_alone(Path(folder), options.clients))
     print(f"first sync of {ROOMS} rooms, ms: {[round(ms, 1) for ms in found.first_ms]}")
     print(f"PUT to /sync, ms: p50 {found.way_p50:.1f}, p99 {found.way_p99:.1f}")
     print(f"{found.waiting} waiting clients: {found.kilobytes:.1f} KB each")
     print(f"until the last of them is woken, ms: {[round(ms) for ms in found.wake_ms]}")
+    print(f"of it CPU of the server, ms: {[round(ms) for ms in found.wake_cpu_ms]}")
     return 0
 
 

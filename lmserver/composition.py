@@ -277,7 +277,7 @@ def assemble(
     outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
-    push = push_parts(config, db, engine, dns, notifier.publish, clock)
+    push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
     audience.following = push.following
     dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)
     transactions = TransactionEndpoints(

@@ -19,6 +19,7 @@ from lmserver.rooms.push.delivery import Delivery
 from lmserver.rooms.push.following import Following
 from lmserver.rooms.push.pushers import Pushers
 from lmserver.rooms.reading import Reading
+from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.unread import Unread
 from lmserver.storage.database import Database
 
@@ -51,6 +52,7 @@ class PushParts:
 def push_parts(
     config: Config,
     db: Database,
+    journal: Journal,
     engine: RoomEngine,
     dns: Dns,
     publish: Callable[[Iterable[str]], None],
@@ -58,7 +60,7 @@ def push_parts(
 ) -> PushParts:
     """The parts, not yet running."""
     rules = PushRules(db, publish)
-    unread = Unread(db, engine, rules.compiled)
+    unread = Unread(db, journal, engine, rules.compiled)
     federation = config.federation
     gateways = PushGateways(
         dns,

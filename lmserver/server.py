@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import signal
 import ssl
@@ -166,6 +167,9 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             background.append(asyncio.create_task(server.departures.run(), name="departures"))
             background.append(asyncio.create_task(server.push.run(), name="push"))
             server.recovery.start()
+            # What was made until here stays: the collector need not look through it each time.
+            gc.collect()
+            gc.freeze()
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from lmserver.client_api import room_requests as rooms
@@ -17,6 +18,9 @@ from lmserver.web.errors import ApiError, bad_param
 
 MAX_FILTER = 64 * 1024
 MAX_FILTER_ID = 64
+MAX_FILTERS = 1_000
+MAX_KEPT_FILTER = 2 * 1024
+"""Inline filters kept parsed, and the longest that is."""
 MAX_TIMEOUT_MS = 60_000
 
 STATE_AFTER = {
@@ -34,6 +38,7 @@ class SyncEndpoints:
 
     def __init__(self, service: SyncService, stored_filter: StoredFilter, presence: Presence) -> None:
         self._service = service
+        self._filters: OrderedDict[str, SyncFilter] = OrderedDict()
         self._presence = presence
         self._stored_filter = stored_filter
 
@@ -72,7 +77,7 @@ class SyncEndpoints:
             raise bad_param("filter is too large")
         try:
             if text.startswith("{"):
-                return parse_sync_filter(parse(text.encode()))
+                return self._inline(text)
             if len(text) > MAX_FILTER_ID or not text.isprintable():
                 raise bad_param("no such filter")
             stored = await self._stored_filter(request.requester.user_id, text)
@@ -81,6 +86,17 @@ class SyncEndpoints:
             return parse_sync_filter(stored)
         except (ProtocolError, BadFilter, UnicodeEncodeError) as error:
             raise ApiError(400, "M_BAD_JSON", f"filter: {error}") from None
+
+    def _inline(self, text: str) -> SyncFilter:
+        """A filter in the query: every client of one kind sends the same, with each request."""
+        known = self._filters.get(text)
+        if known is None:
+            known = parse_sync_filter(parse(text.encode()))
+            if len(text) <= MAX_KEPT_FILTER:
+                self._filters[text] = known
+                if len(self._filters) > MAX_FILTERS:
+                    self._filters.popitem(last=False)
+        return known
 
 
 def _since(text: str | None) -> SyncToken | None:

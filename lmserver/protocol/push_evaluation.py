@@ -6,9 +6,11 @@ does its rule.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from lmserver.protocol.globs import Glob, contains_words
@@ -94,7 +96,7 @@ class PushRuleSet:
             compiled
             for kind in KINDS
             for rule in rules[kind]
-            if rule["enabled"] and (compiled := _compile(kind, rule)) is not None
+            if rule["enabled"] and (compiled := _shared(kind, json.dumps(rule, sort_keys=True))) is not None
         ]
 
     def verdict(self, occasion: Occasion) -> Verdict | None:
@@ -107,13 +109,21 @@ class PushRuleSet:
         return None
 
 
+@lru_cache(maxsize=4096)
+def _shared(kind: str, rule: str) -> _Compiled | None:
+    """Most rules are the defaults, the same for everybody: they are compiled and kept once."""
+    return _compile(kind, json.loads(rule))
+
+
 def _compile(kind: str, rule: Rule) -> _Compiled | None:
     """None for a rule that never matches."""
     conditions = [_condition(c) for c in _conditions(kind, rule)]
     known = tuple(c for c in conditions if c is not None)
     if len(known) < len(conditions):
         return None
-    return _Compiled(known, _verdict(rule["actions"]), rule["rule_id"] in REPLACED_BY_MENTIONS)
+    return _Compiled(
+        known, _shared_verdict(json.dumps(rule["actions"])), rule["rule_id"] in REPLACED_BY_MENTIONS
+    )
 
 
 def _conditions(kind: str, rule: Rule) -> list[dict[str, Any]]:
@@ -128,6 +138,12 @@ def _conditions(kind: str, rule: Rule) -> list[dict[str, Any]]:
         case _:
             found: list[dict[str, Any]] = rule["conditions"]
             return found
+
+
+@lru_cache(maxsize=256)
+def _shared_verdict(actions: str) -> Verdict | None:
+    """There are few that differ."""
+    return _verdict(json.loads(actions))
 
 
 def _verdict(actions: list[Any]) -> Verdict | None:

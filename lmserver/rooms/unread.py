@@ -3,6 +3,8 @@
 Nothing is counted when a message is sent. Whoever reads has the events since the last count compared
 with their push rules; what of them is unread is kept as a tally, in memory and, when counting it was
 work, in the database. Receipts, own messages and redactions take marks out of the tally again.
+
+For who keeps up the journal of /sync has what is new: then nothing is asked of the database.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -20,9 +22,11 @@ from lmserver.protocol.power_levels import PowerLevels
 from lmserver.protocol.push_evaluation import Occasion, PushRuleSet, RoomFacts
 from lmserver.rooms import threads
 from lmserver.rooms.snapshot import Snapshot
+from lmserver.rooms.sync.journal import Journal, position_of
 from lmserver.rooms.threads import MAIN
 from lmserver.storage import account_data, unread
 from lmserver.storage.database import Executor
+from lmserver.storage.stream import NewEvent
 from lmserver.storage.unread import Basis, Heard, Question, Stretch
 
 WINDOW: Final = 5_000
@@ -32,6 +36,8 @@ WORTH_SAVING: Final = 200
 """Positions a tally goes on before it is saved anew."""
 MAX_KEPT: Final = 500_000
 """Marks and tallies in memory."""
+MAX_PEOPLE: Final = 10_000
+"""Users whose rules are kept with what they belong to."""
 ALL: Final = ""
 """The "thread" of receipts without thread: they count for all."""
 
@@ -47,11 +53,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """All unread notifications up to a position; `saved_to` is how far the database knows."""
+    """All unread notifications up to a position; `saved_to` is how far the database knows. What was
+    committed below the stream position `at` is in it."""
 
     counted_to: int
     marks: tuple[Mark, ...]
     saved_to: int
+    at: int = 0
+
+
+@dataclass(slots=True)
+class _Person:
+    """A user's rules and whom they ignore, as they are known to be since a stream position."""
+
+    at: int
+    rules: PushRuleSet
+    ignored: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +112,10 @@ Rules = Callable[[str], Awaitable[PushRuleSet]]
 class Unread:
     """Counts for one user in many rooms at once."""
 
-    def __init__(self, db: Executor, rooms: Rooms, rules: Rules) -> None:
+    def __init__(self, db: Executor, journal: Journal, rooms: Rooms, rules: Rules) -> None:
         self._db = db
+        self._journal = journal
+        self._people: OrderedDict[str, _Person] = OrderedDict()
         self._rooms = rooms
         self._rules = rules
         self._tallies: OrderedDict[tuple[str, str], Tally] = OrderedDict()
@@ -104,10 +123,77 @@ class Unread:
 
     async def of(self, user_id: str, room_ids: Sequence[str]) -> dict[str, RoomCounts]:
         """Counts up to each room's head, for rooms the user is joined to; none for others."""
-        tallies = await self._tallied(user_id, room_ids)
-        return {room_id: _counts(tally.marks) for room_id, tally in tallies.items()}
+        found: dict[str, Tally] = {}
+        for room_id in room_ids:
+            tally = await self._from_journal(user_id, room_id)
+            if tally is not None:
+                found[room_id] = tally
+        rest = [room_id for room_id in room_ids if room_id not in found]
+        if rest:
+            found |= await self._tallied(user_id, rest)
+        return {room_id: _counts(tally.marks) for room_id, tally in found.items()}
+
+    # -- from the journal -----------------------------------------------------------------------
+
+    async def _from_journal(self, user_id: str, room_id: str) -> Tally | None:
+        """A tally gone on with, if nothing but others' events came since; else None."""
+        tally = self._tallies.get((user_id, room_id))
+        if tally is None or not self._journal.covers(tally.at):
+            return None
+        events = self._new_to(user_id, room_id, tally)
+        if events is None:
+            return None
+        end = self._journal.end
+        marks = list(tally.marks)
+        if events:
+            person = await self._person(user_id)
+            room = await self.facts(user_id, room_id)
+            for event in events:
+                if room is None or event.sender in person.ignored or event.stored.soft_failed is not None:
+                    continue
+                fields = orjson.loads(event.stored.pdu)
+                verdict = person.rules.verdict(Occasion(fields, room))
+                if verdict is not None:
+                    thread = await threads.thread_of(self._db, room_id, fields["content"])
+                    marks.append(Mark(position_of(event), thread, verdict.highlight))
+        counted_to = position_of(events[-1]) if events else tally.counted_to
+        return await self._keep(
+            user_id, room_id, Tally(counted_to, tuple(marks[-WINDOW:]), tally.saved_to, end)
+        )
+
+    def _new_to(self, user_id: str, room_id: str, tally: Tally) -> list[NewEvent] | None:
+        """The events a tally has to go on with; None where marks may have to go, or some are not here."""
+        journal = self._journal
+        if any(n.receipt.user_id == user_id for n in journal.receipts(room_id, tally.at, journal.end)):
+            return None
+        events = journal.events(room_id, tally.at, journal.end)
+        if not events and journal.has_events(room_id, tally.at):
+            return None
+        new = [event for event in events if position_of(event) > tally.counted_to]
+        if any(_takes_marks(event, user_id) for event in new):
+            return None
+        return new if not new or position_of(new[0]) == tally.counted_to + 1 else None
+
+    async def _person(self, user_id: str) -> _Person:
+        journal = self._journal
+        known = self._people.pop(user_id, None)
+        if (
+            known is None
+            or not journal.covers(known.at)
+            or journal.changed("account_data", user_id, known.at)
+        ):
+            at = journal.end
+            rules = await self._rules(user_id)
+            known = _Person(at, rules, await account_data.ignored_users(self._db, user_id))
+        self._people[user_id] = known
+        if len(self._people) > MAX_PEOPLE:
+            self._people.popitem(last=False)
+        return known
+
+    # -- from the database ----------------------------------------------------------------------
 
     async def _tallied(self, user_id: str, room_ids: Sequence[str]) -> dict[str, Tally]:
+        at = self._journal.end
         known = {r: t for r in room_ids if (t := self._tallies.get((user_id, r))) is not None}
         asked = [_question(user_id, r, known.get(r)) for r in room_ids]
         answers = await unread.bases(self._db, asked) if asked else []
@@ -123,7 +209,9 @@ class Unread:
         for room_id, basis in found.items():
             marks = _unread(counting.marks[room_id], basis.read)
             counting.tallies[room_id] = await self._keep(
-                user_id, room_id, Tally(counting.reached[room_id], marks, counting.tallies[room_id].saved_to)
+                user_id,
+                room_id,
+                Tally(counting.reached[room_id], marks, counting.tallies[room_id].saved_to, at),
             )
         return counting.tallies
 
@@ -214,7 +302,7 @@ class Unread:
     async def _keep(self, user_id: str, room_id: str, tally: Tally) -> Tally:
         if tally.counted_to - tally.saved_to >= WORTH_SAVING:
             await unread.save(self._db, user_id, room_id, tally.counted_to, _dumped(tally.marks))
-            tally = Tally(tally.counted_to, tally.marks, tally.counted_to)
+            tally = replace(tally, saved_to=tally.counted_to)
         old = self._tallies.pop((user_id, room_id), None)
         self._kept += 1 + len(tally.marks) - (0 if old is None else 1 + len(old.marks))
         self._tallies[user_id, room_id] = tally
@@ -253,6 +341,11 @@ def _counts(marks: Sequence[Mark]) -> RoomCounts:
     by_thread = {thread: Counts(n, loud[thread]) for thread, n in all_of.items()}
     main = by_thread.pop(MAIN, Counts())
     return RoomCounts(Counts(all_of.total(), loud.total()), main, by_thread)
+
+
+def _takes_marks(event: NewEvent, user_id: str) -> bool:
+    """Whether it may be that an event leaves less unread than there was."""
+    return user_id in (event.sender, event.member) or event.type == "m.room.redaction"
 
 
 def _ends_stay(fields: Mapping[str, Any], user_id: str) -> bool:

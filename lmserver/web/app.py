@@ -205,8 +205,17 @@ class Dispatcher:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         extra = {**self._headers, **(headers or {})}
         if "Content-Type" in extra:
-            return web.Response(status=status, body=data, headers=extra)
-        return web.Response(status=status, body=data, headers=extra, content_type="application/json")
+            return _Response(status=status, body=data, headers=extra)
+        return _Response(status=status, body=data, headers=extra, content_type="application/json")
+
+
+class _Response(web.Response):
+    """Lets go of its body once it is sent: the connection remembers its last response, and may wait an
+    hour for the next request."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self._body = None
 
 
 async def _blocks(data: bytes) -> AsyncGenerator[bytes, None]:

@@ -114,3 +114,17 @@ async def test_receipts_over_http(server: RoomServer) -> None:
     await alice.post("/rooms", room_id, "/read_markers", body={"m.fully_read": second, "m.read": second})
     await alice.post("/rooms", room_id, "/read_markers", body={"m.fully_read": first})
     assert server.markers.rows[alice.id, room_id, "m.fully_read"] == {"event_id": second}
+
+
+async def test_answers_are_not_compressed_and_state_after_is_asked_for(server: RoomServer) -> None:
+    """Attack R5: what is compressed beside a secret tells its length, and costs the server, not the asker."""
+    alice = server.user("alice")
+    room_id = await alice.create()
+    await server.world.settle()
+    headers = {"Accept-Encoding": "gzip, deflate, br", "Authorization": f"Bearer {alice.id}|D"}
+    url = "/_matrix/client/v3/sync?org.matrix.msc4222.use_state_after=true"
+    async with server.client.get(url, headers=headers) as response:
+        assert "Content-Encoding" not in response.headers
+        section = (await response.json())["rooms"]["join"][room_id]
+    assert "state" not in section
+    assert section["org.matrix.msc4222.state_after"]["events"]

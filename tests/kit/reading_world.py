@@ -147,12 +147,12 @@ class World:
         self.account_data = FakeAccountData()
         self.feeds = Feeds(db, self.devices, self.account_data, NobodyOnline())
         self.push_rules = PushRules(db, self.notifier.publish)
-        self.unread = Unread(db, self.engine, self.push_rules.compiled)
         self.restart()
 
     def restart(self) -> None:
         """Forget what /sync keeps in memory."""
         self.journal = Journal(self.db)
+        self.unread = Unread(self.db, self.journal, self.engine, self.push_rules.compiled)
         self.service = SyncService(
             self.db,
             self.journal,

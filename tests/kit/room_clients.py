@@ -211,19 +211,19 @@ class RoomServer:
         app = build_app(
             self.endpoints, {Auth.USER: _authenticate, Auth.OPTIONAL_USER: _authenticate}, cors=True
         )
-        self._client: TestClient[Any, Any] = TestClient(TestServer(app))
+        self.client: TestClient[Any, Any] = TestClient(TestServer(app))
 
     async def _filter(self, user_id: str, filter_id: str) -> JsonObject | None:
         return self.filters.get((user_id, filter_id))
 
     async def start(self) -> None:
-        await self._client.start_server()
+        await self.client.start_server()
 
     def user(self, name: str, device: str = "D") -> User:
-        return User(self._client, f"@{name}:hub.test", device)
+        return User(self.client, f"@{name}:hub.test", device)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.client.close()
         await self.world.close()
 
 

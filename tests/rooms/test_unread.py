@@ -9,6 +9,7 @@ import pytest
 
 from lmserver.rooms import unread
 from lmserver.rooms.receipts import MAIN_THREAD, PRIVATE, PUBLIC
+from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.unread import RoomCounts, Unread
 from lmserver.storage import account_data
 from tests.kit.reading_world import CAROL, DAVE, World
@@ -20,7 +21,7 @@ THREADS = {"room": {"timeline": {"unread_thread_notifications": True}}}
 async def counts(world: World, user: str = CAROL, room_id: str = ROOM) -> RoomCounts:
     """As one who keeps its tally in memory and one who begins anew see them, which is the same."""
     found = (await world.unread.of(user, [room_id]))[room_id]
-    anew = Unread(world.db, world.engine, world.push_rules.compiled)
+    anew = Unread(world.db, Journal(world.db), world.engine, world.push_rules.compiled)
     assert (await anew.of(user, [room_id]))[room_id] == found
     return found
 
@@ -167,14 +168,14 @@ async def test_only_what_is_new_is_looked_at_again(room: World, monkeypatch: pyt
     monkeypatch.setattr(unread.unread, "heard", counted)
     monkeypatch.setattr(unread, "CHUNK", 3)
     await room.say(*"abcdefgh")
-    first = Unread(room.db, room.engine, room.push_rules.compiled)
+    first = Unread(room.db, Journal(room.db), room.engine, room.push_rules.compiled)
     assert (await first.of(CAROL, [ROOM]))[ROOM].whole.notifications == 8
     assert sum(looked) == 9  # and a member event
     looked.clear()
     await first.of(CAROL, [ROOM])
     assert looked == []
     await room.say("i")
-    second = Unread(room.db, room.engine, room.push_rules.compiled)
+    second = Unread(room.db, Journal(room.db), room.engine, room.push_rules.compiled)
     assert (await second.of(CAROL, [ROOM]))[ROOM].whole.notifications == 9
     assert sum(looked) == 1
 

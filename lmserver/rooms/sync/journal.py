@@ -40,6 +40,7 @@ class Journal:
         self._members: dict[str, deque[NewEvent]] = {}
         self._users: dict[tuple[str, str, str], int] = {}
         self._devices: deque[UserChange] = deque()
+        self._windows: dict[tuple[str, int, int], list[NewEvent]] = {}
         self._running: asyncio.Task[Reading] | None = None
         self._next: asyncio.Task[Reading] | None = None
 
@@ -67,6 +68,7 @@ class Journal:
         return reading
 
     def _take(self, reading: Reading) -> None:
+        self._windows.clear()
         if not reading.complete or reading.epoch != self.epoch or reading.settled < self.end:
             self._begin_at(reading)
             return
@@ -131,9 +133,14 @@ class Journal:
     def events(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
         """What a room's list was extended by in [since, upto), in its order; empty when that is not one
         piece of the list after what was there before, because transactions overtook each other or the
-        room was joined anew."""
-        found = self._events.get(room_id)
-        events, before = _between(found, since, upto)
+        room was joined anew. Many ask the same between two readings."""
+        window = self._windows.get((room_id, since, upto))
+        if window is None:
+            window = self._windows[room_id, since, upto] = self._one_piece(room_id, since, upto)
+        return window
+
+    def _one_piece(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
+        events, before = _between(self._events.get(room_id), since, upto)
         positions = [position_of(event) for event in events]
         if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
             return []
