@@ -116,7 +116,7 @@ async def test_receipts_over_http(server: RoomServer) -> None:
     assert server.markers.rows[alice.id, room_id, "m.fully_read"] == {"event_id": second}
 
 
-async def test_answers_are_not_compressed_and_state_after_is_asked_for(server: RoomServer) -> None:
+async def test_r5_answers_are_not_compressed_and_state_after_is_asked_for(server: RoomServer) -> None:
     """Attack R5: what is compressed beside a secret tells its length, and costs the server, not the asker."""
     alice = server.user("alice")
     room_id = await alice.create()

@@ -273,7 +273,7 @@ def request(user: str, device: str, since: str | None, timeout: float = 30) -> S
     return SyncRequest(user, device, None if since is None else parse_sync(since), SyncFilter(), timeout)
 
 
-async def test_one_user_has_so_many_polls_and_no_more(world: World) -> None:
+async def test_r6_one_user_has_so_many_polls_and_no_more(world: World) -> None:
     """Attack R6: the poll that waits longest is ended, with the answer there is; others are not."""
     await world.create()
     await world.member("join", CAROL)
@@ -293,7 +293,9 @@ async def test_one_user_has_so_many_polls_and_no_more(world: World) -> None:
     assert not world.notifier._listeners
 
 
-async def test_whole_answers_are_made_a_few_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_r5_whole_answers_are_made_a_few_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attack R5: a client that asks for everything again and again holds up the others of its kind, and
     not the server's memory."""
     await world.create()
@@ -313,7 +315,7 @@ async def test_whole_answers_are_made_a_few_at_a_time(world: World, monkeypatch:
     assert most == WHOLE_AT_ONCE
 
 
-async def test_limits_are_clamped(world: World) -> None:
+async def test_r5_limits_are_clamped(world: World) -> None:
     """Attack R5: however much is asked for, a timeline has a hundred events."""
     await world.create()
     await world.say(*(str(n) for n in range(105)))

@@ -79,7 +79,7 @@ async def test_other_rooms_do_not_end_the_wait(world: World) -> None:
     assert (await poll)["rooms"] == {}
 
 
-async def test_a_newer_request_of_the_device_ends_the_older(world: World) -> None:
+async def test_r6_a_newer_request_of_the_device_ends_the_older(world: World) -> None:
     await world.create()
     since = (await world.sync(ALICE))["next_batch"]
     older = await started(world.sync(ALICE, since, timeout=30))
