@@ -18,6 +18,11 @@ def test_edits_reactions_receipts_pictures_and_knocking(servers: Servers, node: 
     assert answer["makersPower"] == "Infinity"  # if the client learns better, docs/clients.md has to
 
 
+def test_threads_have_summaries_lists_and_unread_counts_of_their_own(servers: Servers, node: Node) -> None:
+    answer = node.run("threads.mjs", servers=urls(servers))
+    assert answer["replies"] == 3
+
+
 def test_rooms_are_found_scrolled_searched_tagged_and_replaced(servers: Servers, node: Node) -> None:
     answer = node.run("rooms.mjs", servers=urls(servers))
     assert answer["read"] == 41

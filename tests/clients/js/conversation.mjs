@@ -50,6 +50,10 @@ const { event_id: reaction } = await bob.sendEvent(roomId, EventType.Reaction, {
   "m.relates_to": { rel_type: RelationType.Annotation, event_id: first, key: "👋" },
 });
 await arrives(alice, roomId, "the reaction", (event) => event.getId() === reaction);
+const aggregated = await alice.relations(roomId, first, RelationType.Annotation, EventType.Reaction);
+assert.deepEqual(aggregated.events.map((event) => event.getRelation().key), ["👋"]);
+const edits = await bob.relations(roomId, first, RelationType.Replace, EventType.RoomMessage);
+assert.equal(edits.events.length, 1);
 
 // Typing and receipts of the other server.
 await bob.sendTyping(roomId, true, 20_000);
