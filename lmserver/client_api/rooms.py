@@ -13,6 +13,7 @@ from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.errors import AuthRejected
+from lmserver.protocol.events import EventDraft
 from lmserver.rooms import presets
 from lmserver.rooms.directory import AliasTaken, Directory, names_in
 from lmserver.rooms.engine import RoomEngine
@@ -76,37 +77,44 @@ class RoomEndpoints:
         except BadRoomRequest as error:
             raise ApiError(400, error.errcode, error.reason) from None
         creator = rooms.user(request)
-        alias = await self._free_alias(new)
+        alias = self._alias(new)
         _check_names(new, alias)
+        self._limit_invites(creator, len(new.invite))
         room_id = f"!{secrets.token_urlsafe(18)}:{self._engine.our_name}"
         drafts = presets.drafts(new, room_id, creator, await self._profile_of(creator), alias, self._clock())
         for draft in drafts:
             rooms.check(draft)
-        try:
-            await self._engine.create(new.version, drafts)
-        except AuthRejected as error:
-            raise ApiError(400, "M_INVALID_ROOM_STATE", error.reason) from None
-        if alias is not None:
-            await self._name(alias, room_id, creator)
+        await self._make(new, drafts, alias)
         if new.public:
             await self._directory.publish(room_id, True)
         await self._invite_all(new, room_id, creator)
         return {"room_id": room_id} if alias is None else {"room_id": room_id, "room_alias": alias}
 
-    async def _free_alias(self, new: NewRoom) -> str | None:
+    def _alias(self, new: NewRoom) -> str | None:
         if new.alias_localpart is None:
             return None
         alias = f"#{new.alias_localpart}:{self._engine.our_name}"
-        rooms.identifier(alias, ids.check_room_alias, "room_alias_name")
-        if await aliases.room_of(self._db, alias) is not None:
-            raise ApiError(400, "M_ROOM_IN_USE", "Room alias already taken")
-        return alias
+        return rooms.identifier(alias, ids.check_room_alias, "room_alias_name")
 
-    async def _name(self, alias: str, room_id: str, creator: str) -> None:
+    def _limit_invites(self, creator: str, count: int) -> None:
+        """Invites of a new room count like any others (attack I4)."""
+        wait = self._limiter.take("invite", creator, count) if count else 0.0
+        if wait:
+            raise limited(wait)
+
+    async def _make(self, new: NewRoom, drafts: list[EventDraft], alias: str | None) -> None:
+        """The alias first: of two rooms that want the same one only one comes into being."""
+        room_id, creator = drafts[0].room_id, drafts[0].sender
         try:
-            await self._directory.add(alias, room_id, creator)
+            if alias is not None:
+                await self._directory.reserve(alias, room_id, creator)
+            await self._engine.create(new.version, drafts)
         except AliasTaken:
             raise ApiError(400, "M_ROOM_IN_USE", "Room alias already taken") from None
+        except AuthRejected as error:
+            if alias is not None:
+                await self._directory.remove(alias, creator)
+            raise ApiError(400, "M_INVALID_ROOM_STATE", error.reason) from None
 
     async def _invite_all(self, new: NewRoom, room_id: str, creator: str) -> None:
         """Invites after the room is there; one that fails undoes neither it nor the others."""

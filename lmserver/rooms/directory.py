@@ -76,6 +76,10 @@ class Directory:
             raise NotAllowed("aliases of other servers are theirs to make")
         if view is None or view.membership(user_id) != "join":
             raise NotAllowed("you are not in this room")
+        await self.reserve(alias, room_id, user_id)
+
+    async def reserve(self, alias: str, room_id: str, user_id: str) -> None:
+        """Give a room that the user is making one of our aliases; raises AliasTaken."""
         try:
             await aliases.add(self._db, alias, room_id, user_id)
         except UniqueViolation:

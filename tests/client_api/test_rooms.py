@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -88,6 +89,19 @@ async def test_a_taken_alias(server: RoomServer) -> None:
     await alice.create(room_alias_name="one")
     answer = await alice.post("/createRoom", body={"room_alias_name": "one"})
     assert (answer.status, answer.errcode) == (400, "M_ROOM_IN_USE")
+
+
+async def test_of_two_rooms_that_want_one_alias_one_comes_into_being(server: RoomServer) -> None:
+    alice = server.user("alice")
+    body = {"room_alias_name": "one"}
+    answers = await asyncio.gather(*(alice.post("/createRoom", body=body) for _ in range(5)))
+    assert sorted(a.status for a in answers) == [200, 400, 400, 400, 400]
+    assert {a.errcode for a in answers} == {None, "M_ROOM_IN_USE"}
+    assert len((await alice.get("/joined_rooms")).body["joined_rooms"]) == 1
+    # A room that the rules refuse leaves its alias free.
+    bad = {"room_alias_name": "two", "power_level_content_override": {"users": {"nobody": 100}}}
+    assert (await alice.post("/createRoom", body=bad)).status == 400
+    assert await alice.create(room_alias_name="two")
 
 
 async def test_membership_round(server: RoomServer) -> None:

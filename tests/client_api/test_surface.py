@@ -175,3 +175,12 @@ async def test_a_room_of_a_version_of_matrix(api: Api) -> None:
             assert create["room_version"] == versions["default"]
         else:
             assert answer[1]["errcode"] in ("M_UNSUPPORTED_ROOM_VERSION", "M_BAD_JSON")
+
+
+async def test_i4_invites_of_a_new_room_are_counted(api: Api) -> None:
+    token = (await api.register("alice"))["access_token"]
+    invite = [f"@nobody{n}:{NAME}" for n in range(45)]
+    assert (await api.call("POST", f"{V3}/createRoom", {"invite": invite}, token))[0] == 200
+    status, answer = await api.call("POST", f"{V3}/createRoom", {"invite": invite}, token)
+    assert (status, answer["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+    assert (await api.call("POST", f"{V3}/createRoom", {}, token))[0] == 200
