@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -16,6 +17,7 @@ from lmserver.protocol.push_evaluation import PushRuleSet
 from lmserver.protocol.push_rules import KINDS, Rule, RuleSet, default_rules, merged, no_changes
 from lmserver.storage import push_rules
 from lmserver.storage.database import Connection, Database, Executor
+from lmserver.storage.together import Together
 
 TYPE: Final = "m.push_rules"
 MAX_RULES: Final = 1_000
@@ -51,11 +53,12 @@ class PushRules:
     def __init__(self, db: Database, publish: Callable[[Iterable[str]], None]) -> None:
         self._db = db
         self._publish = publish
+        self._stored: Together[str, bytes | None] = Together(partial(push_rules.of_users, db))
         self._compiled: OrderedDict[str, tuple[bytes | None, PushRuleSet]] = OrderedDict()
 
     async def compiled(self, user_id: str) -> PushRuleSet:
         """The rules in force, ready to be asked."""
-        stored = await push_rules.get(self._db, user_id)
+        stored = await self._stored.answer(user_id)
         known = self._compiled.pop(user_id, None)
         if known is None or known[0] != stored:
             known = stored, PushRuleSet(_merged(user_id, stored))

@@ -13,6 +13,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -27,6 +28,7 @@ from lmserver.rooms.threads import MAIN
 from lmserver.storage import account_data, unread
 from lmserver.storage.database import Executor
 from lmserver.storage.stream import NewEvent
+from lmserver.storage.together import Together
 from lmserver.storage.unread import Basis, Heard, Question, Stretch
 
 WINDOW: Final = 5_000
@@ -118,6 +120,9 @@ class Unread:
         self._people: OrderedDict[str, _Person] = OrderedDict()
         self._rooms = rooms
         self._rules = rules
+        self._bases = Together(partial(_all_bases, db))
+        self._heard = Together(partial(_all_heard, db))
+        self._ignored = Together(partial(account_data.ignored_of, db))
         self._tallies: OrderedDict[tuple[str, str], Tally] = OrderedDict()
         self._kept = 0
 
@@ -196,7 +201,7 @@ class Unread:
         at = self._journal.end
         known = {r: t for r in room_ids if (t := self._tallies.get((user_id, r))) is not None}
         asked = [_question(user_id, r, known.get(r)) for r in room_ids]
-        answers = await unread.bases(self._db, asked) if asked else []
+        answers = await self._bases.answer(asked) if asked else []
         found = {q.room_id: basis for q, basis in zip(asked, answers, strict=True) if basis is not None}
         for room_id, basis in found.items():
             if room_id not in known and basis.counted_to is not None:
@@ -236,9 +241,9 @@ class Unread:
         if not left:
             return
         rules = await self._rules(counting.user_id)
-        ignored = await account_data.ignored_users(self._db, counting.user_id)
+        ignored = await self._ignored.answer(counting.user_id)
         while left:
-            chunks = await unread.heard(self._db, left, CHUNK)
+            chunks = await self._heard.answer(left)
             for stretch, events in zip(left, chunks, strict=True):
                 await self._look_at(counting, stretch.room_id, events, rules, ignored)
                 await asyncio.sleep(0)
@@ -310,6 +315,19 @@ class Unread:
             _, gone = self._tallies.popitem(last=False)
             self._kept -= 1 + len(gone.marks)
         return tally
+
+
+async def _all_bases(db: Executor, asked: Sequence[Sequence[Question]]) -> list[list[Basis | None]]:
+    """For many users at once: one message wakes all who wait for it."""
+    answers = iter(await unread.bases(db, [question for questions in asked for question in questions]))
+    return [[next(answers) for _ in questions] for questions in asked]
+
+
+async def _all_heard(db: Executor, asked: Sequence[Sequence[Stretch]]) -> list[list[list[Heard]]]:
+    """The same; what many want to hear is read once."""
+    wanted = list(dict.fromkeys(stretch for stretches in asked for stretch in stretches))
+    found = dict(zip(wanted, await unread.heard(db, wanted, CHUNK), strict=True))
+    return [[found[stretch] for stretch in stretches] for stretches in asked]
 
 
 class _Counting:

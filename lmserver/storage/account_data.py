@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -50,7 +50,22 @@ async def lock(db: Executor, user_id: str) -> None:
 
 async def ignored_users(db: Executor, user_id: str) -> frozenset[str]:
     """Whom the user does not want to hear of (CS API §Ignoring Users); what is malformed is nobody."""
-    data = await get(db, user_id, "", IGNORED_USERS)
+    return _ignored(await get(db, user_id, "", IGNORED_USERS))
+
+
+async def ignored_of(db: Executor, user_ids: Sequence[str]) -> list[frozenset[str]]:
+    """The same for many users, in their order."""
+    rows = await db.fetch(
+        "SELECT a.content FROM unnest($1::text[]) WITH ORDINALITY AS u (user_id, n)"
+        " LEFT JOIN account_data AS a ON a.user_id = u.user_id AND a.room_id = '' AND a.type = $2"
+        " ORDER BY u.n",
+        list(user_ids),
+        IGNORED_USERS,
+    )
+    return [_ignored(r["content"]) for r in rows]
+
+
+def _ignored(data: bytes | None) -> frozenset[str]:
     content = None if data is None else orjson.loads(data)
     ignored = content.get("ignored_users") if isinstance(content, dict) else None
     return frozenset(ignored) if isinstance(ignored, dict) else frozenset()

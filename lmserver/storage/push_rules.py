@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lmserver.storage.database import Connection, Executor
 
 
@@ -9,6 +11,16 @@ async def get(db: Executor, user_id: str) -> bytes | None:
     """The user's differences; None for one who never changed a rule."""
     found = await db.fetchval("SELECT changes FROM push_rules WHERE user_id = $1", user_id)
     return None if found is None else bytes(found)
+
+
+async def of_users(db: Executor, user_ids: Sequence[str]) -> list[bytes | None]:
+    """The same for many users, in their order."""
+    rows = await db.fetch(
+        "SELECT r.changes FROM unnest($1::text[]) WITH ORDINALITY AS u (user_id, n)"
+        " LEFT JOIN push_rules AS r ON r.user_id = u.user_id ORDER BY u.n",
+        list(user_ids),
+    )
+    return [None if r["changes"] is None else bytes(r["changes"]) for r in rows]
 
 
 async def lock(db: Connection, user_id: str, none: bytes) -> bytes:

@@ -58,17 +58,6 @@ async def changed(
     return [_receipt(r) for r in rows]
 
 
-async def read_positions(db: Executor, user_id: str, room_ids: Sequence[str]) -> dict[str, int]:
-    """How far the user has read each room, by whichever receipt is furthest."""
-    rows = await db.fetch(
-        "SELECT room_id, max(position) AS position FROM receipts"
-        " WHERE user_id = $1 AND room_id = ANY($2::text[]) AND thread_id IN ('', 'main') GROUP BY room_id",
-        user_id,
-        list(room_ids),
-    )
-    return {r["room_id"]: r["position"] for r in rows}
-
-
 async def on_events(
     db: Executor, user_id: str, room_ids: Sequence[str], event_ids: Sequence[str], upto: int
 ) -> list[Receipt]:
