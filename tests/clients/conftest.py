@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.clients.node import Node, installed
-from tests.kit.processes import ServerProcess, configure, lmserver
+from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPr
     """A hub and a participant as operators run them, federating over TLS on loopback. Tests share them,
     so each registers users of its own names. In the end every room of both must verify."""
     folder = tmp_path_factory.mktemp("clients")
-    pair = configure(folder, "hub"), configure(folder, "participant")
+    hub = configure(folder, "hub", admin={"port": free_port()})
+    pair = hub, configure(folder, "participant")
 
     async def start() -> None:
         await asyncio.gather(*(server.start() for server in pair))
