@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from lmserver.composition import assemble
 from lmserver.rooms.sliding.connection import MAX_CONNECTIONS
+from lmserver.rooms.sliding.service import MAX_POLLS
 from lmserver.storage import sliding_sync
 from lmserver.storage.database import Database
 from tests.client_api.test_accounts_api import Api, serve
@@ -266,6 +268,59 @@ async def test_a_newer_request_ends_the_older_and_loses_nothing(alice: Phone) ->
     assert ended["rooms"] == {} and ended["pos"] == pos
     await alice.say(room_id, "x")
     assert bodies((await asyncio.wait_for(newer, 3))["rooms"][room_id]) == ["x"]
+
+
+async def test_r6_a_user_with_too_many_polls_lets_the_oldest_go(alice: Phone) -> None:
+    """Attack R6."""
+    phones = [alice, await alice.log_in()]
+    polls: list[asyncio.Task[Any]] = []
+    for number in range(MAX_POLLS + 1):
+        phone, conn = phones[number % 2], f"c{number // 2}"
+        pos = (await phone.slide(conn=conn))["pos"]
+        polls.append(asyncio.create_task(phone.slide(pos, conn=conn, timeout=20_000)))
+        await asyncio.sleep(0.05)
+    done, waiting = await asyncio.wait(polls, timeout=1)
+    assert done == {polls[0]} and len(waiting) == MAX_POLLS
+    await alice.put_data("org.test", {})
+    for poll in waiting:
+        poll.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_client_that_hangs_up_all_the_time_misses_nothing(alice: Phone, bob: Phone) -> None:
+    """Requests are given up at any moment and made again with the last `pos` that came, with another
+    window sometimes; the client has every message in the end, in order."""
+    chance = random.Random(7)
+    rooms = [await alice.create() for _ in range(3)]
+    for room_id in rooms:
+        await bob.change(room_id, "join")
+    said: dict[str, list[str]] = {room_id: [] for room_id in rooms}
+
+    async def talk() -> None:
+        for number in range(45):
+            room_id = chance.choice(rooms)
+            said[room_id].append(await alice.say(room_id, str(number)))
+
+    heard: dict[str, list[str]] = {room_id: [] for room_id in rooms}
+    pos = (await bob.slide(lists={"all": window(limit=50)}))["pos"]
+    talking = asyncio.create_task(talk())
+    quiet = 0
+    while quiet < 3:
+        lists = {"all": window([0, chance.choice([0, 1, 9])] if not talking.done() else [0, 9], limit=50)}
+        request = bob.slide(pos, timeout=200, settle=talking.done(), lists=lists)
+        try:
+            answer = await asyncio.wait_for(request, 5 if talking.done() else chance.uniform(0.001, 0.06))
+        except TimeoutError:
+            continue
+        quiet = quiet + 1 if talking.done() and not answer["rooms"] else 0
+        pos = answer["pos"]
+        for room_id, told in answer["rooms"].items():
+            assert told["initial"] is False and told["limited"] is False
+            new = [e["event_id"] for e in told["timeline"]]
+            assert not set(new) & set(heard[room_id]), "told twice"
+            heard[room_id] += new
+    await talking
+    assert heard == said
 
 
 # -- extensions ---------------------------------------------------------------------------------

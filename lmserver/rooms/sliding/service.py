@@ -127,7 +127,7 @@ class SlidingSync:
     async def sync(self, poll: SlidingPoll) -> JsonObject:
         """The answer, at once when there is news, else after at most the timeout. Raises UnknownPos
         and BadRequest."""
-        with self._polls.enter(poll.user_id, f"{poll.device_id} {poll.request.conn_id}") as waiting:
+        with self._polls.enter(poll.user_id, f"{poll.device_id}\0{poll.request.conn_id}") as waiting:
             if poll.pos is None:
                 async with self._whole:
                     return await self._sync(poll, waiting)
