@@ -30,11 +30,12 @@ from lmserver.storage.public_list import RoomState
 MAX_CHILDREN: Final = 500
 MAX_WALKED: Final = 1_000
 MAX_ASKED: Final = 20
-"""Questions to other servers for one page."""
+ASKING_SECONDS: Final = 25.0
+"""Questions to other servers for one page, and how long all of them may take."""
 MAX_VIA: Final = 3
 MAX_KEPT: Final = 1_000
 KEPT_SECONDS: Final = 300.0
-TIMEOUT: Final = 10.0
+TIMEOUT: Final = 8.0
 MAX_ANSWER: Final = 2 * 1024 * 1024
 
 SPACE, CHILD = "m.space", "m.space.child"
@@ -74,6 +75,19 @@ class Walk:
     suggested_only: bool
 
 
+@dataclass(slots=True)
+class _Budget:
+    """Questions to other servers that may still be asked, and until when."""
+
+    left: int
+    until: float
+
+    def spend(self, now: float) -> bool:
+        """Whether there is one left to ask."""
+        self.left -= 1
+        return self.left >= 0 and now < self.until
+
+
 class Spaces:
     """Tells users and servers what is in a space, and users what a room is."""
 
@@ -94,7 +108,7 @@ class Spaces:
 
     async def summary(self, user_id: str | None, room_id: str, via: Sequence[str]) -> JsonObject:
         """What a room is, and the user's membership in it. Raises NotVisible."""
-        room = await self._room(room_id, via, [MAX_VIA])
+        room = await self._room(room_id, via, self._budget(MAX_VIA))
         if room is None or not await self._visible(user_id, room):
             raise NotVisible
         if user_id is None:
@@ -105,7 +119,7 @@ class Spaces:
     async def hierarchy(self, user_id: str, root: str, walk: Walk) -> tuple[list[JsonObject], bool]:
         """A page of the rooms in and under a space, the space first, and whether there is more.
         Raises NotVisible for the space itself; what else the user may not know of is left out."""
-        asked = [MAX_ASKED]
+        budget = self._budget(MAX_ASKED)
         waiting: list[tuple[str, int, Sequence[str]]] = [(root, 0, [])]
         met: set[str] = set()
         found: list[JsonObject] = []
@@ -114,7 +128,7 @@ class Spaces:
             if room_id in met:
                 continue
             met.add(room_id)
-            room = await self._room(room_id, via, asked)
+            room = await self._room(room_id, via, budget)
             if room is None or not await self._visible(user_id, room):
                 if room_id == root:
                     raise NotVisible
@@ -173,11 +187,14 @@ class Spaces:
 
     # -- rooms ----------------------------------------------------------------------------------
 
-    async def _room(self, room_id: str, via: Sequence[str], asked: list[int]) -> SpaceRoom | None:
-        """Ours to know, or another server's, of which no more than `asked[0]` are asked."""
+    def _budget(self, most: int) -> _Budget:
+        return _Budget(most, self._clock() + ASKING_SECONDS)
+
+    async def _room(self, room_id: str, via: Sequence[str], budget: _Budget) -> SpaceRoom | None:
+        """Ours to know, or another server's."""
         if await self._participating(room_id):
             return await self._local(room_id)
-        return await self._remote(room_id, via, asked)
+        return await self._remote(room_id, via, budget)
 
     async def _participating(self, room_id: str) -> bool:
         snapshot = await self._engine.snapshot(room_id)
@@ -195,7 +212,7 @@ class Spaces:
         children = _in_order(_child_of(shown(event, version)) for event in stored)
         return SpaceRoom(room.entry, children, room.federated)
 
-    async def _remote(self, room_id: str, via: Sequence[str], asked: list[int]) -> SpaceRoom | None:
+    async def _remote(self, room_id: str, via: Sequence[str], budget: _Budget) -> SpaceRoom | None:
         kept = self._kept.get(room_id)
         if kept is not None and kept[0] > self._clock():
             return kept[1]
@@ -204,9 +221,8 @@ class Spaces:
             return None
         found: SpaceRoom | None = None
         for server in servers[:MAX_VIA]:
-            if asked[0] <= 0:
-                return None
-            asked[0] -= 1
+            if not budget.spend(self._clock()):
+                return None  # which says nothing of the room, and is not kept
             found = await self._ask(server, room_id)
             if found is not None:
                 break

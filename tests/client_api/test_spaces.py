@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import ClientSession
 
+from lmserver.federation_client.errors import Unreachable
 from lmserver.protocol.room_versions import LM_02
-from lmserver.rooms.spaces import _in_order, _of_answer
+from lmserver.rooms.spaces import Spaces, Walk, _in_order, _of_answer
+from lmserver.storage.database import Database
 from tests.attacks.conftest import arena, config
 from tests.client_api.test_ignoring import Club, club
 from tests.evilpeer.arena import Arena
 from tests.federation.sites import Person, sites
 from tests.kit.postgres import Cluster
-from tests.kit.rooms import HUB, PARTICIPANT, ROOM, opening
+from tests.kit.reading_world import World
+from tests.kit.rooms import ALICE, HUB, PARTICIPANT, ROOM, opening
 
 __all__ = ["arena", "club", "config"]
 
@@ -191,3 +195,28 @@ async def test_b14_a_server_is_told_of_what_it_may_know(arena: Arena) -> None:
     assert closed == await arena.ask("GET", "/_matrix/federation/v1/hierarchy/!none:hub.test")
     assert closed[0] == 404
     assert (await arena.ask("GET", "/_matrix/federation/v1/hierarchy/x"))[0] == 404
+
+
+async def test_r12_a_space_full_of_silent_servers_ends(db: Database) -> None:
+    """Servers that are named and do not answer are asked so often and for so long, and not again soon."""
+    asked: list[str] = []
+    now = [0.0]
+
+    class Silent:
+        async def send_json(self, method: str, server: str, path: str, **_: Any) -> Any:
+            asked.append(server)
+            now[0] += 5.0
+            raise Unreachable("silent")
+
+    world = World(db)
+    create = replace(opening()[0], content={"room_version": LM_02.id, "type": "m.space"})
+    await world.engine.create(LM_02, [create, *opening()[1:]])
+    for n in range(10):
+        await world.state("m.space.child", {"via": [f"a{n}.test", f"b{n}.test"]}, key=f"!r{n}:x.test")
+    silent: Any = Silent()
+    spaces = Spaces(db, world.engine, silent, lambda: now[0])
+    for expected in (5, 10, 15):
+        found, more = await spaces.hierarchy(ALICE, ROOM, Walk(0, 50, None, suggested_only=False))
+        assert ([room["room_id"] for room in found], more) == ([ROOM], False)
+        assert len(asked) == expected
+    await world.close()
