@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lmserver.accounts.push_rules import PushRules
+from lmserver.client_api.notifications import NotificationEndpoints
 from lmserver.client_api.push_rules import PushRuleEndpoints
 from lmserver.client_api.pushers import PusherEndpoints
 from lmserver.config import Config
@@ -15,6 +16,7 @@ from lmserver.federation_client.connector import tls_context
 from lmserver.federation_client.dns_lookup import Dns
 from lmserver.federation_client.push_gateway import PushGateways
 from lmserver.rooms.engine import RoomEngine
+from lmserver.rooms.notifications import Notifications
 from lmserver.rooms.push.delivery import Delivery
 from lmserver.rooms.push.following import Following
 from lmserver.rooms.push.pushers import Pushers
@@ -34,9 +36,14 @@ class PushParts:
     following: Following
     delivery: Delivery
     gateways: PushGateways
+    notifications: Notifications
 
     def endpoints(self) -> list[object]:
-        return [PushRuleEndpoints(self.rules), PusherEndpoints(self.pushers, self.gateways.check)]
+        return [
+            PushRuleEndpoints(self.rules),
+            PusherEndpoints(self.pushers, self.gateways.check),
+            NotificationEndpoints(self.notifications),
+        ]
 
     async def run(self) -> None:
         """Follow and deliver until cancelled."""
@@ -68,6 +75,9 @@ def push_parts(
         tls_context(federation.ca_file),
         federation.plain_http_servers,
     )
-    delivery = Delivery(db, gateways, Reading(db, clock), unread, clock)
+    reading = Reading(db, clock)
+    delivery = Delivery(db, gateways, reading, unread, clock)
     following = Following(db, unread, rules.compiled, delivery.wake, clock)
-    return PushParts(rules, unread, Pushers(db, following, clock), following, delivery, gateways)
+    pushers = Pushers(db, following, clock)
+    notifications = Notifications(db, reading, unread, rules.compiled)
+    return PushParts(rules, unread, pushers, following, delivery, gateways, notifications)

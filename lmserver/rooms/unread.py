@@ -128,6 +128,10 @@ class Unread:
 
     async def of(self, user_id: str, room_ids: Sequence[str]) -> dict[str, RoomCounts]:
         """Counts up to each room's head, for rooms the user is joined to; none for others."""
+        return {room_id: _counts(marks) for room_id, marks in (await self.marks(user_id, room_ids)).items()}
+
+    async def marks(self, user_id: str, room_ids: Sequence[str]) -> dict[str, tuple[Mark, ...]]:
+        """The unread events themselves, in each room's order."""
         found: dict[str, Tally] = {}
         for room_id in room_ids:
             tally = await self._from_journal(user_id, room_id)
@@ -136,7 +140,7 @@ class Unread:
         rest = [room_id for room_id in room_ids if room_id not in found]
         if rest:
             found |= await self._tallied(user_id, rest)
-        return {room_id: _counts(tally.marks) for room_id, tally in found.items()}
+        return {room_id: tally.marks for room_id, tally in found.items()}
 
     # -- from the journal -----------------------------------------------------------------------
 

@@ -49,6 +49,16 @@ class Heard:
     redacted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Where and when there was something to notify of."""
+
+    room_id: str
+    event_id: str
+    position: int
+    received_ts: int
+
+
 async def bases(db: Executor, questions: Sequence[Question]) -> list[Basis | None]:
     """An answer for each question, None for a room we do not hold."""
     rows = await db.fetch(
@@ -115,6 +125,24 @@ async def redacted_positions(db: Executor, room_id: str, event_ids: Sequence[str
         list(event_ids),
     )
     return {r["position"] for r in rows}
+
+
+async def noticed(
+    db: Executor, places: Sequence[tuple[str, int]], before: tuple[int, int] | None, limit: int
+) -> list[Noticed]:
+    """Of the events at these (room ID, position) the newest, those before a (time, position)."""
+    rows = await db.fetch(
+        "SELECT e.room_id, e.event_id, e.position, e.received_ts"
+        " FROM unnest($1::text[], $2::bigint[]) AS p (room_id, position)"
+        " JOIN events AS e ON e.room_id = p.room_id AND e.position = p.position"
+        " WHERE $3::bigint IS NULL OR (e.received_ts, e.position) < ($3, $4)"
+        " ORDER BY e.received_ts DESC, e.position DESC LIMIT $5",
+        [room_id for room_id, _ in places],
+        [position for _, position in places],
+        *(before or (None, None)),
+        limit,
+    )
+    return [Noticed(*(r[name] for name in Noticed.__slots__)) for r in rows]
 
 
 async def save(db: Executor, user_id: str, room_id: str, counted_to: int, marks: bytes) -> None:

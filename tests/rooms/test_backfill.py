@@ -9,12 +9,12 @@ import pytest
 
 from lmserver.federation_client.errors import Unreachable
 from lmserver.protocol import hub
-from lmserver.protocol.events import Pdu
+from lmserver.protocol.events import EventDraft, Pdu
 from lmserver.rooms import snapshot
 from lmserver.rooms.backfill import PAGE, QUIET_MS, Backfill, Reached
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.outcomes import Accepted
-from lmserver.rooms.reading import Reading
+from lmserver.rooms.reading import Reader, Reading
 from lmserver.storage import evidence, room_log, room_state
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, StaticVerifier, adopt_join, engine_kit
@@ -262,6 +262,30 @@ async def test_a_redaction_of_what_comes_later_by_backfill_counts(db: Database) 
     await scene.hears(draft("m.room.redaction", {"redacts": other.event_id}, sender=BOB))
     await scene.reach()
     assert await scene.texts() == ["kept"]
+
+
+async def test_relations_in_history_count_and_redacted_ones_do_not(db: Database) -> None:
+    """A root, a reply and a reply that was redacted, all of before the join."""
+    room = busy_room(3)
+    root = room.pdus[-1].event_id
+
+    def related() -> EventDraft:
+        relates = {"rel_type": "m.thread", "event_id": root}
+        return draft("m.room.message", {"body": "x", "m.relates_to": relates})
+
+    kept = room.add(related()).event_id
+    gone = room.add(related()).event_id
+    room.add(draft("m.room.redaction", {"redacts": gone}))
+    scene = Scene(db, room)
+    await scene.join()
+    await scene.reach()
+    access = await scene.reading.access(BOB, ROOM)
+    assert access is not None
+    event = await scene.reading.event(access, root)
+    assert event is not None
+    [rendered] = await scene.reading.render(access, Reader(BOB), [event])
+    thread = rendered["unsigned"]["m.relations"]["m.thread"]
+    assert (thread["count"], thread["latest_event"]["event_id"]) == (1, kept)
 
 
 async def test_members_of_history_are_shown_though_their_own_events_are_further_back(db: Database) -> None:

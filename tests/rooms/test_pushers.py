@@ -319,3 +319,30 @@ async def test_f1_pushers_that_are_none_are_refused(world: World) -> None:
         assert (answer[0], answer[1]["errcode"]) == (400, errcode), (changes, answer)
     status, answer = await world.api.call("POST", f"{V3}/pushers/set", {}, alice["access_token"])
     assert (status, answer["errcode"]) == (400, "M_MISSING_PARAM")
+
+
+async def test_unread_notifications_are_listed_newest_first_until_they_are_read(world: World) -> None:
+    alice, bob, room_id = await room_of_two(world)
+    other = (await world.ok(alice, "POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+    await world.ok(bob, "POST", f"/rooms/{quote(other)}/join", {})
+    sent = [await world.say(alice, room_id if n % 2 else other, f"text{n}") for n in range(4)]
+    loud = await world.say(alice, other, "bob!")
+
+    async def listed(query: str = "") -> Any:
+        return await world.ok(bob, "GET", f"/notifications{query}")
+
+    def ids(page: Any) -> list[str]:
+        return [n["event"]["event_id"] for n in page["notifications"]]
+
+    assert ids(await listed()) == [loud, *sent[::-1]]
+    first = await listed("?limit=2")
+    rest = await listed(f"?from={first['next_token']}")
+    assert (ids(first), ids(rest), "next_token" in rest) == ([loud, sent[3]], sent[2::-1], False)
+    [note] = (await listed("?only=highlight"))["notifications"]
+    assert (note["event"]["event_id"], note["read"], note["room_id"]) == (loud, False, other)
+    assert {"set_tweak": "highlight"} in note["actions"] and note["ts"] > 0
+    await world.ok(bob, "POST", f"/rooms/{quote(other)}/receipt/m.read/{quote(loud)}", {})
+    assert ids(await listed()) == [sent[3], sent[1]]
+    for query in ("?from=x", "?limit=x"):
+        status, answer = await world.api.call("GET", f"{V3}/notifications{query}", None, bob["access_token"])
+        assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM")
