@@ -18,6 +18,8 @@ from lmserver.storage import aliases
 from lmserver.storage.database import Executor, UniqueViolation
 
 MAX_SERVERS: Final = 10
+MAX_ALIASES: Final = 100
+"""Aliases of one room here: names are few, and whoever takes them all leaves none for others."""
 MAX_NEW_NAMES: Final = 20
 """Aliases one event may bring: each may be of another server, which is asked."""
 
@@ -76,6 +78,8 @@ class Directory:
             raise NotAllowed("aliases of other servers are theirs to make")
         if view is None or view.membership(user_id) != "join":
             raise NotAllowed("you are not in this room")
+        if len(await aliases.of_room(self._db, room_id)) >= MAX_ALIASES:
+            raise NotAllowed("the room has aliases enough")
         await self.reserve(alias, room_id, user_id)
 
     async def reserve(self, alias: str, room_id: str, user_id: str) -> None:

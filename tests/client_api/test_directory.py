@@ -8,7 +8,10 @@ from urllib.parse import quote
 
 import pytest
 
+from lmserver.rooms.directory import MAX_ALIASES
 from lmserver.rooms.public_list import cleaned, parse_query
+from lmserver.storage import aliases
+from lmserver.storage.database import Database
 from tests.client_api.test_accounts_api import NAME
 from tests.client_api.test_ignoring import Club, club
 from tests.federation.sites import sites
@@ -43,6 +46,14 @@ async def test_c11_aliases_are_taken_and_deleted_by_nobody_else(club: Club) -> N
         assert (await club.call("carol", "GET", alias_path(named)))[0] == 404, named
     assert (await club.call("bob", "DELETE", alias_path(f"#../../x:{NAME}")))[0] == 200
     assert (await club.call("alice", "DELETE", alias_path(f"#%:{NAME}")))[0] == 200
+
+
+async def test_c11_one_room_does_not_take_all_names(club: Club, db: Database) -> None:
+    for n in range(MAX_ALIASES - 1):
+        await aliases.add(db, f"#n{n}:{NAME}", club.room_id, f"@alice:{NAME}")
+    for name, status in (("one", 200), ("more", 403)):
+        answer = await club.call("bob", "PUT", alias_path(f"#{name}:{NAME}"), {"room_id": club.room_id})
+        assert answer[0] == status, answer
 
 
 async def test_c11_a_room_calls_itself_only_what_leads_to_it(club: Club) -> None:
