@@ -449,6 +449,32 @@ async def test_receipts_of_a_new_room_are_those_that_matter(alice: Phone, bob: P
     assert content[new]["m.read"].keys() == {bob.id} and second["rooms"] == {}
 
 
+async def test_a_room_that_comes_back_tells_what_was_missed_beside_its_events(
+    alice: Phone, bob: Phone
+) -> None:
+    """Unread counts after reading elsewhere, and that nobody types any more."""
+    low = await alice.create()
+    await bob.change(low, "join")
+    said = await alice.say(low, "x")
+    enabled = {"typing": {"enabled": True}}
+    await alice.type(low)
+    first = await bob.slide(lists={"top": window([0, 0])}, extensions=enabled)
+    assert first["rooms"][low]["notification_count"] == 1
+    assert first["extensions"]["typing"]["rooms"][low]["content"]["user_ids"] == [alice.id]
+    high = await bob.create()
+    second = await bob.slide(first["pos"], lists={"top": window([0, 0])}, extensions=enabled)
+    assert list(second["rooms"]) == [high]
+    await bob.read(low, said)
+    await alice.type(low, typing=False)
+    third = await bob.slide(second["pos"], lists={"top": window([0, 0])}, extensions=enabled)
+    assert third["rooms"] == {} and third["extensions"]["typing"]["rooms"] == {}
+    back = await bob.slide(third["pos"], lists={"top": window([0, 1])}, extensions=enabled)
+    assert back["rooms"][low]["notification_count"] == 0 and back["rooms"][low]["timeline"] == []
+    assert back["extensions"]["typing"]["rooms"][low]["content"]["user_ids"] == []
+    after = await bob.slide(back["pos"], lists={"top": window([0, 1])}, extensions=enabled)
+    assert after["rooms"] == {} and after["extensions"]["typing"]["rooms"] == {}
+
+
 # -- requests nobody should send ----------------------------------------------------------------
 
 BASE: dict[str, Any] = {"timeline_limit": 1, "required_state": []}

@@ -206,7 +206,10 @@ class ExtensionData:
         known: list[str] = []
         if occasion.since is not None and "typing" in occasion.state.extensions:
             known = [r for r in rooms if _is_live(occasion.state.rooms.get(r))]
-        told = {r for r in rooms if r not in known and self._typing.users(r)}
+        others = [r for r in rooms if r not in known]
+        told = {r for r in others if self._typing.users(r)}
+        # Of a room that comes back the client may still believe what was true when it left.
+        told |= set(self._typing.changed([r for r in others if r in occasion.state.rooms], 0))
         if occasion.since is not None:
             told |= set(self._typing.changed(known, occasion.since.typing))
         answer.body["typing"] = {

@@ -191,7 +191,7 @@ class SlidingSync:
         upto = Pos(0, settled if pos is None else max(settled, pos.stream), self._typing.serial, epoch)
         since = None if pos is None else pos.stream
         rooms, windows, personal = await self._wanted(poll, state, upto.stream)
-        read = await self._read_moved(poll.user_id, windows.wanted, since, upto.stream)
+        read = await self._read_moved(poll.user_id, windows.wanted, state, since, upto.stream)
         wanted = _plans(windows, rooms, personal, state, upto.stream if since is None else since, read)
         plans = _fitting(wanted)
         results = await self._room_data.results(poll.reader, [p for p in plans if p.may_have_news], since)
@@ -224,10 +224,20 @@ class SlidingSync:
         personal = await self._room_list.personal(poll.user_id, poll.request)
         return rooms, await self._room_list.windows(poll.request, rooms, personal), personal
 
-    async def _read_moved(self, user_id: str, rooms: Iterable[str], since: int | None, upto: int) -> set[str]:
+    async def _read_moved(
+        self, user_id: str, rooms: Iterable[str], state: ConnectionState, since: int | None, upto: int
+    ) -> set[str]:
         """Rooms in which the user's own receipts moved: their unread counts are others now."""
         if since is None:
             return set()
+        back = {r: state.rooms[r].seen for r in rooms if r in state.rooms and state.rooms[r].seen != LIVE}
+        moved = await self._moved_since(user_id, rooms, since, upto)
+        if back:
+            earlier = await receipts.moved(self._db, user_id, min(back.values()), upto)
+            moved |= earlier.intersection(back)
+        return moved
+
+    async def _moved_since(self, user_id: str, rooms: Iterable[str], since: int, upto: int) -> set[str]:
         if not self._journal.covers(since) or upto > self._journal.end:
             return await receipts.moved(self._db, user_id, since, upto)
         return {
