@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,8 +23,7 @@ ClientEvent = dict[str, Any]
 _FIELDS = ("type", "sender", "origin_server_ts", "content", "state_key")
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """An event parsed once, in the form readers may see (redacted where it was redacted)."""
 
     event_id: str

@@ -15,6 +15,7 @@ from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms import relations
 from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
+from lmserver.rooms.parsed_events import ParsedEvents
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
     Ranges,
@@ -120,6 +121,7 @@ class Reading:
     def __init__(self, db: Executor, clock: Callable[[], int]) -> None:
         self._db = db
         self._clock = clock
+        self._parsed = ParsedEvents()
 
     # -- access ---------------------------------------------------------------------------------
 
@@ -316,7 +318,7 @@ class Reading:
     # -- showing --------------------------------------------------------------------------------
 
     def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
-        return [shown(row, version) for row in stored if row.soft_failed is None]
+        return [self._parsed.shown(row, version) for row in stored if row.soft_failed is None]
 
     async def render(
         self, access: Access, reader: Reader, events: Sequence[Shown], *, with_room_id: bool = True

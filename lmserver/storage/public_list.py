@@ -52,7 +52,7 @@ async def states(db: Executor, room_ids: Sequence[str], types: Sequence[str]) ->
             r["room_id"],
             r["room_version"],
             r["joined"],
-            [StoredEvent(*(row[n] for n in StoredEvent.__slots__)) for row in by_room.get(r["room_id"], [])],
+            [StoredEvent(*(row[n] for n in StoredEvent._fields)) for row in by_room.get(r["room_id"], [])],
         )
         for r in counts
     ]
@@ -69,4 +69,4 @@ async def entries(db: Executor, room_id: str, type_: str, limit: int) -> list[St
         type_,
         limit,
     )
-    return [StoredEvent(*(r[n] for n in StoredEvent.__slots__)) for r in rows]
+    return [StoredEvent(*(r[n] for n in StoredEvent._fields)) for r in rows]

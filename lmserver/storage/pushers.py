@@ -263,4 +263,4 @@ async def events_after(db: Executor, room_id: str, after: int, limit: int) -> li
         after,
         limit,
     )
-    return [StoredEvent(*(r[name] for name in StoredEvent.__slots__)) for r in rows]
+    return [StoredEvent(*(r[name] for name in StoredEvent._fields)) for r in rows]

@@ -58,7 +58,7 @@ class ThreadPlace:
 
 
 def _event(row: Any) -> StoredEvent:
-    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+    return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
 async def add(db: Executor, room_id: str, found: Sequence[NewRelation]) -> None:

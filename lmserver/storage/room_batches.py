@@ -1,6 +1,7 @@
 """Questions about many rooms at once: what /sync asks of all rooms of a user in one round trip each.
 
-Rooms are given as parallel arrays, each at most once; answers are grouped by room.
+Rooms are given as parallel arrays, each at most once; answers are grouped by room. Columns of events are
+in StoredEvent's order.
 """
 
 from __future__ import annotations
@@ -31,17 +32,11 @@ class Point:
     position: int
 
 
-def _event(row: Any) -> StoredEvent:
-    return StoredEvent(
-        row["room_id"], row["event_id"], row["position"], row["pdu"], row["soft_failed"],
-        row["redacted_by"], row["received_ts"], row["stream_xid"],
-    )  # fmt: skip
-
-
 def _by_room(rows: Sequence[Any]) -> dict[str, list[StoredEvent]]:
     found: dict[str, list[StoredEvent]] = {}
     for row in rows:
-        found.setdefault(row["room_id"], []).append(_event(row))
+        event = StoredEvent._make(row)
+        found.setdefault(event.room_id, []).append(event)
     return found
 
 
@@ -175,8 +170,8 @@ async def replaced(
 ) -> dict[tuple[str, int], StoredEvent]:
     """For state events at (room, type, state key, position): (room, position) to the event replaced."""
     rows = await db.fetch(
-        "SELECT n.position AS at, e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by,"
-        " e.received_ts, e.stream_xid::text::bigint AS stream_xid"
+        "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
+        " e.stream_xid::text::bigint AS stream_xid, n.position AS at"
         " FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])"
         " AS n (room_id, type, state_key, position)"
         " JOIN room_state AS s ON s.room_id = n.room_id AND s.type = n.type AND s.state_key = n.state_key"
@@ -187,7 +182,7 @@ async def replaced(
         [state_key for _, _, state_key, _ in entries],
         [position for _, _, _, position in entries],
     )
-    return {(r["room_id"], r["at"]): _event(r) for r in rows}
+    return {(r["room_id"], r["at"]): StoredEvent(*tuple(r)[:-1]) for r in rows}
 
 
 async def events_by_id(db: Executor, pairs: Sequence[tuple[str, str]]) -> list[StoredEvent]:
@@ -200,7 +195,7 @@ async def events_by_id(db: Executor, pairs: Sequence[tuple[str, str]]) -> list[S
         [room_id for room_id, _ in pairs],
         [event_id for _, event_id in pairs],
     )
-    return [_event(r) for r in rows]
+    return [StoredEvent._make(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmserver.storage.database import Executor
 from lmserver.storage.holds import FORKED, RESTORED
@@ -34,8 +34,7 @@ class RoomRow:
         return self.hold in (RESTORED, FORKED)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as stored; `pdu` is exactly what was signed. `position` is None for an outlier:
     a state event known from a join that has no place in our part of the list."""
 
@@ -70,7 +69,7 @@ def _room(row: Any) -> RoomRow:
 
 
 def _event(row: Any) -> StoredEvent:
-    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+    return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
 async def room(db: Executor, room_id: str) -> RoomRow | None:

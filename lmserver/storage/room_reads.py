@@ -45,7 +45,7 @@ class MemberChange:
 
 
 def _event(row: Any) -> StoredEvent:
-    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+    return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
 def _member(row: Any) -> MemberEntry:

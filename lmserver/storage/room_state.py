@@ -54,7 +54,7 @@ class UserMembership:
 
 
 def _event(row: Any) -> StoredEvent:
-    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+    return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
 async def set_state(db: Executor, room_id: str, entries: Sequence[NewState]) -> None:

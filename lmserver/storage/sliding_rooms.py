@@ -47,7 +47,7 @@ class StateWant:
 
 
 def _event(row: Any) -> StoredEvent:
-    return StoredEvent(*(row[name] for name in StoredEvent.__slots__))
+    return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
 def _columns(stretches: Sequence[Stretch]) -> tuple[list[str], list[int], list[int]]:
