@@ -66,9 +66,9 @@ class DirectoryEndpoints:
 
     @endpoint("GET", CLIENT + "/rooms/{room_id}/aliases", auth=Auth.USER)
     async def room_aliases(self, request: Request) -> JsonObject:
-        """A room's local aliases, for its members."""
+        """A room's local aliases, for its members and, while it is world-readable, for everybody."""
         access = await rooms.readable(self._reading, request)
-        if access.state_position is None:
+        if not access.follows:
             raise rooms.not_in_room()
         return {"aliases": await self._directory.of_room(access.room_id)}
 

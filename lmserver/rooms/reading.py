@@ -18,6 +18,7 @@ from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_even
 from lmserver.rooms.parsed_events import ParsedEvents
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
+    FOREVER,
     Ranges,
     Span,
     last_joined,
@@ -79,6 +80,11 @@ class Access:
     def nothing(self) -> bool:
         """Nothing of the room may be seen: for this user it is as if it did not exist."""
         return self.state_position is None and not self.visible.intervals
+
+    @property
+    def follows(self) -> bool:
+        """Whether what is true of the room now may be seen, and not only what was until some moment."""
+        return self.state_position is not None and FOREVER in self.visible
 
     def ignores(self, event: Shown) -> bool:
         """CS API §Ignoring Users: every way of reading a room leaves these events out."""

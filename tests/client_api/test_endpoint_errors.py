@@ -1,4 +1,6 @@
-"""What each endpoint of a user's own data answers to a wrong request: a table, one line a mistake."""
+"""What each endpoint of a user's own data answers to a wrong request: a table, one line a mistake.
+
+Who may ask for what is told by tests/access."""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from lmserver.storage.database import Database
 from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, serve
 
 ALICE = f"%40alice:{NAME}"
-BOB = f"%40bob:{NAME}"
 ROOM = f"%21room:{NAME}"
 LONG = "x" * 256
 
@@ -35,15 +36,12 @@ TABLE: list[tuple[str, str, Any, int, str]] = [
     ("GET", f"/profile/%40nobody:{NAME}", None, 404, "M_NOT_FOUND"),
     ("GET", "/profile/alice", None, 400, "M_INVALID_PARAM"),
     ("GET", f"/profile/{ALICE}/shoe_size", None, 404, "M_NOT_FOUND"),
-    ("PUT", f"/profile/{BOB}/displayname", {"displayname": "x"}, 403, "M_FORBIDDEN"),
     ("PUT", f"/profile/{ALICE}/displayname", {"displayname": 5}, 400, "M_BAD_JSON"),
     ("PUT", f"/profile/{ALICE}/displayname", {"displayname": "a\0b"}, 400, "M_BAD_JSON"),
     ("PUT", f"/profile/{ALICE}/displayname", {"displayname": "x" * 5000}, 400, "M_BAD_JSON"),
     ("PUT", f"/profile/{ALICE}/avatar_url", {"avatar_url": {}}, 400, "M_BAD_JSON"),
     # account data
     ("GET", f"/user/{ALICE}/account_data/org.test.unset", None, 404, "M_NOT_FOUND"),
-    ("GET", f"/user/{BOB}/account_data/org.test", None, 403, "M_FORBIDDEN"),
-    ("PUT", f"/user/{BOB}/account_data/org.test", {}, 403, "M_FORBIDDEN"),
     ("PUT", f"/user/{ALICE}/account_data/org.test", [], 400, "M_BAD_JSON"),
     ("PUT", f"/user/{ALICE}/account_data/{LONG}", {}, 400, "M_INVALID_PARAM"),
     ("PUT", f"/user/{ALICE}/account_data/a%00b", {}, 400, "M_INVALID_PARAM"),
@@ -51,18 +49,13 @@ TABLE: list[tuple[str, str, Any, int, str]] = [
     ("PUT", f"/user/{ALICE}/account_data/m.push_rules", {}, 405, "M_BAD_JSON"),
     ("GET", f"/user/{ALICE}/rooms/{ROOM}/account_data/org.test", None, 404, "M_NOT_FOUND"),
     ("GET", f"/user/{ALICE}/rooms/room/account_data/org.test", None, 400, "M_INVALID_PARAM"),
-    ("PUT", f"/user/{BOB}/rooms/{ROOM}/account_data/org.test", {}, 403, "M_FORBIDDEN"),
     # tags
-    ("GET", f"/user/{BOB}/rooms/{ROOM}/tags", None, 403, "M_FORBIDDEN"),
     ("GET", f"/user/{ALICE}/rooms/room/tags", None, 400, "M_INVALID_PARAM"),
     ("PUT", f"/user/{ALICE}/rooms/{ROOM}/tags/{LONG}", {}, 400, "M_INVALID_PARAM"),
     ("PUT", f"/user/{ALICE}/rooms/{ROOM}/tags/u.work", {"order": "first"}, 400, "M_BAD_JSON"),
     ("PUT", f"/user/{ALICE}/rooms/{ROOM}/tags/u.work", [], 400, "M_BAD_JSON"),
-    ("PUT", f"/user/{BOB}/rooms/{ROOM}/tags/u.work", {}, 403, "M_FORBIDDEN"),
-    ("DELETE", f"/user/{BOB}/rooms/{ROOM}/tags/u.work", None, 403, "M_FORBIDDEN"),
     # filters
     ("GET", f"/user/{ALICE}/filter/99", None, 404, "M_NOT_FOUND"),
-    ("GET", f"/user/{BOB}/filter/0", None, 403, "M_FORBIDDEN"),
     ("POST", f"/user/{ALICE}/filter", {"room": {"timeline": {"limit": "ten"}}}, 400, "M_BAD_JSON"),
     ("POST", f"/user/{ALICE}/filter", {"room": 5}, 400, "M_BAD_JSON"),
     # push rules
