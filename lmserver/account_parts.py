@@ -9,6 +9,7 @@ from functools import partial
 from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.administration import AccountAdministration, TellRooms
+from lmserver.accounts.appservices import AppServices
 from lmserver.accounts.auth_stages import (
     DUMMY,
     PASSWORD,
@@ -53,6 +54,7 @@ def account_parts(
     db: Database,
     accounts: Accounts,
     access: AccessTokens,
+    services: AppServices,
     web: WebClient,
     tell_rooms: TellRooms,
     limiter: RateLimiter,
@@ -60,7 +62,7 @@ def account_parts(
 ) -> AccountParts:
     """What the client API has to say of accounts and logins."""
     tokens = RegistrationTokens(db, config.registration.tokens, clock)
-    registration = Registration(accounts, tokens, config.registration.mode)
+    registration = Registration(accounts, tokens, config.registration.mode, services.is_exclusive)
     stages = {
         PASSWORD: password_stage(accounts, limiter),
         DUMMY: dummy_stage,
@@ -76,16 +78,16 @@ def account_parts(
     return AccountParts(
         [
             *browsing,
-            LoginEndpoints(accounts, access, interaction, limiter, sso.providers),
-            RegistrationEndpoints(accounts, registration, tokens, interaction, limiter),
+            LoginEndpoints(accounts, access, interaction, limiter, services, sso.providers),
+            RegistrationEndpoints(accounts, registration, tokens, interaction, services, limiter),
             AccountEndpoints(accounts, interaction),
             DeviceEndpoints(accounts, interaction),
             WhoisEndpoints(config.server_name, administration),
         ],
         {
-            Auth.USER: UserAuthenticator(access),
-            Auth.LOCKED_USER: UserAuthenticator(access, locked=True),
-            Auth.OPTIONAL_USER: UserAuthenticator(access, required=False),
+            Auth.USER: UserAuthenticator(access, services, accounts),
+            Auth.LOCKED_USER: UserAuthenticator(access, services, accounts, locked=True),
+            Auth.OPTIONAL_USER: UserAuthenticator(access, services, accounts, required=False),
         },
         interaction,
         administration,

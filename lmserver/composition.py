@@ -23,6 +23,7 @@ from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.profiles import Profiles
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.admin_parts import admin_app
+from lmserver.appservice_parts import AppServiceParts, appservice_parts
 from lmserver.client_api.account_data import AccountDataEndpoints
 from lmserver.client_api.discovery import DiscoveryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
@@ -180,6 +181,7 @@ class Server:
     keyring: Keyring
     client: FederationClient
     web_client: WebClient
+    appservices: AppServiceParts
     passwords: Passwords
     transactions: TransactionEndpoints
     media: MediaParts
@@ -191,6 +193,10 @@ class Server:
     federation_app: web.Application
     admin_app: web.Application
     metrics: Metrics
+
+    async def serve_bridges(self) -> None:
+        """Tell application services what happens, until cancelled."""
+        await self.appservices.run(self.db, self.edus.typing, self.notifier)
 
     async def close(self) -> None:
         """Stop in the order in which parts depend on each other."""
@@ -209,6 +215,7 @@ class Server:
         await self.media.remote.close()
         await self.client.close()
         await self.web_client.close()
+        await self.appservices.web.close()
         self.passwords.close()
 
 
@@ -260,32 +267,39 @@ def assemble(
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
     access = AccessTokens(db, clock)
-    web_client = _web_client(config, dns or SystemDns())
+    web_client = _web_client(config, dns)
     accounts = Accounts(db, name, passwords, device_lists, access, clock)
+    bridges = appservice_parts(config, db, accounts, dns, _web_tls(config), clock)
     joining = Joining(db, key, api, keyring, turns, audience.publish, clock)
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
-    invites = Invites(db, key, api, keyring, turns, accounts, invite_policy, notifier.publish)
+    invites = Invites(db, key, api, keyring, turns, bridges.bridged, invite_policy, notifier.publish)
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
     data = ClientData(db, notifier.publish)
-    rooms = room_parts(config, db, engine, client, remote.alias, accounts, data, clock)
+    rooms = room_parts(config, db, engine, client, remote.alias, accounts, data, bridges.bridged, clock)
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, limiter, clock
     )
-    outsiders = Outsiders(db, name, invite_policy, notifier.publish)
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
     push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
     audience.following = push.following
     dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)
     transactions = TransactionEndpoints(
-        db, engine, outsiders, keyring, joining.settled, dispatcher, limiter, clock
+        db,
+        engine,
+        Outsiders(db, name, invite_policy, notifier.publish),
+        keyring,
+        joining.settled,
+        dispatcher,
+        limiter,
+        clock,
     )
     media = _media(config, db, client, dns, clock)
     of_accounts = account_parts(
-        config, db, accounts, access, web_client, rooms.profile_news.changed, limiter, clock
+        config, db, accounts, access, bridges.services, web_client, rooms.profile_news.changed, limiter, clock
     )
     federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
@@ -324,6 +338,7 @@ def assemble(
         keyring,
         client,
         web_client,
+        bridges,
         passwords,
         transactions,
         media,
@@ -338,6 +353,7 @@ def assemble(
             backfill,
             accounts,
             of_accounts,
+            bridges.endpoints,
             invite_policy,
             membership,
             rooms,
@@ -387,11 +403,16 @@ def _key_conflict(metrics: Metrics, server: str, key_id: str) -> None:
 
 
 def _web_client(config: Config, dns: Dns) -> WebClient:
-    """For those the operator trusts: TLS 1.2 will do."""
+    """For those the operator trusts, and whom they name."""
+    return WebClient(dns, AddressGuard(config.federation.allowed_networks), _web_tls(config))
+
+
+def _web_tls(config: Config) -> ssl.SSLContext:
+    """The web is wider than federation: TLS 1.2 will do."""
     context = ssl.create_default_context()
     if config.federation.ca_file is not None:
         context.load_verify_locations(cafile=str(config.federation.ca_file))
-    return WebClient(dns, AddressGuard(config.federation.allowed_networks), context)
+    return context
 
 
 def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationClient:
@@ -460,6 +481,7 @@ def _client_app(
     backfill: Backfill,
     accounts: Accounts,
     of_accounts: AccountParts,
+    of_services: list[object],
     invite_policy: InvitePolicy,
     membership: Membership,
     rooms: RoomParts,
@@ -502,6 +524,7 @@ def _client_app(
         DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
         WellKnownEndpoints(config.federation.well_known),
         *of_accounts.endpoints,
+        *of_services,
         ProfileEndpoints(
             Profiles(db, accounts),
             config.server_name,

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lmserver.config_admin import AdminListener, read_admin
+from lmserver.config_appservices import AppService, read_appservices
 from lmserver.config_notaries import Notary, read_notaries
 from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
 from lmserver.config_turn import Turn, read_turn
@@ -136,6 +137,7 @@ class Config:
     federation: Federation
     registration: Registration
     oidc_providers: tuple[OidcProvider, ...]
+    appservices: tuple[AppService, ...]
     trusted_clients: tuple[str, ...]
     presence: bool
     search_all_users: bool
@@ -300,7 +302,7 @@ _NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a li
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
     "rooms", "presence", "user_directory", "turn", "server_notices", "media", "url_previews", "logging",
-    "metrics", "admin", "limits", "trusted_proxies", "oidc_providers", "sso",
+    "metrics", "admin", "limits", "trusted_proxies", "oidc_providers", "sso", "appservices",
 }  # fmt: skip
 
 
@@ -357,6 +359,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         federation=_federation(reader, raw),
         registration=_registration(reader, raw),
         oidc_providers=_oidc_providers(reader, raw),
+        appservices=read_appservices(raw.get("appservices"), reader.base, name, reader.problems),
         trusted_clients=read_trusted_clients(
             reader.section(raw, "sso", {"trusted_clients"}).get("trusted_clients"), reader.problems
         ),

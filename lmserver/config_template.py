@@ -108,6 +108,9 @@ sso:
   # "https://app.example.org/".
   trusted_clients: []
 
+# Registration files of application services (bridges, bots), relative to this file.
+appservices: []
+
 rooms:
   # The version of new rooms: {LM_02_ID}
   # (what peers know today) or {I_1_ID} (the draft as published).

@@ -26,7 +26,7 @@ from lmserver.federation_server.openid import OpenIdEndpoints
 from lmserver.federation_server.public_rooms import PublicRoomEndpoints as FederationListEndpoints
 from lmserver.federation_server.spaces import SpaceEndpoints as FederationSpaceEndpoints
 from lmserver.federation_server.timestamps import TimestampEndpoints as FederationTimestampEndpoints
-from lmserver.rooms.directory import Directory, Remote
+from lmserver.rooms.directory import Bridges, Directory, Remote
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.notices import Notices, NoticeSettings
@@ -64,6 +64,7 @@ def room_parts(
     remote_alias: Remote,
     accounts: Accounts,
     data: ClientData,
+    bridges: Bridges,
     clock: Callable[[], int],
 ) -> RoomParts:
     """Aliases, public lists, spaces, notices and news of profiles."""
@@ -71,7 +72,7 @@ def room_parts(
     settings = NoticeSettings(of.localpart, of.name, of.can_be_declined)
     listing = PublicList(db)
     return RoomParts(
-        Directory(db, engine, clock, listing.changed, remote_alias),
+        Directory(db, engine, clock, listing.changed, remote_alias, bridges),
         listing,
         RemoteLists(client),
         Spaces(db, engine, client),

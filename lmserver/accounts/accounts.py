@@ -57,6 +57,7 @@ class Accounts:
         self._server_name = server_name
         self._passwords = passwords
         self._clock = clock
+        self.on_created: Callable[[Connection, str], Awaitable[None]] | None = None
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -94,6 +95,8 @@ class Accounts:
             if claim is not None:
                 await claim(db)
             await accounts.create(db, user_id, password_hash, is_admin, self._clock())
+            if self.on_created is not None:
+                await self.on_created(db, user_id)
 
         try:
             await self._db.run(work)

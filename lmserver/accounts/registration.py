@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.auth_stages import DUMMY, REGISTRATION_TOKEN
@@ -22,7 +22,14 @@ RESERVED = frozenset({
 class Registration:
     """Accounts that people make for themselves, where the operator lets them."""
 
-    def __init__(self, accounts: Accounts, tokens: RegistrationTokens, mode: str) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        tokens: RegistrationTokens,
+        mode: str,
+        is_exclusive: Callable[[str], bool],
+    ) -> None:
+        self._is_exclusive = is_exclusive
         self._accounts = accounts
         self._tokens = tokens
         self._mode = mode
@@ -41,6 +48,8 @@ class Registration:
         user_id = self._accounts.user_id(name)
         localpart = ids.localpart_of(user_id)
         if name.startswith("@") or localpart.startswith("_") or localpart in RESERVED:
+            raise AccountError("M_EXCLUSIVE", 400, "This user name is reserved")
+        if self._is_exclusive(user_id):
             raise AccountError("M_EXCLUSIVE", 400, "This user name is reserved")
         if await self._accounts.exists(user_id):
             raise AccountError("M_USER_IN_USE", 400, "This user name is taken")

@@ -22,7 +22,8 @@ class AccountEndpoints:
     async def whoami(self, request: Request) -> dict[str, Any]:
         """Whose token this is."""
         requester = request.requester
-        return {"user_id": requester.user_id, "device_id": requester.device_id, "is_guest": False}
+        device = {"device_id": requester.device_id} if requester.device_id else {}
+        return {"user_id": requester.user_id, **device, "is_guest": False}
 
     @endpoint("GET", "/_matrix/client/v3/account/3pid", auth=Auth.USER)
     async def third_party_ids(self, request: Request) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.directory import AliasTaken, Directory, NotAllowed
+from lmserver.rooms.directory import AliasReserved, AliasTaken, Directory, NotAllowed
 from lmserver.rooms.reading import Reading
 from lmserver.storage import people
 from lmserver.storage.database import Executor
@@ -46,6 +46,8 @@ class DirectoryEndpoints:
             await self._directory.add(alias, room_id, rooms.user(request))
         except AliasTaken:
             raise ApiError(409, "M_UNKNOWN", "Room alias already exists") from None
+        except AliasReserved as error:
+            raise ApiError(400, "M_EXCLUSIVE", str(error)) from None
         except NotAllowed as error:
             raise ApiError(403, "M_FORBIDDEN", str(error)) from None
         return {}

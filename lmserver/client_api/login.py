@@ -7,9 +7,11 @@ from typing import Any
 
 from lmserver.accounts.access_tokens import LOGIN_MS, AccessTokens, Issued, TokenExpired
 from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.appservices import AppServices
 from lmserver.accounts.auth_stages import PASSWORD
 from lmserver.accounts.errors import AccountError, AccountLocked
 from lmserver.client_api.interactive_auth import UserInteraction
+from lmserver.config_appservices import AppService
 from lmserver.web.endpoint import Auth, Request, Requester, endpoint
 from lmserver.web.errors import (
     ApiError,
@@ -22,6 +24,7 @@ from lmserver.web.errors import (
 )
 from lmserver.web.limits import RateLimiter
 
+APPSERVICE = "m.login.application_service"
 LOGIN_TOKEN = "m.login.token"  # noqa: S105 - the name of a login type
 
 
@@ -34,8 +37,18 @@ def api_error(error: AccountError) -> ApiError:
 class UserAuthenticator:
     """Sets `request.requester` from the access token."""
 
-    def __init__(self, tokens: AccessTokens, *, required: bool = True, locked: bool = False) -> None:
+    def __init__(
+        self,
+        tokens: AccessTokens,
+        services: AppServices,
+        accounts: Accounts,
+        *,
+        required: bool = True,
+        locked: bool = False,
+    ) -> None:
         self._tokens = tokens
+        self._services = services
+        self._accounts = accounts
         self._required = required
         self._locked = locked
 
@@ -45,6 +58,10 @@ class UserAuthenticator:
         if token is None:
             if self._required:
                 raise missing_token()
+            return
+        service = self._services.of_token(token)
+        if service is not None:
+            request.requester = await self._acting(service, request)
             return
         try:
             owner = await self._tokens.owner(token)
@@ -57,6 +74,18 @@ class UserAuthenticator:
         request.requester = Requester(owner.user_id, owner.device_id, owner.is_admin)
         await self._tokens.seen(owner, request.remote)
 
+    async def _acting(self, service: AppService, request: Request) -> Requester:
+        """An application service, as a user of its own (AS API §Identity assertion)."""
+        query = request.query
+        device_id = query.get("device_id") or query.get("org.matrix.msc3202.device_id") or ""
+        try:
+            user_id = await self._services.act_as(service, query.get("user_id"))
+        except AccountError as error:
+            raise api_error(error) from None
+        if device_id and ("\0" in device_id or await self._accounts.device(user_id, device_id) is None):
+            raise ApiError(400, "M_UNKNOWN_DEVICE", "The user has no such device")
+        return Requester(user_id, device_id, appservice=service.id, limited=service.rate_limited)
+
 
 def access_token(request: Request) -> str | None:
     """From the header, or from the query as old clients send it; an empty one is none."""
@@ -65,6 +94,17 @@ def access_token(request: Request) -> str | None:
     if header:
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
     return request.query.get("access_token") or None
+
+
+def service_of(services: AppServices, request: Request) -> AppService:
+    """The application service whose token came with a request; raises ApiError."""
+    token = access_token(request)
+    if token is None:
+        raise missing_token()
+    service = services.of_token(token)
+    if service is None:
+        raise unknown_token()
+    return service
 
 
 class LoginEndpoints:
@@ -76,8 +116,10 @@ class LoginEndpoints:
         tokens: AccessTokens,
         interaction: UserInteraction,
         limiter: RateLimiter,
+        services: AppServices,
         providers: Sequence[tuple[str, str]],
     ) -> None:
+        self._services = services
         self._providers = providers
         self._accounts = accounts
         self._tokens = tokens
@@ -88,6 +130,8 @@ class LoginEndpoints:
     async def flows(self, request: Request) -> dict[str, Any]:
         """Ways to log in."""
         flows: list[dict[str, Any]] = [{"type": PASSWORD}, {"type": LOGIN_TOKEN, "get_login_token": True}]
+        if self._services.services:
+            flows.append({"type": APPSERVICE})
         if self._providers:
             known = [{"id": provider, "name": name} for provider, name in self._providers]
             flows.append({"type": "m.login.sso", "identity_providers": known})
@@ -102,6 +146,8 @@ class LoginEndpoints:
                 user_id = await self._by_password(request, body)
             case "m.login.token":
                 user_id = await self._by_token(request, body)
+            case "m.login.application_service":
+                user_id = await self._by_service(request, body)
             case _:
                 raise ApiError(400, "M_UNKNOWN", "Unknown login type")
         return await log_in(self._accounts, user_id, body)
@@ -129,6 +175,15 @@ class LoginEndpoints:
         if user_id is None:
             raise forbidden("Invalid login token")
         return user_id
+
+    async def _by_service(self, request: Request, body: dict[str, Any]) -> str:
+        name, service = _name(body), service_of(self._services, request)
+        if not isinstance(name, str):
+            raise bad_json("identifier.user is a string")
+        try:
+            return await self._services.act_as(service, self._accounts.user_id(name))
+        except AccountError as error:
+            raise api_error(error) from None
 
     def _limit(self, key: str) -> None:
         wait = self._limiter.take("login", key)

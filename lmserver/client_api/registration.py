@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmserver.accounts.accounts import Accounts
+from lmserver.accounts.appservices import AppServices
 from lmserver.accounts.auth_stages import REGISTRATION_TOKEN
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import BadPassword, check_length
 from lmserver.accounts.registration import Registration
 from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.client_api.interactive_auth import Challenge, UserInteraction
-from lmserver.client_api.login import api_error, log_in
+from lmserver.client_api.login import APPSERVICE, api_error, log_in, service_of
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, limited, missing_param
 from lmserver.web.limits import RateLimiter
@@ -29,12 +30,14 @@ class RegistrationEndpoints:
         registration: Registration,
         tokens: RegistrationTokens,
         interaction: UserInteraction,
+        services: AppServices,
         limiter: RateLimiter,
     ) -> None:
         self._accounts = accounts
         self._registration = registration
         self._tokens = tokens
         self._interaction = interaction
+        self._services = services
         self._limiter = limiter
 
     @endpoint("GET", "/_matrix/client/v3/register/available", auth=Auth.NONE, rate="registration")
@@ -62,8 +65,10 @@ class RegistrationEndpoints:
             raise ApiError(403, "M_GUEST_ACCESS_FORBIDDEN", "There is no guest access")
         if kind != "user":
             raise bad_param("kind is user or guest")
-        self._require_registration()
         body = await request.json_or_empty()
+        if body.get("type") == APPSERVICE:
+            return await self._of_service(request, body)
+        self._require_registration()
         name, password = body.get("username"), body.get("password")
         if not isinstance(name, str | None) or not isinstance(password, str | None):
             raise bad_json("username and password are strings")
@@ -80,9 +85,25 @@ class RegistrationEndpoints:
             user_id = await self._registration.register(name, password, proofs.get(REGISTRATION_TOKEN))
         except AccountError as error:
             raise api_error(error) from None
+        return await self._logged_in(user_id, body)
+
+    async def _logged_in(self, user_id: str, body: dict[str, Any]) -> dict[str, Any]:
         if body.get("inhibit_login") is True:
             return {"user_id": user_id, "home_server": user_id.split(":", 1)[1]}
         return await log_in(self._accounts, user_id, body)
+
+    async def _of_service(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """A user of an application service, which needs no password (AS API §Server admin style
+        permissions)."""
+        service = service_of(self._services, request)
+        name = body.get("username")
+        if not isinstance(name, str):
+            raise bad_json("username is a string")
+        try:
+            user_id = await self._services.make_user(service, name)
+        except AccountError as error:
+            raise api_error(error) from None
+        return await self._logged_in(user_id, body)
 
     async def _admit(self, request: Request, body: dict[str, Any]) -> Mapping[str, str]:
         """Guesses at tokens count like registrations."""

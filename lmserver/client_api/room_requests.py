@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmserver.protocol import ids
+from lmserver.protocol.canonical_json import MAX_INT
 from lmserver.protocol.errors import AuthRejected, InvalidIdentifier, InvalidJson, SchemaError, TooLarge
 from lmserver.protocol.events import EventDraft, check_draft
 from lmserver.rooms.engine import RoomEngine
@@ -93,6 +94,11 @@ def number(request: Request, name: str, default: int, *, most: int, least: int =
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise bad_param(f"{name} is not a number")
     return max(least, min(int(text), most))
+
+
+def sent_at(request: Request, now_ms: int) -> int:
+    """When an event was sent: now, or what an application service says (AS API §Timestamp massaging)."""
+    return number(request, "ts", now_ms, most=MAX_INT) if request.requester.appservice else now_ms
 
 
 def transaction(request: Request) -> ClientTxn:

@@ -62,7 +62,11 @@ class SendEndpoints:
             content["reason"] = reason
         await self._check_redactable(request, target)
         draft = EventDraft(
-            rooms.room_id(request), "m.room.redaction", rooms.user(request), content, self._clock()
+            rooms.room_id(request),
+            "m.room.redaction",
+            rooms.user(request),
+            content,
+            rooms.sent_at(request, self._clock()),
         )
         return {"event_id": await rooms.send(self._engine, [draft], rooms.transaction(request))}
 
@@ -158,7 +162,12 @@ class SendEndpoints:
         if event_type == "m.room.redaction" and not ids.is_event_id(content.get("redacts")):
             raise ApiError(400, "M_BAD_JSON", "redacts is not an event ID")
         return EventDraft(
-            rooms.room_id(request), event_type, rooms.user(request), content, self._clock(), state_key
+            rooms.room_id(request),
+            event_type,
+            rooms.user(request),
+            content,
+            rooms.sent_at(request, self._clock()),
+            state_key,
         )
 
 

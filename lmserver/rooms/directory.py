@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from lmserver.protocol import ids
 from lmserver.protocol.events import EventDraft
@@ -27,12 +27,24 @@ Remote = Callable[[str], Awaitable[tuple[str, list[str]] | None]]
 """Asks another server for an alias: (room ID, servers), or None."""
 
 
+class Bridges(Protocol):
+    """What application services have to do with aliases."""
+
+    def alias_is_others(self, alias: str, user_id: str) -> bool: ...
+
+    async def makes_alias(self, alias: str) -> bool: ...
+
+
 class AliasTaken(Exception):
     """The alias names another room already."""
 
 
 class NotAllowed(Exception):
     """The user may not change this alias or listing."""
+
+
+class AliasReserved(NotAllowed):
+    """Only an application service may make this alias."""
 
 
 class Directory:
@@ -45,7 +57,9 @@ class Directory:
         clock: Callable[[], int],
         list_changed: Callable[[], None],
         remote: Remote | None = None,
+        bridges: Bridges | None = None,
     ) -> None:
+        self._bridges = bridges
         self._db = db
         self._engine = engine
         self._clock = clock
@@ -59,9 +73,9 @@ class Directory:
         if ids.server_of(alias) != self._engine.our_name:
             return None if self._remote is None else await self._remote(alias)
         room_id = await aliases.room_of(self._db, alias)
-        if room_id is None:
-            return None
-        return room_id, await self._servers(room_id)
+        if room_id is None and self._bridges is not None and await self._bridges.makes_alias(alias):
+            room_id = await aliases.room_of(self._db, alias)
+        return None if room_id is None else (room_id, await self._servers(room_id))
 
     async def _servers(self, room_id: str) -> list[str]:
         """The hub first, because it is the one that can let somebody in."""
@@ -76,6 +90,8 @@ class Directory:
         view = await self._engine.view(room_id)
         if ids.server_of(alias) != self._engine.our_name:
             raise NotAllowed("aliases of other servers are theirs to make")
+        if self._bridges is not None and self._bridges.alias_is_others(alias, user_id):
+            raise AliasReserved("this alias belongs to an application service")
         if view is None or view.membership(user_id) != "join":
             raise NotAllowed("you are not in this room")
         if len(await aliases.of_room(self._db, room_id)) >= MAX_ALIASES:

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 Positions = Callable[[], Awaitable[tuple[int, int]]]
 """Reads (settled, next): everything below `settled` is readable, every past commit is below `next`."""
 
+Follower = Callable[[list[str]], None]
+
 FIRST_RETRY_SECONDS = 0.001
 LAST_RETRY_SECONDS = 0.05
 MAX_HELD_SECONDS = 30.0
@@ -61,6 +63,7 @@ class Notifier:
     def __init__(self, positions: Positions) -> None:
         self._positions = positions
         self._listeners: dict[str, set[Listener]] = {}
+        self._followers: list[Follower] = []
         self._held: list[_Held] = []
         self._settling: asyncio.Task[None] | None = None
         self.closed = False  # whoever waits answers what it has: the process ends
@@ -88,6 +91,9 @@ class Notifier:
 
         Call it after COMMIT. Costs nothing when nobody listens to any of the keys.
         """
+        keys = list(keys)
+        for follow in self._followers:
+            follow(keys)
         wanted = {key for key in keys if key in self._listeners}
         if not wanted:
             return
@@ -109,6 +115,17 @@ class Notifier:
 
     def nudge(self, keys: Iterable[str]) -> None:
         """Wake at once: for what lives in memory only, such as typing."""
+        keys = list(keys)
+        for follow in self._followers:
+            follow(keys)
+        self._wake(keys)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell somebody of all keys, as soon as they are published; what is then read has been committed,
+        but a stream may not have come to it yet."""
+        self._followers.append(follower)
+
+    def _wake(self, keys: Iterable[str]) -> None:
         for key in keys:
             for listener in self._listeners.get(key, ()):
                 listener.woken.set()
@@ -140,7 +157,7 @@ class Notifier:
             if item.xid is None and upcoming:
                 item.xid = upcoming - 1
             if now >= item.until or (item.xid is not None and item.xid < settled):
-                self.nudge(item.keys)
+                self._wake(item.keys)
                 if item.listener is not None:
                     item.listener.woken.set()
             else:
@@ -155,4 +172,4 @@ class Notifier:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
         self._held.clear()
-        self.nudge(list(self._listeners))
+        self._wake(list(self._listeners))

@@ -34,6 +34,35 @@ CREATE TABLE accounts (
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 
+CREATE TABLE appservice_invites (
+    service text NOT NULL,
+    user_id text NOT NULL,
+    room_id text NOT NULL,
+    told_xid bigint NOT NULL
+);
+CREATE UNIQUE INDEX appservice_invites_pkey ON appservice_invites USING btree (service, user_id, room_id);
+
+CREATE TABLE appservice_rooms (
+    service text NOT NULL,
+    room_id text NOT NULL,
+    position bigint NOT NULL,
+    present boolean NOT NULL
+);
+CREATE UNIQUE INDEX appservice_rooms_pkey ON appservice_rooms USING btree (service, room_id);
+
+CREATE TABLE appservice_transactions (
+    service text NOT NULL,
+    txn_id bigint NOT NULL,
+    body bytea
+);
+CREATE UNIQUE INDEX appservice_transactions_pkey ON appservice_transactions USING btree (service);
+
+CREATE TABLE appservice_users (
+    user_id text NOT NULL,
+    service text NOT NULL
+);
+CREATE UNIQUE INDEX appservice_users_pkey ON appservice_users USING btree (user_id, service);
+
 CREATE TABLE backed_up_keys (
     user_id text NOT NULL,
     version bigint NOT NULL,

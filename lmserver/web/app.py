@@ -147,7 +147,7 @@ class Dispatcher:
             await held.enter_async_context(self._slots.hold(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
         if entry.auth is not Auth.NONE:
             await self._authenticate(entry, request)
-        if self._limiter is not None:
+        if self._limiter is not None and request.requester.limited:
             key = request.requester.user_id or request.origin or request.remote_key
             wait = self._limiter.take(entry.rate, key)
             if wait:

@@ -1,0 +1,130 @@
+"""`appservices`: registration files of application services (AS API §Registration).
+
+The format is the one every homeserver reads; keys we do not know are left alone, for bridges put keys of
+their own there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+
+MAX_SERVICES: Final = 100
+MIN_TOKEN: Final = 16
+EPHEMERAL: Final = ("receive_ephemeral", "de.sorunome.msc2409.push_ephemeral", "push_ephemeral")
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """The operator's regular expression, matched from the beginning of an ID."""
+
+    pattern: re.Pattern[str]
+    exclusive: bool
+
+    def has(self, id_: str) -> bool:
+        return self.pattern.match(id_) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class AppService:
+    """An application service; `url` None: it only sends, and is told of nothing."""
+
+    id: str
+    url: str | None
+    as_token: str
+    hs_token: str
+    sender: str
+    rate_limited: bool
+    users: tuple[Namespace, ...]
+    aliases: tuple[Namespace, ...]
+    rooms: tuple[Namespace, ...]
+    protocols: tuple[str, ...]
+    receives_ephemeral: bool
+
+    def owns(self, user_id: str) -> bool:
+        """Whether it may act as the user."""
+        return user_id == self.sender or any(namespace.has(user_id) for namespace in self.users)
+
+    def owns_alone(self, user_id: str) -> bool:
+        return user_id == self.sender or any(n.exclusive and n.has(user_id) for n in self.users)
+
+
+def read_appservices(
+    value: object, base: Path, server_name: str, problems: list[str]
+) -> tuple[AppService, ...]:
+    """A list of files; what is wrong is added to `problems`."""
+    paths = value or []
+    if not isinstance(paths, list) or len(paths) > MAX_SERVICES or not all(isinstance(p, str) for p in paths):
+        problems.append(f"appservices: expected a list of at most {MAX_SERVICES} registration files")
+        return ()
+    found = [_read(base / Path(path).expanduser(), server_name, problems) for path in paths]
+    services = tuple(service for service in found if service is not None)
+    problems += [
+        f"appservices: two of them have the same {what}"
+        for what in ("id", "as_token", "sender")
+        if len({getattr(service, what) for service in services}) != len(services)
+    ]
+    return services
+
+
+def _read(path: Path, server_name: str, problems: list[str]) -> AppService | None:
+    where = f"appservices: {path}"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problems.append(f"{where}: {error}")
+        return None
+    if not isinstance(raw, dict):
+        problems.append(f"{where}: expected a registration with keys")
+        return None
+    before = len(problems)
+    texts = {
+        key: _text(raw, key, where, problems) for key in ("id", "as_token", "hs_token", "sender_localpart")
+    }
+    if any(len(texts[key]) < MIN_TOKEN for key in ("as_token", "hs_token")):
+        problems.append(f"{where}: as_token and hs_token have at least {MIN_TOKEN} characters")
+    url = raw.get("url") or None
+    if url is not None and (not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https")):
+        problems.append(f"{where}: url: expected an http or https URL, or null")
+    namespaces = raw.get("namespaces") or {}
+    if not isinstance(namespaces, dict):
+        problems.append(f"{where}: namespaces: expected users, aliases and rooms")
+        namespaces = {}
+    protocols = raw.get("protocols") or []
+    made = AppService(
+        texts["id"],
+        url.rstrip("/") if isinstance(url, str) else None,
+        texts["as_token"],
+        texts["hs_token"],
+        f"@{texts['sender_localpart']}:{server_name}",
+        raw.get("rate_limited", True) is not False,
+        _namespaces(namespaces, "users", where, problems),
+        _namespaces(namespaces, "aliases", where, problems),
+        _namespaces(namespaces, "rooms", where, problems),
+        tuple(p for p in protocols if isinstance(p, str)) if isinstance(protocols, list) else (),
+        any(raw.get(key) is True for key in EPHEMERAL),
+    )
+    return made if len(problems) == before else None
+
+
+def _text(raw: Mapping[Any, Any], key: str, where: str, problems: list[str]) -> str:
+    value = raw.get(key)
+    if not isinstance(value, str) or not value:
+        problems.append(f"{where}: {key}: expected text")
+        return ""
+    return value
+
+
+def _namespaces(raw: Mapping[Any, Any], kind: str, where: str, problems: list[str]) -> tuple[Namespace, ...]:
+    entries = raw.get(kind) or []
+    try:
+        return tuple(Namespace(re.compile(e["regex"]), e.get("exclusive") is True) for e in entries)
+    except (TypeError, KeyError, AttributeError, re.error) as error:
+        problems.append(f"{where}: namespaces.{kind}: expected entries with regex and exclusive: {error}")
+        return ()

@@ -1,0 +1,216 @@
+"""Application services: which users are theirs, what they have been told, and what is on its way to them.
+
+Of each room a service is in, the position is kept up to which it has been told. A transaction and the
+positions it moves are written together, and the transaction stays, byte for byte, until it is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lmserver.storage.database import Connection, Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Up to which position a service was told of a room, and whether a user of it was joined there."""
+
+    position: int
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A user of a service in a room, since a position."""
+
+    user_id: str
+    membership: str
+    from_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideNews:
+    """An invite, or the end of one, in a room this server is not in; canonical bytes."""
+
+    user_id: str
+    room_id: str
+    event_id: str
+    event: bytes
+    stripped_state: bytes
+    stream_xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    txn_id: int
+    body: bytes
+
+
+# -- users ------------------------------------------------------------------------------------------
+
+
+async def add_user(db: Executor, user_id: str, service: str) -> None:
+    await db.execute(
+        "INSERT INTO appservice_users (user_id, service) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        user_id,
+        service,
+    )
+
+
+async def set_users(db: Executor, service: str, user_ids: Sequence[str]) -> None:
+    """Exactly these users are the service's."""
+    await db.execute(
+        "DELETE FROM appservice_users WHERE service = $1 AND NOT user_id = ANY($2::text[])",
+        service,
+        list(user_ids),
+    )
+    await db.execute(
+        "INSERT INTO appservice_users (user_id, service) SELECT u, $1 FROM unnest($2::text[]) AS u"
+        " ON CONFLICT DO NOTHING",
+        service,
+        list(user_ids),
+    )
+
+
+async def accounts_after(db: Executor, user_id: str, limit: int) -> list[str]:
+    """User IDs of all accounts, a page at a time."""
+    rows = await db.fetch(
+        "SELECT user_id FROM accounts WHERE user_id > $1 ORDER BY user_id LIMIT $2", user_id, limit
+    )
+    return [row["user_id"] for row in rows]
+
+
+# -- rooms ------------------------------------------------------------------------------------------
+
+
+async def rooms_of_interest(db: Executor, service: str) -> list[str]:
+    """Rooms a user of the service is in or invited to, and those left that it was not told all of."""
+    rows = await db.fetch(
+        "SELECT s.room_id FROM appservice_users AS u JOIN room_state AS s ON s.state_key = u.user_id"
+        " AND s.type = 'm.room.member' AND s.to_position IS NULL"
+        " AND s.membership IN ('join', 'invite', 'knock')"
+        " WHERE u.service = $1 UNION SELECT room_id FROM appservice_rooms WHERE service = $1 AND present",
+        service,
+    )
+    return [row["room_id"] for row in rows]
+
+
+async def told(db: Executor, service: str, room_id: str) -> Told | None:
+    row = await db.fetchrow(
+        "SELECT position, present FROM appservice_rooms WHERE service = $1 AND room_id = $2", service, room_id
+    )
+    return None if row is None else Told(row["position"], row["present"])
+
+
+async def witness(db: Executor, room_id: str, user_id: str) -> Witness | None:
+    """One user's membership."""
+    row = await db.fetchrow(
+        "SELECT state_key, membership, from_position FROM room_state WHERE room_id = $1"
+        " AND type = 'm.room.member' AND state_key = $2 AND to_position IS NULL",
+        room_id,
+        user_id,
+    )
+    return None if row is None else Witness(row["state_key"], row["membership"], row["from_position"])
+
+
+async def any_witness(db: Executor, service: str, room_id: str) -> Witness | None:
+    """A user of the service in the room: joined if there is one, else whose membership changed last."""
+    row = await db.fetchrow(
+        "SELECT s.state_key, s.membership, s.from_position FROM appservice_users AS u"
+        " JOIN room_state AS s ON s.state_key = u.user_id AND s.room_id = $2 AND s.type = 'm.room.member'"
+        " AND s.to_position IS NULL WHERE u.service = $1"
+        " ORDER BY (s.membership = 'join') DESC, s.from_position DESC LIMIT 1",
+        service,
+        room_id,
+    )
+    return None if row is None else Witness(row["state_key"], row["membership"], row["from_position"])
+
+
+async def first_position(db: Executor, service: str, room_id: str, after: int) -> int | None:
+    """Where a user of the service first comes up in the room, after a position."""
+    position: int | None = await db.fetchval(
+        "SELECT min(s.from_position) FROM appservice_users AS u JOIN room_state AS s"
+        " ON s.state_key = u.user_id AND s.room_id = $2 AND s.type = 'm.room.member'"
+        " WHERE u.service = $1 AND s.from_position > $3",
+        service,
+        room_id,
+        after,
+    )
+    return position
+
+
+async def outside_news(db: Executor, service: str, limit: int) -> list[OutsideNews]:
+    """Memberships in rooms this server is not in that the service has not been told of."""
+    rows = await db.fetch(
+        "SELECT o.user_id, o.room_id, o.event_id, o.event, o.stripped_state,"
+        " o.stream_xid::text::bigint AS stream_xid FROM outside_memberships AS o"
+        " JOIN appservice_users AS u ON u.user_id = o.user_id AND u.service = $1"
+        " LEFT JOIN appservice_invites AS t ON t.service = $1 AND t.user_id = o.user_id"
+        " AND t.room_id = o.room_id"
+        " WHERE o.event IS NOT NULL AND o.event_id IS NOT NULL AND o.tell_at IS NULL"
+        " AND (t.told_xid IS NULL OR t.told_xid < o.stream_xid::text::bigint)"
+        " ORDER BY o.stream_xid, o.room_id LIMIT $2",
+        service,
+        limit,
+    )
+    return [OutsideNews(*(row[name] for name in OutsideNews.__slots__)) for row in rows]
+
+
+# -- transactions -----------------------------------------------------------------------------------
+
+
+async def waiting(db: Executor, service: str) -> Waiting | None:
+    """What has been put together and not been taken yet."""
+    row = await db.fetchrow(
+        "SELECT txn_id, body FROM appservice_transactions WHERE service = $1 AND body IS NOT NULL", service
+    )
+    return None if row is None else Waiting(row["txn_id"], row["body"])
+
+
+async def put(
+    db: Connection,
+    service: str,
+    body: bytes | None,
+    positions: Mapping[str, Told],
+    news: Sequence[OutsideNews],
+) -> Waiting | None:
+    """Store the next transaction, if there is anything in it, with what the service knows thereby."""
+    rooms = list(positions)
+    await db.execute(
+        "INSERT INTO appservice_rooms (service, room_id, position, present)"
+        " SELECT $1, n.* FROM unnest($2::text[], $3::bigint[], $4::boolean[]) AS n"
+        " ON CONFLICT (service, room_id) DO UPDATE"
+        " SET position = excluded.position, present = excluded.present",
+        service,
+        rooms,
+        [positions[room].position for room in rooms],
+        [positions[room].present for room in rooms],
+    )
+    await db.execute(
+        "INSERT INTO appservice_invites (service, user_id, room_id, told_xid)"
+        " SELECT $1, n.* FROM unnest($2::text[], $3::text[], $4::bigint[]) AS n"
+        " ON CONFLICT (service, user_id, room_id) DO UPDATE SET told_xid = excluded.told_xid",
+        service,
+        [n.user_id for n in news],
+        [n.room_id for n in news],
+        [n.stream_xid for n in news],
+    )
+    if body is None:
+        return None
+    txn_id = await db.fetchval(
+        "INSERT INTO appservice_transactions (service, txn_id, body) VALUES ($1, 1, $2)"
+        " ON CONFLICT (service) DO UPDATE SET"
+        " txn_id = appservice_transactions.txn_id + 1, body = excluded.body"
+        " RETURNING txn_id",
+        service,
+        body,
+    )
+    return Waiting(txn_id, body)
+
+
+async def settle(db: Executor, service: str, txn_id: int) -> None:
+    """The service has taken it; its number is never used again."""
+    await db.execute(
+        "UPDATE appservice_transactions SET body = NULL WHERE service = $1 AND txn_id = $2", service, txn_id
+    )

@@ -1,0 +1,103 @@
+"""An application service that takes what it is sent, or refuses it, and remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+AS_TOKEN = "as-token-of-the-bridge"
+HS_TOKEN = "hs-token-of-the-bridge"
+
+
+class Bridge:
+    """`status` is what transactions are answered with; `bodies` is every one that came, by its ID."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.bodies: list[tuple[str, bytes]] = []
+        self.taken: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.knows: dict[str, Any] = {}
+        self.pings: list[Any] = []
+        app = web.Application(client_max_size=10_000_000)
+        app.router.add_put("/_matrix/app/v1/transactions/{txn}", self._transaction)
+        app.router.add_get("/_matrix/app/v1/users/{id}", self._query)
+        app.router.add_get("/_matrix/app/v1/rooms/{id}", self._query)
+        app.router.add_post("/_matrix/app/v1/ping", self._ping)
+        self._server = TestServer(app)
+
+    async def start(self) -> None:
+        await self._server.start_server()
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    def registration(self, folder: Path, **changes: Any) -> str:
+        """Write the registration file; its path."""
+        entry = {
+            "id": "bridge", "url": str(self._server.make_url("/")), "as_token": AS_TOKEN, "hs_token": HS_TOKEN,
+            "sender_localpart": "_bridge_bot", "rate_limited": False, "some_bridges_own": {"key": 1},
+            "namespaces": {
+                "users": [{"regex": "@_bridge_.*:hub\\.test", "exclusive": True}, {"regex": "@puppet:hub\\.test", "exclusive": False}],
+                "aliases": [{"regex": "#_bridge_.*:hub\\.test", "exclusive": True}], "rooms": [],
+            }, **changes,
+        }  # fmt: skip
+        path = folder / f"{entry['id']}.yaml"
+        path.write_text(yaml.safe_dump(entry), encoding="utf-8")
+        return str(path)
+
+    def _check(self, request: web.Request) -> None:
+        assert request.headers["Authorization"] == f"Bearer {HS_TOKEN}"
+        assert request.query["access_token"] == HS_TOKEN
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        self._check(request)
+        body, txn = await request.read(), request.match_info["txn"]
+        self.bodies.append((txn, body))
+        if self.status == 200:
+            assert self.taken.setdefault(txn, body) == body
+        return web.json_response({}, status=self.status)
+
+    async def _query(self, request: web.Request) -> web.Response:
+        self._check(request)
+        id_ = unquote(request.match_info["id"])
+        self.asked.append(id_)
+        make = self.knows.get(id_)
+        if make is None:
+            return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+        await make()
+        return web.json_response({})
+
+    async def _ping(self, request: web.Request) -> web.Response:
+        self._check(request)
+        self.pings.append(await request.json())
+        return web.json_response({}, status=self.status)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event taken, in order, as often as it came in different transactions."""
+        found = (
+            json.loads(body)["events"] for _, body in sorted(self.taken.items(), key=lambda i: int(i[0]))
+        )
+        return [event for events in found for event in events]
+
+    def ephemeral(self) -> list[dict[str, Any]]:
+        found = (json.loads(body).get("ephemeral", []) for body in self.taken.values())
+        return [event for events in found for event in events]
+
+    def texts(self) -> list[str]:
+        return [e["content"]["body"] for e in self.events() if e["type"] == "m.room.message"]
+
+    async def until(self, check: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait for what has to come."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not check():
+            assert asyncio.get_running_loop().time() < deadline, "did not happen in time"
+            await asyncio.sleep(0.02)
