@@ -97,7 +97,10 @@ class PushGateways:
 
 
 def _rejected(body: bytes) -> list[str]:
-    answer = orjson.loads(body)
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return []  # it has taken the notification: sending it again would double it
     rejected = answer.get("rejected") if isinstance(answer, dict) else None
     return [key for key in rejected if isinstance(key, str)] if isinstance(rejected, list) else []
 

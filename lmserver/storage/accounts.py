@@ -176,6 +176,10 @@ async def remove_devices(db: Executor, user_id: str, device_ids: list[str]) -> N
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM to_device_messages WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
+        (
+            "DELETE FROM push_queue WHERE user_id = $1 AND (app_id, pushkey) IN (SELECT app_id, pushkey"
+            " FROM pushers WHERE user_id = $1 AND device_id = ANY($2::text[]))"
+        ),
         "DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2::text[])",
         "DELETE FROM devices WHERE user_id = $1 AND device_id = ANY($2::text[])",
     ):

@@ -223,9 +223,15 @@ async def enqueue(db: Connection, found: Iterable[NewNotification], now_ms: int)
     )
 
 
-async def waiting(db: Executor) -> list[PusherKey]:
-    """Pushers for which something waits."""
-    rows = await db.fetch("SELECT DISTINCT user_id, app_id, pushkey FROM push_queue")
+async def waiting(db: Executor, now_ms: int, user_ids: Sequence[str] | None = None) -> list[PusherKey]:
+    """Pushers for which something waits and whose gateways may be asked now; of these users or of all."""
+    rows = await db.fetch(
+        "SELECT user_id, app_id, pushkey FROM pushers AS p WHERE retry_at <= $1"
+        " AND ($2::text[] IS NULL OR user_id = ANY($2::text[])) AND EXISTS (SELECT 1 FROM push_queue AS q"
+        " WHERE q.user_id = p.user_id AND q.app_id = p.app_id AND q.pushkey = p.pushkey)",
+        now_ms,
+        None if user_ids is None else list(user_ids),
+    )
     return [PusherKey(r["user_id"], r["app_id"], r["pushkey"]) for r in rows]
 
 

@@ -6,8 +6,8 @@ A gateway that fails is asked again after ever longer pauses; what is older than
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -59,26 +59,44 @@ class Delivery:
         self._clock = clock
         self._tasks: dict[PusherKey, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._again: set[PusherKey] = set()
+        self._users: set[str] = set()
         self._woken = asyncio.Event()
 
-    def wake(self) -> None:
-        """Something waits."""
+    def wake(self, users: Iterable[str]) -> None:
+        """Something waits for these users' pushers."""
+        self._users.update(users)
         self._woken.set()
 
     async def run(self) -> None:
         """Until cancelled: what waited before we came, then whatever comes or is due again."""
-        await repeat("push delivery", GATHER_SECONDS, self._round)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat("push delivery", POLL_SECONDS, self._serve_all))
+            tasks.create_task(repeat("push wake-ups", GATHER_SECONDS, self._when_woken))
 
-    async def _round(self) -> None:
-        for key in await pushers.waiting(self._db):
-            if key not in self._tasks:
+    async def _serve_all(self) -> None:
+        self._begin(await pushers.waiting(self._db, self._clock()))
+
+    async def _when_woken(self) -> None:
+        await self._woken.wait()
+        self._woken.clear()
+        users, self._users = self._users, set()
+        self._begin(await pushers.waiting(self._db, self._clock(), sorted(users)))
+
+    def _begin(self, keys: Iterable[PusherKey]) -> None:
+        for key in keys:
+            if key in self._tasks:
+                self._again.add(key)  # it may have looked already
+            else:
                 task = asyncio.create_task(self._serve(key), name="push")
                 self._tasks[key] = task
-                task.add_done_callback(lambda _, key=key: self._tasks.pop(key, None))  # type: ignore[misc]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._woken.wait()
-        self._woken.clear()
+                task.add_done_callback(partial(self._ended, key))
+
+    def _ended(self, key: PusherKey, _: asyncio.Task[None]) -> None:
+        self._tasks.pop(key, None)
+        if key in self._again:
+            self._again.discard(key)
+            self.wake([key.user_id])
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())

@@ -48,10 +48,10 @@ class Following:
         db: Database,
         facts: Facts,
         rules: Rules,
-        queued: Callable[[], None],
+        queued: Callable[[Iterable[str]], None],
         clock: Callable[[], int],
     ) -> None:
-        """`queued` is called when something was queued."""
+        """`queued` hears of the users for whom something was queued."""
         self._db = db
         self._facts = facts
         self._rules = rules
@@ -140,22 +140,22 @@ class Following:
         }
         facts = {user_id: await self._facts.facts(user_id, room_id) for user_id in asked}
 
-        async def work(db: Connection) -> tuple[bool, bool]:
+        async def work(db: Connection) -> tuple[bool, set[str]]:
             after = await pushers.lock_room(db, room_id)
             events = [] if after is None else await pushers.events_after(db, room_id, after, CHUNK)
             if not events:
-                return False, False
+                return False, set()
             found = [n for event in events for n in _notifications(event, asked, facts)]
             if found:
                 await pushers.enqueue(db, found, self._clock())
             await pushers.looked_to(db, room_id, events[-1].position or 0)
-            return len(events) == CHUNK, bool(found)
+            return len(events) == CHUNK, {n.user_id for n in found}
 
         more = True
         while more:
-            more, queued = await self._db.run(work)
-            if queued:
-                self._queued()
+            more, users = await self._db.run(work)
+            if users:
+                self._queued(users)
 
     async def _recipients_of(self, room_id: str) -> list[Recipient]:
         known = self._recipients.get(room_id)
