@@ -124,6 +124,12 @@ class Unread:
         self._heard = Together(partial(_all_heard, db))
         self._ignored = Together(partial(account_data.ignored_of, db))
         self._tallies: OrderedDict[tuple[str, str], Tally] = OrderedDict()
+        journal.on_another_database(self._forget)
+        self._kept = 0
+
+    def _forget(self) -> None:
+        self._people.clear()
+        self._tallies.clear()
         self._kept = 0
 
     async def of(self, user_id: str, room_ids: Sequence[str]) -> dict[str, RoomCounts]:

@@ -19,6 +19,7 @@ class Inboxes:
         self._feeds = feeds
         self._journal = journal
         self._empty: OrderedDict[tuple[str, str], int] = OrderedDict()
+        journal.on_another_database(self._empty.clear)
 
     async def messages(
         self, user_id: str, device_id: str, since: int, upto: int, most: int = MAX_MESSAGES

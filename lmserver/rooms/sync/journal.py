@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from lmserver.storage import stream
@@ -33,6 +34,7 @@ class Journal:
         self.start = 0
         self.end = 0
         self.epoch: int | None = None
+        self._on_another_database: list[Callable[[], None]] = []
         self._bytes = 0
         self._all: deque[Change] = deque()
         self._events: dict[str, deque[NewEvent]] = {}
@@ -69,7 +71,11 @@ class Journal:
 
     def _take(self, reading: Reading) -> None:
         self._windows.clear()
-        if not reading.complete or reading.epoch != self.epoch or reading.settled < self.end:
+        another = reading.epoch != self.epoch or reading.settled < self.end
+        if another:
+            for forget in self._on_another_database:
+                forget()
+        if another or not reading.complete:
             self._begin_at(reading)
             return
         self.end = reading.settled
@@ -120,6 +126,11 @@ class Journal:
                     del self._users[key]
 
     # -- asking ---------------------------------------------------------------------------------
+
+    def on_another_database(self, forget: Callable[[], None]) -> None:
+        """What is remembered with stream positions is to be forgotten when they begin anew, because the
+        database was restored under us."""
+        self._on_another_database.append(forget)
 
     def covers(self, since: int) -> bool:
         """Whether all that was committed in [since, end) is here."""

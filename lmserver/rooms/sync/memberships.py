@@ -40,6 +40,11 @@ class Memberships:
         self._journal = journal
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._count = 0
+        journal.on_another_database(self._forget)
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._count = 0
 
     async def at(self, user_id: str, upto: int) -> UserRooms:
         """As they were before a stream position that is settled."""

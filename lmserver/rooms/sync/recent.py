@@ -92,7 +92,8 @@ class RecentRooms:
         self._clock = clock
         self._forms: OrderedDict[str, _EventForm] = OrderedDict()
         self._members: OrderedDict[tuple[str, str], _Member] = OrderedDict()
-        self._versions: dict[str, str] = {}
+        self._versions: OrderedDict[str, str] = OrderedDict()
+        journal.on_another_database(self._members.clear)
 
     def window(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
         """The room's events in a stream interval, in list order; empty when the journal cannot tell them
@@ -166,6 +167,8 @@ class RecentRooms:
         if version is None:
             rooms = await room_batches.rooms(self._db, [room_id])
             version = self._versions[room_id] = rooms[room_id].room_version
+            if len(self._versions) > MAX_FORMS:
+                self._versions.popitem(last=False)
         return version
 
     # -- lazy loading ---------------------------------------------------------------------------
