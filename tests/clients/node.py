@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import shutil
 import subprocess
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,32 @@ class Node:
         )  # fmt: skip
         assert done.returncode == 0, f"{script}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
         return json.loads(done.stdout.splitlines()[-1])
+
+    async def run_with(
+        self, script: str, actions: Mapping[str, Callable[[], Awaitable[None]]], **arguments: Any
+    ) -> Any:
+        """As `run`, for a script that asks for actions by their names, a line each, and waits for them."""
+        process = await asyncio.create_subprocess_exec(
+            self.program, str(FOLDER / script), json.dumps(arguments),
+            cwd=FOLDER, stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        thoughts = asyncio.create_task(process.stderr.read())
+        line = ""
+        try:
+            async with asyncio.timeout(SCRIPT_SECONDS):
+                while printed := await process.stdout.readline():
+                    line = printed.decode().rstrip("\n")
+                    if line in actions:
+                        await actions[line]()
+                        process.stdin.write(printed)
+                status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            told = (await thoughts).decode(errors="replace")
+        assert status == 0, f"{script}\n{line}\n{told[-8000:]}"
+        return json.loads(line)
 
 
 def installed() -> Node:

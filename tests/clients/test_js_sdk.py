@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 from tests.clients.node import Node
 from tests.clients.pictures import lighthouse
 from tests.kit.processes import ServerProcess
@@ -40,3 +43,20 @@ def test_sliding_sync_shows_a_window_of_rooms_their_timelines_and_encrypted_mess
 ) -> None:
     answer = node.run("sliding.mjs", servers=urls(servers))
     assert answer["rooms"] == 4
+
+
+async def test_clients_go_on_when_their_servers_are_killed_and_start_again(
+    servers: Servers, node: Node
+) -> None:
+    def kill(server: ServerProcess) -> Callable[[], Awaitable[None]]:
+        return lambda: asyncio.to_thread(server.kill)
+
+    hub, participant = servers
+    actions = {
+        "kill hub": kill(hub),
+        "start hub": hub.start,
+        "kill participant": kill(participant),
+        "start participant": participant.start,
+    }
+    answer = await node.run_with("restarts.mjs", actions, servers=urls(servers))
+    assert answer["messages"] == 5

@@ -1,7 +1,7 @@
 // Two users on two servers write to each other encrypted; one proves who he is with cross-signing, and reads
 // everything again on a second device, from the key backup.
 import assert from "node:assert/strict";
-import { given, logIn, register, saying, arrives, eventually, finish, PASSWORD } from "./session.mjs";
+import { ENCRYPTION, eventually, finish, given, logIn, PASSWORD, register, saying, sharedRoom } from "./session.mjs";
 
 const [hub, participant] = given.servers;
 await register(hub, "js-alice");
@@ -30,17 +30,7 @@ assert.ok(await crypto.isSecretStorageReady(), "secret storage is not ready");
 const version = await eventually("a backup is active", () => crypto.getActiveSessionBackupVersion());
 
 // A room encrypted from its first message.
-const { room_id: roomId } = await alice.createRoom({
-  name: "Encrypted",
-  invite: [bob.getUserId()],
-  initial_state: [
-    { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } },
-  ],
-});
-await eventually("the invite comes", () => bob.getRoom(roomId)?.getMyMembership() === "invite");
-await bob.joinRoom(roomId);
-await eventually("both are members", () => alice.getRoom(roomId)?.getJoinedMemberCount() === 2);
-await eventually("bob knows it is encrypted", () => bob.getRoom(roomId)?.hasEncryptionStateEvent());
+const roomId = await sharedRoom(alice, bob, { name: "Encrypted", initial_state: [ENCRYPTION] });
 await alice.sendTextMessage(roomId, "do you read me?");
 await saying(bob, roomId, "do you read me?");
 await bob.sendTextMessage(roomId, "loud and clear");
@@ -66,7 +56,7 @@ await second.getCrypto().checkKeyBackupAndEnable();
 await second.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
 const restored = await second.getCrypto().restoreKeyBackup();
 assert.ok(restored.imported >= 2 && restored.imported === restored.total, JSON.stringify(restored));
-await arrives(second, roomId, "both messages", (event) => event.getContent().body === "do you read me?");
+await saying(second, roomId, "do you read me?");
 await saying(second, roomId, "loud and clear");
 assert.ok(await second.getCrypto().isCrossSigningReady(), "the second device is not cross-signed");
 

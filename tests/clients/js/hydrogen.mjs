@@ -2,7 +2,7 @@
 // writes, and is written to, in the clear and encrypted.
 import assert from "node:assert/strict";
 import { openBrowser, serveHydrogen } from "./browser.mjs";
-import { eventually, finish, given, logIn, PASSWORD, register, saying, sdk } from "./session.mjs";
+import { ENCRYPTION, eventually, finish, given, logIn, PASSWORD, register, saying, sdk } from "./session.mjs";
 
 const [hub, participant] = given.servers;
 await register(hub, "maria");
@@ -80,9 +80,7 @@ try {
   const { room_id: surprise } = await maria.createRoom({
     name: "Surprise party",
     invite: [`@jonas:${given.names[1]}`],
-    initial_state: [
-      { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } },
-    ],
+    initial_state: [ENCRYPTION],
   });
   await accept(surprise, "Surprise party");
   const sealed = await send("Nobody else can read this, I hope?", surprise);

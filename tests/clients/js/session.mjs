@@ -1,5 +1,7 @@
 // What every script on matrix-js-sdk needs: users logged in by password, and waiting for what arrives.
 
+import { createInterface } from "node:readline";
+
 // Node 20 lacks it; the SDK declares Node 22.
 Promise.withResolvers ??= function () {
   let resolve, reject;
@@ -49,6 +51,27 @@ export async function logIn(baseUrl, name, { crypto = false, store = {}, sync = 
   return client;
 }
 
+// State a room is created with to be encrypted from its first message.
+export const ENCRYPTION = {
+  type: "m.room.encryption",
+  state_key: "",
+  content: { algorithm: "m.megolm.v1.aes-sha2" },
+};
+
+// A room of a host that a guest has been invited to and has joined, as both know; its ID.
+export async function sharedRoom(host, guest, options) {
+  const { room_id: roomId } = await host.createRoom({ invite: [guest.getUserId()], ...options });
+  await eventually("the invite comes", () => guest.getRoom(roomId)?.getMyMembership() === "invite");
+  await guest.joinRoom(roomId);
+  await eventually("both are members", () => host.getRoom(roomId)?.getJoinedMemberCount() === 2);
+  if (options.initial_state?.includes(ENCRYPTION)) {
+    await eventually("the guest knows that it is encrypted", () =>
+      guest.getCrypto()?.isEncryptionEnabledInRoom(roomId) ?? guest.getRoom(roomId)?.hasEncryptionStateEvent(),
+    );
+  }
+  return roomId;
+}
+
 // What `check` gives as soon as it is neither false nor missing.
 export async function eventually(what, check, seconds = 40) {
   const deadline = Date.now() + seconds * 1000;
@@ -69,6 +92,14 @@ export function arrives(client, roomId, what, check) {
 
 export function saying(client, roomId, body) {
   return arrives(client, roomId, body, (event) => event.getContent().body === body);
+}
+
+// Have the test do something outside, such as stopping a server, and wait until it is done.
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+export async function ask(what) {
+  process.stdout.write(what + "\n");
+  const { value } = await answers.next();
+  if (value !== what) throw new Error(`the test did not ${what}: ${value}`);
 }
 
 // Say what came of it and end: the SDK leaves timers behind.

@@ -1,7 +1,7 @@
 // A user follows her rooms over simplified sliding sync (MSC4186), as telephones do: a window of the room list,
 // the room she looks at, invites, typing, receipts, and encrypted messages.
 import assert from "node:assert/strict";
-import { eventually, finish, given, logIn, register, saying, sdk } from "./session.mjs";
+import { ENCRYPTION, eventually, finish, given, logIn, register, saying, sdk, sharedRoom } from "./session.mjs";
 
 const { SlidingSync, SlidingSyncEvent } = await import("matrix-js-sdk/lib/sliding-sync.js");
 const [hub, participant] = given.servers;
@@ -11,18 +11,11 @@ const alice = await logIn(hub, "slide-alice", { crypto: true });
 const home = await logIn(participant, "slide-bob");
 const me = home.getUserId();
 
-async function shared(options) {
-  const { room_id: roomId } = await alice.createRoom({ invite: [me], ...options });
-  await eventually("the invite comes", () => home.getRoom(roomId)?.getMyMembership() === "invite");
-  await home.joinRoom(roomId);
-  return roomId;
-}
-const encrypted = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
-const oldest = await shared({ name: "Oldest" });
+const oldest = await sharedRoom(alice, home, { name: "Oldest" });
 for (const body of ["one", "two", "three"]) await alice.sendTextMessage(oldest, body);
 await saying(home, oldest, "three");
-const middle = await shared({ name: "Middle" });
-const secret = await shared({ name: "Secret", initial_state: [encrypted] });
+const middle = await sharedRoom(alice, home, { name: "Middle" });
+const secret = await sharedRoom(alice, home, { name: "Secret", initial_state: [ENCRYPTION] });
 await home.logout(true);
 
 // Her telephone sees a window of two rooms of the three, those with the newest messages.

@@ -1,6 +1,6 @@
 // A thread that two users on two servers write in: its summary, its list, its unread counts and receipts.
 import assert from "node:assert/strict";
-import { eventually, finish, given, logIn, register, saying, sdk } from "./session.mjs";
+import { eventually, finish, given, logIn, register, saying, sdk, sharedRoom } from "./session.mjs";
 
 const { EventType, NotificationCountType, RelationType } = sdk;
 const [hub, participant] = given.servers;
@@ -8,9 +8,7 @@ await register(hub, "thread-alice");
 await register(participant, "thread-bob");
 const alice = await logIn(hub, "thread-alice");
 const bob = await logIn(participant, "thread-bob");
-const { room_id: roomId } = await alice.createRoom({ name: "Threads", invite: [bob.getUserId()] });
-await eventually("the invite comes", () => bob.getRoom(roomId)?.getMyMembership() === "invite");
-await bob.joinRoom(roomId);
+const roomId = await sharedRoom(alice, bob, { name: "Threads" });
 const { event_id: root } = await alice.sendTextMessage(roomId, "Where shall we eat?");
 const asked = await saying(bob, roomId, "Where shall we eat?");
 bob.getRoom(roomId).createThread(root, asked, [], true);
@@ -19,7 +17,7 @@ const reply = (client, body) =>
   client.sendEvent(roomId, root, EventType.RoomMessage, {
     msgtype: "m.text",
     body,
-    "m.relates_to": { rel_type: RelationType.Thread, event_id: root, is_falling_back: true, "m.in_reply_to": { event_id: root } },
+    "m.relates_to": { rel_type: RelationType.Thread, event_id: root },
   });
 await reply(bob, "At the harbour");
 await reply(bob, "Or at home");
