@@ -13,11 +13,13 @@ from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.admin_api.access import AdminAuthenticator
 from lmserver.admin_api.registration_tokens import RegistrationTokenEndpoints
 from lmserver.admin_api.reports import ReportEndpoints
+from lmserver.admin_api.rooms import RoomEndpoints, RoomRemovalEndpoints
 from lmserver.admin_api.server import ServerEndpoints
 from lmserver.admin_api.sessions import SessionEndpoints
 from lmserver.admin_api.users import UserEndpoints
 from lmserver.config import Config
 from lmserver.metrics import Metrics
+from lmserver.rooms.administration import RoomAdministration
 from lmserver.storage.database import Database
 from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import Authenticator, build_app
@@ -31,6 +33,7 @@ def admin_app(
     db: Database,
     accounts: Accounts,
     administration: AccountAdministration,
+    rooms: RoomAdministration,
     user: Authenticator,
     limiter: RateLimiter,
     failures: dict[type[Exception], ApiError],
@@ -46,6 +49,8 @@ def admin_app(
         SessionEndpoints(db, config.server_name, accounts, administration),
         RegistrationTokenEndpoints(tokens),
         ReportEndpoints(db),
+        RoomEndpoints(rooms),
+        RoomRemovalEndpoints(rooms),
     ]
     return build_app(
         endpoints,

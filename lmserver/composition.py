@@ -71,6 +71,7 @@ from lmserver.own_keys import OldKey
 from lmserver.protocol.signatures import SigningKey
 from lmserver.push_parts import PushParts, push_parts
 from lmserver.room_parts import RoomParts, federation_room_endpoints, room_endpoints, room_parts
+from lmserver.rooms.administration import RoomAdministration
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
 from lmserver.rooms.departures import Departures
@@ -90,6 +91,7 @@ from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
 from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
 from lmserver.rooms.profile_news import ProfileNews
+from lmserver.rooms.purging import RoomPurges
 from lmserver.rooms.push.following import Following
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Receipts
@@ -189,6 +191,7 @@ class Server:
     push: PushParts
     notices: Notices
     profile_news: ProfileNews
+    purges: RoomPurges
     client_app: web.Application
     federation_app: web.Application
     admin_app: web.Application
@@ -276,6 +279,7 @@ def assemble(
     invites = Invites(db, key, api, keyring, turns, bridges.bridged, invite_policy, notifier.publish)
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
+    rooms_admin = _room_administration(config, db, engine, turns, joining, membership, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
     data = ClientData(db, notifier.publish)
     rooms = room_parts(config, db, engine, client, remote.alias, accounts, data, bridges.bridged, clock)
@@ -301,7 +305,6 @@ def assemble(
     of_accounts = account_parts(
         config, db, accounts, access, bridges.services, web_client, rooms.profile_news.changed, limiter, clock
     )
-    federated = FederatedDevices(accounts, devices, name)
     federation: Sequence[object] = (
         transactions,
         MembershipEndpoints(db, engine, keyring, invites, limiter, clock),
@@ -316,7 +319,9 @@ def assemble(
             clock,
             linearized=config.federation.mode == "linearized",
         ),
-        FederationDeviceEndpoints(name, federated, Profiles(db, accounts), rooms.directory),
+        FederationDeviceEndpoints(
+            name, FederatedDevices(accounts, devices, name), Profiles(db, accounts), rooms.directory
+        ),
         FederationMediaEndpoints(media.library),
         *federation_room_endpoints(config, db, rooms, clock),
     )
@@ -346,6 +351,7 @@ def assemble(
         push,
         rooms.notices,
         rooms.profile_news,
+        rooms_admin.purges,
         _client_app(
             config,
             db,
@@ -387,6 +393,7 @@ def assemble(
             db,
             accounts,
             of_accounts.administration,
+            rooms_admin,
             of_accounts.authenticators[Auth.USER],
             limiter,
             FAILURES,
@@ -395,6 +402,21 @@ def assemble(
         ),
         metrics,
     )
+
+
+def _room_administration(
+    config: Config,
+    db: Database,
+    engine: RoomEngine,
+    turns: Turns,
+    joining: Joining,
+    membership: Membership,
+    clock: Callable[[], int],
+) -> RoomAdministration:
+    days = config.rooms.purge_empty_after_days
+    keep_empty_ms = None if days is None else days * DAY_MS
+    purges = RoomPurges(db, turns, membership, joining.alone, clock, keep_empty_ms)
+    return RoomAdministration(db, engine, membership, purges, clock)
 
 
 def _key_conflict(metrics: Metrics, server: str, key_id: str) -> None:

@@ -72,11 +72,12 @@ class Registration:
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """`map_numeric_versions`: Matrix's own versions mean the default one; `list_for_servers`: the public
-    list is for other servers too."""
+    list is for other servers too; `purge_empty_after_days` None: rooms that nobody here is in are kept."""
 
     default_version: str
     map_numeric_versions: bool
     list_for_servers: bool
+    purge_empty_after_days: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +345,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
         )
     data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
     database = reader.section(raw, "database", {"url", "pool_size"})
-    rooms = reader.section(raw, "rooms", {"default_version", "map_numeric_versions", "list_for_servers"})
+    rooms = reader.section(raw, "rooms", _ROOMS)
     presence = reader.section(raw, "presence", {"enabled"})
     directory = reader.section(raw, "user_directory", {"search_all_users"})
     logging = reader.section(raw, "logging", {"level", "format"})
@@ -371,6 +372,7 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
             reader.choice(rooms, "default_version", tuple(SUPPORTED), LM_02_ID, "rooms."),
             reader.value(rooms, "map_numeric_versions", bool, True, "rooms."),
             reader.value(rooms, "list_for_servers", bool, True, "rooms."),
+            _purge_days(reader, rooms),
         ),
         media=_media(reader, raw),
         url_previews=_url_previews(reader, raw),
@@ -478,6 +480,18 @@ def _server_notices(reader: _Reader, raw: dict[str, Any], server: str) -> Server
         reader.value(section, "name", str, "Server notices", "server_notices."),
         reader.value(section, "can_be_declined", bool, False, "server_notices."),
     )
+
+
+_ROOMS = {"default_version", "map_numeric_versions", "list_for_servers", "purge_empty_after_days"}
+
+
+def _purge_days(reader: _Reader, rooms: dict[str, Any]) -> int | None:
+    if "purge_empty_after_days" in rooms and rooms["purge_empty_after_days"] is None:
+        return None
+    days: int = reader.value(rooms, "purge_empty_after_days", int, 30, "rooms.")
+    if not 0 < days <= 36_500:
+        reader.problems.append(f"rooms.purge_empty_after_days: expected 1 to 36500 days, found {days}")
+    return days
 
 
 def _media(reader: _Reader, raw: dict[str, Any]) -> Media:

@@ -119,6 +119,9 @@ rooms:
   map_numeric_versions: true
   # Whether users of other servers may see the list of public rooms.
   list_for_servers: true
+  # Days after which a room that nobody here is in any more is deleted; null: never. A room whose hub we are
+  # stays while users of other servers are in it.
+  purge_empty_after_days: 30
 
 presence:
   # Whether people see who of those they share a room with is online, here and on other servers. It is

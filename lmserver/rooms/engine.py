@@ -12,7 +12,7 @@ from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.protocol.room_versions import RoomVersion
 from lmserver.protocol.room_view import RoomView
 from lmserver.rooms.gaps import GapFiller
-from lmserver.rooms.outcomes import ClientTxn, Outcome, Rejected
+from lmserver.rooms.outcomes import CLOSED, ClientTxn, Outcome, Rejected
 from lmserver.rooms.own_lpdus import OwnLpdus
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.rooms.turns import Turns
@@ -51,6 +51,8 @@ class RoomEngine:
         view = await self.view(drafts[0].room_id)
         if view is None:
             return [Rejected("M_NOT_FOUND", "room not known")] * len(drafts)
+        if any(_enters(draft, view) for draft in drafts) and await self._turns.is_closed(view.room_id):
+            return [CLOSED] * len(drafts)
         if view.hub == self.our_name:
             return await self._turns.append_drafts(drafts, txn)
         return [
@@ -76,3 +78,13 @@ class RoomEngine:
     async def close(self) -> None:
         """Let every turn in progress finish."""
         await self._turns.close()
+
+
+def _enters(draft: EventDraft, view: RoomView) -> bool:
+    """Whether somebody who is not in the room comes in, or asks to, by themselves."""
+    return (
+        draft.type == "m.room.member"
+        and draft.state_key == draft.sender
+        and draft.content.get("membership") in ("join", "knock")
+        and view.membership(draft.sender) != "join"
+    )

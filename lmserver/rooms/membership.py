@@ -24,10 +24,11 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.handshakes import Handshakes
 from lmserver.rooms.invites import InviteRefused, Invites
 from lmserver.rooms.joining import Joining
-from lmserver.rooms.outcomes import HELD, Accepted, MembershipError, Outcome, Rejected
+from lmserver.rooms.outcomes import CLOSED, HELD, Accepted, MembershipError, Outcome, Rejected
 from lmserver.rooms.outsiders import newest
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.snapshot import Snapshot
+from lmserver.storage import room_purges
 from lmserver.storage.database import Database
 
 _STATUS = {
@@ -75,6 +76,7 @@ class Membership:
         async with self._joining.alone(room_id):
             snapshot = await self._engine.snapshot(room_id)
             if not self._participates(snapshot):
+                await self._check_open(room_id)
                 servers = await self._candidates(user_id, room_id, snapshot, via)
                 await ask(servers, lambda server: self._join_through(server, draft))
                 return
@@ -91,6 +93,7 @@ class Membership:
         if self._participates(snapshot):
             await self._send(draft)
             return
+        await self._check_open(room_id)
         servers = await self._candidates(user_id, room_id, snapshot, via)
         await ask(servers, lambda server: self._handshakes.knock(server, draft))
 
@@ -169,6 +172,11 @@ class Membership:
             if error.status == 403 and error.errcode == "M_FORBIDDEN":
                 await self._handshakes.not_invited(server, draft.sender, draft.room_id)
             raise
+
+    async def _check_open(self, room_id: str) -> None:
+        """Not to be entered through another server where it is not to be entered here (RoomEngine.send)."""
+        if await room_purges.is_closed(self._db, room_id):
+            raise MembershipError(CLOSED.errcode, 403, CLOSED.reason)
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from lmserver.protocol.events import EventDraft, Lpdu, Pdu
 from lmserver.storage.client_transactions import TransactionKey as ClientTxn
 
 __all__ = [
-    "HELD", "Accepted", "ClientTxn", "GapFound", "MembershipError", "Outcome", "Proposal", "Rejected",
-    "RoomBusy",
+    "CLOSED", "HELD", "Accepted", "ClientTxn", "GapFound", "MembershipError", "Outcome", "Proposal",
+    "Rejected", "RoomBusy",
 ]  # fmt: skip
 
 
@@ -41,6 +41,10 @@ Outcome = Accepted | Rejected
 
 HELD = Rejected("M_UNKNOWN", "The room is read-only until its newest events are recovered")
 """The room is not to be extended now (storage/holds.py); neither taken nor refused for good."""
+
+
+CLOSED = Rejected("M_FORBIDDEN", "the operator of this server has closed the room")
+"""Our users do not enter the room: an operator said so, or it is being deleted (storage/room_purges.py)."""
 
 
 @dataclass(frozen=True, slots=True)

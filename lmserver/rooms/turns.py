@@ -28,7 +28,7 @@ from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.outcomes import ClientTxn, GapFound, Outcome, Proposal, Rejected, RoomBusy
 from lmserver.rooms.snapshot import Snapshot
-from lmserver.storage import room_log
+from lmserver.storage import room_log, room_purges
 from lmserver.storage.database import Connection, Database, UniqueViolation
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
@@ -110,6 +110,10 @@ class Turns:
         if loaded is not None and room_id not in self._snapshots:
             self._remember(room_id, loaded)
         return self._snapshots.get(room_id, loaded)
+
+    async def is_closed(self, room_id: str) -> bool:
+        """Whether none of our users may enter the room."""
+        return await room_purges.is_closed(self._db, room_id)
 
     # -- appending ------------------------------------------------------------------------------
 

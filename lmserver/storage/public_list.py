@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import StoredEvent
@@ -35,6 +34,16 @@ async def states(db: Executor, room_ids: Sequence[str], types: Sequence[str]) ->
         " GROUP BY s.room_id, r.room_version",
         list(room_ids),
     )
+    by_room = await current(db, room_ids, types)
+    return [
+        RoomState(r["room_id"], r["room_version"], r["joined"], by_room.get(r["room_id"], [])) for r in counts
+    ]
+
+
+async def current(
+    db: Executor, room_ids: Sequence[str], types: Sequence[str]
+) -> dict[str, list[StoredEvent]]:
+    """By room, the current state events of these types and the empty state key."""
     events = await db.fetch(
         "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
         " e.stream_xid::text::bigint AS stream_xid FROM room_state AS s"
@@ -44,18 +53,11 @@ async def states(db: Executor, room_ids: Sequence[str], types: Sequence[str]) ->
         list(room_ids),
         list(types),
     )
-    by_room: dict[str, list[Any]] = {}
+    by_room: dict[str, list[StoredEvent]] = {}
     for row in events:
-        by_room.setdefault(row["room_id"], []).append(row)
-    return [
-        RoomState(
-            r["room_id"],
-            r["room_version"],
-            r["joined"],
-            [StoredEvent(*(row[n] for n in StoredEvent._fields)) for row in by_room.get(r["room_id"], [])],
-        )
-        for r in counts
-    ]
+        event = StoredEvent(*(row[name] for name in StoredEvent._fields))
+        by_room.setdefault(event.room_id, []).append(event)
+    return by_room
 
 
 async def entries(db: Executor, room_id: str, type_: str, limit: int) -> list[StoredEvent]:

@@ -75,6 +75,13 @@ CREATE TABLE backed_up_keys (
 );
 CREATE UNIQUE INDEX backed_up_keys_pkey ON backed_up_keys USING btree (user_id, version, room_id, session_id);
 
+CREATE TABLE blocked_rooms (
+    room_id text NOT NULL,
+    blocked_by text NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX blocked_rooms_pkey ON blocked_rooms USING btree (room_id);
+
 CREATE TABLE claimed_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -601,6 +608,23 @@ CREATE TABLE room_gaps (
 CREATE INDEX room_gaps_due ON room_gaps USING btree (retry_at);
 CREATE UNIQUE INDEX room_gaps_pkey ON room_gaps USING btree (room_id);
 
+CREATE TABLE room_purges (
+    delete_id text NOT NULL,
+    room_id text NOT NULL,
+    requested_by text NOT NULL,
+    deletes boolean NOT NULL,
+    forced boolean NOT NULL,
+    status text NOT NULL,
+    kicked text[] NOT NULL DEFAULT '{}'::text[],
+    aliases text[] NOT NULL DEFAULT '{}'::text[],
+    removed bigint NOT NULL DEFAULT 0,
+    error text,
+    started_ts bigint NOT NULL,
+    ended_ts bigint
+);
+CREATE UNIQUE INDEX room_purges_active ON room_purges USING btree (room_id) WHERE (ended_ts IS NULL);
+CREATE UNIQUE INDEX room_purges_pkey ON room_purges USING btree (room_id, delete_id);
+
 CREATE TABLE room_state (
     room_id text NOT NULL,
     type text NOT NULL,
@@ -625,8 +649,10 @@ CREATE TABLE rooms (
     min_position bigint NOT NULL,
     created_ts bigint NOT NULL,
     hold text,
-    is_public boolean NOT NULL DEFAULT false
+    is_public boolean NOT NULL DEFAULT false,
+    empty_since bigint
 );
+CREATE INDEX rooms_empty ON rooms USING btree (empty_since) WHERE (empty_since IS NOT NULL);
 CREATE INDEX rooms_hold ON rooms USING btree (room_id) WHERE (hold IS NOT NULL);
 CREATE UNIQUE INDEX rooms_pkey ON rooms USING btree (room_id);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ class AdminApi:
         self.server = clients.server
         self.http = TestClient(TestServer(clients.server.admin_app))
         self.token = self.alice = self.bob = ""
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await self.http.start_server()
+        self._background.append(asyncio.create_task(self.server.purges.run()))
         await self.server.accounts.register("root", PASSWORD, is_admin=True)
         self.token = (await self.server.accounts.log_in(ROOT, None, None)).access_token
         self.alice = (await self.clients.register("alice"))["access_token"]
@@ -47,6 +50,8 @@ class AdminApi:
         return answer
 
     async def close(self) -> None:
+        for task in self._background:
+            task.cancel()
         await self.http.close()
         await self.clients.http.close()
         await self.server.close()

@@ -78,6 +78,8 @@ DISTRIBUTED_BY = {
     "push_queue": "user_id",
     "event_relations": "room_id",
     "threads": "room_id",
+    "blocked_rooms": "room_id",
+    "room_purges": "room_id",
     "room_gaps": "room_id",
     "room_state": "room_id",
     "rooms": "room_id",
