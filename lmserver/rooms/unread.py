@@ -199,7 +199,7 @@ class Unread:
         ):
             at = journal.end
             rules = await self._rules(user_id)
-            known = _Person(at, rules, await account_data.ignored_users(self._db, user_id))
+            known = _Person(at, rules, await self._ignored.answer(user_id))
         self._people[user_id] = known
         if len(self._people) > MAX_PEOPLE:
             self._people.popitem(last=False)
@@ -220,7 +220,8 @@ class Unread:
         counting = _Counting(
             user_id, found, {r: known.get(r, Tally(starts[r], (), starts[r])) for r in found}
         )
-        await self._count(counting, starts)
+        # Read even where nothing is to be counted yet: whoever is woken later finds it in memory.
+        await self._count(counting, starts, await self._person(user_id))
         for room_id, basis in found.items():
             marks = _unread(counting.marks[room_id], basis.read)
             counting.tallies[room_id] = await self._keep(
@@ -243,19 +244,17 @@ class Unread:
             starts[room_id] = max(begin, basis.read.get(ALL, begin), basis.head - WINDOW)
         return starts
 
-    async def _count(self, counting: _Counting, starts: Mapping[str, int]) -> None:
+    async def _count(self, counting: _Counting, starts: Mapping[str, int], person: _Person) -> None:
         """Look at everything new, a chunk of each room at a time."""
         left = [
             Stretch(r, starts[r], basis.head) for r, basis in counting.bases.items() if starts[r] < basis.head
         ]
         if not left:
             return
-        rules = await self._rules(counting.user_id)
-        ignored = await self._ignored.answer(counting.user_id)
         while left:
             chunks = await self._heard.answer(left)
             for stretch, events in zip(left, chunks, strict=True):
-                await self._look_at(counting, stretch.room_id, events, rules, ignored)
+                await self._look_at(counting, stretch.room_id, events, person.rules, person.ignored)
                 await asyncio.sleep(0)
             left = [
                 Stretch(stretch.room_id, events[-1].position, stretch.upto)
