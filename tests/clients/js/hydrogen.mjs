@@ -73,7 +73,8 @@ try {
   await eventually("maria sees that he has read it", () =>
     maria.getRoom(roomId).getReadReceiptForUserId(`@jonas:${given.names[1]}`, true)?.eventId === last,
   );
-  await page.waitForSelector(".RoomList .badge", { state: "hidden" });  await page.mouse.move(0, 0);
+  await page.waitForSelector(".RoomList .badge", { state: "hidden" });
+  await page.mouse.move(0, 0);
   await page.screenshot({ path: given.screenshot });
 
   // An encrypted room, both ways.

@@ -30,13 +30,11 @@ await eventually("its newest reply is known", () => thread.replyToEvent?.getCont
 // Unread counts are the thread's own.
 const unread = (kind) => alice.getRoom(roomId).getThreadUnreadNotificationCount(root, kind);
 await eventually("the thread has two unread", () => unread(NotificationCountType.Total) === 2);
-const { body: last } = thread.replyToEvent.getContent();
-assert.equal(last, "Or at home");
 await alice.sendReadReceipt(thread.replyToEvent);
 await eventually("the thread is read", () => unread(NotificationCountType.Total) === 0);
 await eventually("bob sees alice's receipt in the thread", () => {
   const receipt = bob.getRoom(roomId).getThread(root)?.getReadReceiptForUserId(alice.getUserId(), true);
-  return receipt?.eventId === thread.replyToEvent.getId() && receipt;
+  return receipt?.eventId === thread.replyToEvent.getId();
 });
 await reply(bob, `At home, ${alice.getUserId()}?`);
 await eventually("a mention of alice is one unread", () => unread(NotificationCountType.Total) === 1);
@@ -49,6 +47,5 @@ await room.fetchRoomThreads();
 const listed = room.getThreads();
 assert.deepEqual(listed.map((one) => one.id), [root]);
 assert.equal(listed[0].length, 3);
-const summary = room.findEventById(root) ?? listed[0].rootEvent;
-assert.equal(summary.getServerAggregatedRelation(RelationType.Thread)?.count, 3);
+assert.equal(listed[0].rootEvent.getServerAggregatedRelation(RelationType.Thread)?.count, 3);
 finish({ replies: listed[0].length }, alice, bob, later);
