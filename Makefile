@@ -58,3 +58,4 @@ drills: setup ## Run the fault drills and the suite's mutants in their long form
 
 clean: ## Remove what setup and tests made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf tests/clients/js/node_modules tests/artefacts
