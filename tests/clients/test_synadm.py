@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.kit.processes import ServerProcess, lmserver
-from tests.kit.users import User, register
+from tests.kit.users import User, eventually, register
 
 PROGRAM = Path(sys.executable).parent / "synadm"
 PASSWORD = "a long password"
@@ -114,6 +114,27 @@ async def test_users_are_made_found_given_new_passwords_and_ended(desk: Desk, al
     await synadm("user", "deactivate", "synadm-carol")
     assert (await synadm("user", "details", carol))["deactivated"] is True
     assert (await desk.log_in("synadm-carol", "her second password"))[0] == 403
+
+
+async def test_rooms_are_listed_looked_into_blocked_and_removed(desk: Desk, alice: User) -> None:
+    synadm = desk.synadm
+    room_id = (await alice.ok("POST", "/createRoom", {"name": "Synadm's room"}))["room_id"]
+    listed = await synadm("room", "list", "--name", "Synadm's")
+    assert [room["room_id"] for room in listed["rooms"]] == [room_id]
+    details = await synadm("room", "details", room_id)
+    assert (details["name"], details["joined_members"]) == ("Synadm's room", 1)
+    assert (await synadm("room", "members", room_id))["members"] == [alice.user_id]
+    state = (await synadm("room", "state", room_id))["state"]
+    assert "m.room.create" in {event["type"] for event in state}
+    assert (await synadm("user", "membership", "--ids", alice.user_id))["joined_rooms"] == [room_id]
+    assert (await synadm("room", "block", "--block", room_id))["block"] is True
+    assert (await synadm("room", "block-status", room_id))["block"] is True
+    await synadm("room", "delete", room_id)
+
+    async def gone() -> bool:
+        return bool((await alice.ok("GET", "/joined_rooms"))["joined_rooms"] == [])
+
+    await eventually(gone)
 
 
 async def test_registration_tokens_are_made_changed_and_taken_back(desk: Desk) -> None:
