@@ -33,7 +33,8 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class AppService:
-    """An application service; `url` None: it only sends, and is told of nothing."""
+    """An application service; `url` None: it only sends, and is told of nothing. A namespace of rooms may
+    stand in the file and means nothing here: a service is told of the rooms its users are in."""
 
     id: str
     url: str | None
@@ -43,8 +44,6 @@ class AppService:
     rate_limited: bool
     users: tuple[Namespace, ...]
     aliases: tuple[Namespace, ...]
-    rooms: tuple[Namespace, ...]
-    protocols: tuple[str, ...]
     receives_ephemeral: bool
 
     def owns(self, user_id: str) -> bool:
@@ -96,7 +95,6 @@ def _read(path: Path, server_name: str, problems: list[str]) -> AppService | Non
     if not isinstance(namespaces, dict):
         problems.append(f"{where}: namespaces: expected users, aliases and rooms")
         namespaces = {}
-    protocols = raw.get("protocols") or []
     made = AppService(
         texts["id"],
         url.rstrip("/") if isinstance(url, str) else None,
@@ -106,8 +104,6 @@ def _read(path: Path, server_name: str, problems: list[str]) -> AppService | Non
         raw.get("rate_limited", True) is not False,
         _namespaces(namespaces, "users", where, problems),
         _namespaces(namespaces, "aliases", where, problems),
-        _namespaces(namespaces, "rooms", where, problems),
-        tuple(p for p in protocols if isinstance(p, str)) if isinstance(protocols, list) else (),
         any(raw.get(key) is True for key in EPHEMERAL),
     )
     return made if len(problems) == before else None

@@ -104,10 +104,13 @@ async def test_of_two_at_once_one_pair_is_left(api: Api, db: Database) -> None:
     assert await db.fetchval("SELECT count(*) FROM refresh_tokens") == 1
 
 
-@pytest.mark.parametrize("token", ["", "nope", "x" * 5000, "a\0"])
-async def test_what_is_no_refresh_token(api: Api, token: str) -> None:
-    assert (await refresh(api, token))[1]["errcode"] == "M_UNKNOWN_TOKEN"
-    assert (await refresh(api, 5))[1]["errcode"] == "M_BAD_JSON"
+NO_TOKENS: list[Any] = ["", "nope", "x" * 5000, "a\0"]
+
+
+async def test_what_is_no_refresh_token(api: Api) -> None:
+    for token in NO_TOKENS:
+        assert (await refresh(api, token))[1]["errcode"] == "M_UNKNOWN_TOKEN"
+        assert (await refresh(api, 5))[1]["errcode"] == "M_BAD_JSON"
 
 
 async def test_an_access_token_is_no_refresh_token_and_back(api: Api, db: Database) -> None:

@@ -19,7 +19,7 @@ from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
 from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import Clock
-from tests.kit.oidc_provider import Provider, ec_key, secret_key
+from tests.kit.oidc_provider import RSA, Provider, ec_key, secret_key
 
 CLIENT = "https://app.example.org/login?x=1#room"
 CALLBACK = "/_lmserver/sso/callback"
@@ -122,36 +122,35 @@ async def test_trusted_clients_are_not_asked(api: Api, provider: Provider) -> No
     assert (await come_back(api, provider.authorize(url), cookie))[0] == 200
 
 
-@pytest.mark.parametrize(
-    "forged",
-    [
-        {"claims": {"nonce": "another"}},
-        {"claims": {"nonce": None}},
-        {"claims": {"iss": "https://evil.test"}},
-        {"claims": {"aud": "another-client"}},
-        {"claims": {"aud": ["lmserver", "another"]}},
-        {"claims": {"azp": "another"}},
-        {"claims": {"exp": int(time.time()) - 3600}},
-        {"claims": {"exp": None}},
-        {"claims": {"exp": "tomorrow"}},
-        {"claims": {"sub": None}},
-        {"claims": {"sub": 5}},
-        {"claims": {"sub": "x" * 300}},
-        {"key": RSAKey.generate_key(2048, {"kid": "one"}), "algorithm": "RS256"},
-        {"key": secret_key(), "algorithm": "HS256"},
-        {"key": None, "algorithm": "none"},
-    ],
-)
-async def test_c3_a_forged_or_old_id_token_logs_nobody_in(
-    api: Api, provider: Provider, db: Database, forged: dict[str, Any]
-) -> None:
-    url, cookie = await begin(api)
-    answer = provider.authorize(url, **forged.get("claims", {}))
-    if "algorithm" in forged:
-        provider.use_key(forged["key"], forged["algorithm"], publish=False)
-    status, page, _ = await come_back(api, answer, cookie)
-    assert (status, "did not confirm" in page) == (403, True)
-    assert await db.fetchval("SELECT count(*) FROM accounts") == 0
+FORGED: list[Any] = [
+    {"claims": {"nonce": "another"}},
+    {"claims": {"nonce": None}},
+    {"claims": {"iss": "https://evil.test"}},
+    {"claims": {"aud": "another-client"}},
+    {"claims": {"aud": ["lmserver", "another"]}},
+    {"claims": {"azp": "another"}},
+    {"claims": {"exp": int(time.time()) - 3600}},
+    {"claims": {"exp": None}},
+    {"claims": {"exp": "tomorrow"}},
+    {"claims": {"sub": None}},
+    {"claims": {"sub": 5}},
+    {"claims": {"sub": "x" * 300}},
+    {"key": RSAKey.generate_key(2048, {"kid": "one"}), "algorithm": "RS256"},
+    {"key": secret_key(), "algorithm": "HS256"},
+    {"key": None, "algorithm": "none"},
+]
+
+
+async def test_c3_a_forged_or_old_id_token_logs_nobody_in(api: Api, provider: Provider, db: Database) -> None:
+    for forged in FORGED:
+        provider.key, provider.algorithm = RSA, "RS256"
+        url, cookie = await begin(api)
+        answer = provider.authorize(url, **forged.get("claims", {}))
+        if "algorithm" in forged:
+            provider.use_key(forged["key"], forged["algorithm"], publish=False)
+        status, page, _ = await come_back(api, answer, cookie)
+        assert (status, "did not confirm" in page) == (403, True)
+        assert await db.fetchval("SELECT count(*) FROM accounts") == 0
 
 
 async def test_keys_may_be_elliptic_and_are_fetched_again_when_they_change(
@@ -197,23 +196,23 @@ async def test_logins_on_their_way_are_few(api: Api, db: Database) -> None:
     assert await db.fetchval("SELECT count(*) FROM sso_sessions") == SESSIONS_PER_ADDRESS
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "javascript:alert(1)",
-        "JavaScript:alert(1)",
-        "data:text/html,x",
-        "app",
-        "https://a b/",
-        "https://[x/",
-        "file:///etc",
-        "https://" + "x" * 3000,
-    ],
-)
-async def test_c15_addresses_that_no_client_has(api: Api, url: str) -> None:
-    status, answer = await api.call("GET", f"{V3}/login/sso/redirect?redirectUrl={quote(url, safe='')}")
-    assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM" if url else "M_MISSING_PARAM")
+ADDRESSES: list[Any] = [
+    "",
+    "javascript:alert(1)",
+    "JavaScript:alert(1)",
+    "data:text/html,x",
+    "app",
+    "https://a b/",
+    "https://[x/",
+    "file:///etc",
+    "https://" + "x" * 3000,
+]
+
+
+async def test_c15_addresses_that_no_client_has(api: Api) -> None:
+    for url in ADDRESSES:
+        status, answer = await api.call("GET", f"{V3}/login/sso/redirect?redirectUrl={quote(url, safe='')}")
+        assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM" if url else "M_MISSING_PARAM")
 
 
 async def test_c15_what_pages_show_is_escaped(api: Api, provider: Provider) -> None:
@@ -239,14 +238,15 @@ async def test_unknown_providers_and_stages(api: Api) -> None:
     assert (await api.call("GET", f"{V3}/auth/m.login.sso/fallback/web"))[1]["errcode"] == "M_MISSING_PARAM"
 
 
-@pytest.mark.parametrize("name", ["admin", "_ghost", "a b", "", "@eve:hub.test", None])
-async def test_names_that_cannot_be_had_make_no_account(
-    api: Api, provider: Provider, db: Database, name: str | None
-) -> None:
-    url, cookie = await begin(api)
-    status, page, _ = await come_back(api, provider.authorize(url, preferred_username=name), cookie)
-    assert (status, "no account for you" in page) == (403, True)
-    assert await db.fetchval("SELECT count(*) FROM external_ids") == 0
+NAMES: list[Any] = ["admin", "_ghost", "a b", "", "@eve:hub.test", None]
+
+
+async def test_names_that_cannot_be_had_make_no_account(api: Api, provider: Provider, db: Database) -> None:
+    for name in NAMES:
+        url, cookie = await begin(api)
+        status, page, _ = await come_back(api, provider.authorize(url, preferred_username=name), cookie)
+        assert (status, "no account for you" in page) == (403, True)
+        assert await db.fetchval("SELECT count(*) FROM external_ids") == 0
 
 
 async def test_an_account_that_is_there_is_nobodys_unless_the_operator_says_so(
