@@ -21,7 +21,8 @@ from lmserver.storage.database import Connection, Database
 from lmserver.storage.interactive_auth import StoredSession
 
 SESSION_MS = 3600 * 1000
-SESSIONS_PER_OWNER = 20
+SESSIONS_PER_USER = 20
+SESSIONS_PER_ADDRESS = 1000
 MAX_SESSION_ID = 128
 
 Flows = Sequence[Sequence[str]]
@@ -163,10 +164,10 @@ class InteractiveAuth:
         session_id = secrets.token_urlsafe(24)
         session = StoredSession(operation.counted_as, operation.fingerprint(session_id), completed)
 
+        keep = SESSIONS_PER_USER if operation.user_id else SESSIONS_PER_ADDRESS
+
         async def work(db: Connection) -> None:
-            await interactive_auth.begin(
-                db, session_key(session_id), session, self._clock(), SESSIONS_PER_OWNER
-            )
+            await interactive_auth.begin(db, session_key(session_id), session, self._clock(), keep)
 
         await self._db.run(work)
         return session_id

@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 STAGE: Final = "m.login.sso"
 SESSION_MS: Final = 15 * 60_000
-SESSIONS_PER_ADDRESS: Final = 20
+SESSIONS_PER_ADDRESS: Final = 1000
+"""A company behind one address logs in on Monday morning."""
 MAX_STATE: Final = 200
 MAX_CODE: Final = 4096
 MAX_NAME: Final = 256

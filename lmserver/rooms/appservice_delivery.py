@@ -162,7 +162,9 @@ class Delivery:
         if events or ephemeral:
             extra = {"ephemeral": ephemeral, "de.sorunome.msc2409.ephemeral": ephemeral} if ephemeral else {}
             body = orjson.dumps({"events": events, **extra})
-        return await self._db.run(lambda db: appservices.put(db, self._service.id, body, positions, news))
+        return await self._db.run(
+            lambda db: appservices.put(db, self._service.id, body, positions, news, self._clock())
+        )
 
     async def _outside(self, events: list[dict[str, Any]]) -> list[OutsideNews]:
         """Invites to rooms this server is not in."""

@@ -174,8 +174,10 @@ async def put(
     body: bytes | None,
     positions: Mapping[str, Told],
     news: Sequence[OutsideNews],
+    now_ms: int,
 ) -> Waiting | None:
-    """Store the next transaction, if there is anything in it, with what the service knows thereby."""
+    """Store the next transaction, if there is anything in it, with what the service knows thereby. It is
+    numbered by the time, so that no number comes again when the database is restored from a backup."""
     rooms = list(positions)
     await db.execute(
         "INSERT INTO appservice_rooms (service, room_id, position, present)"
@@ -199,12 +201,13 @@ async def put(
     if body is None:
         return None
     txn_id = await db.fetchval(
-        "INSERT INTO appservice_transactions (service, txn_id, body) VALUES ($1, 1, $2)"
+        "INSERT INTO appservice_transactions (service, txn_id, body) VALUES ($1, $3, $2)"
         " ON CONFLICT (service) DO UPDATE SET"
-        " txn_id = appservice_transactions.txn_id + 1, body = excluded.body"
+        " txn_id = greatest(appservice_transactions.txn_id + 1, excluded.txn_id), body = excluded.body"
         " RETURNING txn_id",
         service,
         body,
+        now_ms,
     )
     return Waiting(txn_id, body)
 

@@ -10,7 +10,7 @@ import pytest
 
 from lmserver.accounts.interactive_auth import (
     SESSION_MS,
-    SESSIONS_PER_OWNER,
+    SESSIONS_PER_USER,
     InteractiveAuth,
     Operation,
     OtherOperation,
@@ -189,11 +189,11 @@ async def test_a_first_request_may_go_through_a_stage_at_once(auth: InteractiveA
 async def test_sessions_end_with_time_and_are_few(db: Database, auth: InteractiveAuth, clock: Clock) -> None:
     first = (await attempt(auth)).session_id
     clock.pass_(1)
-    for _ in range(SESSIONS_PER_OWNER):
+    for _ in range(SESSIONS_PER_USER):
         last = (await attempt(auth)).session_id
     with pytest.raises(UnknownSession):
         await auth.prove(OPERATION, FLOWS, {"session": first})
-    assert await db.fetchval("SELECT count(*) FROM interactive_auth_sessions") == SESSIONS_PER_OWNER
+    assert await db.fetchval("SELECT count(*) FROM interactive_auth_sessions") == SESSIONS_PER_USER
     other = Operation(OPERATION.user_id, "D", "POST", "/x", {"a": 2}, OPERATION.user_id)
     with pytest.raises(OtherOperation):
         await auth.prove(other, FLOWS, {"session": last})

@@ -14,7 +14,7 @@ import pytest
 from joserfc.jwk import RSAKey
 from yarl import URL
 
-from lmserver.accounts.sso import SESSION_MS, SESSIONS_PER_ADDRESS
+from lmserver.accounts.sso import SESSION_MS
 from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
 from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, login, serve
@@ -190,10 +190,30 @@ async def test_an_answer_is_good_once_in_its_browser_and_for_a_while(
         assert "access_denied" not in page
 
 
-async def test_logins_on_their_way_are_few(api: Api, db: Database) -> None:
-    for _ in range(SESSIONS_PER_ADDRESS + 3):
-        await begin(api)
-    assert await db.fetchval("SELECT count(*) FROM sso_sessions") == SESSIONS_PER_ADDRESS
+async def test_logins_on_their_way_are_few(
+    api: Api, db: Database, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmserver.accounts.sso.SESSIONS_PER_ADDRESS", 3)
+    begun = [await begin(api) for _ in range(5)]
+    assert await db.fetchval("SELECT count(*) FROM sso_sessions") == 3
+    for number, wanted in ((0, 403), (4, 200)):
+        url, cookie = begun[number]
+        assert (await come_back(api, provider.authorize(url), cookie))[0] == wanted
+
+
+async def test_of_several_providers_people_choose_one(
+    db: Database, tmp_path: Path, provider: Provider
+) -> None:
+    entries = [provider.config(), provider.config(id="other", name="<Others>")]
+    api = await serve(db, tmp_path, {**settings(provider), "oidc_providers": entries}, mode="closed")
+    _, page, _ = await get(api, f"{V3}/login/sso/redirect?redirectUrl={quote(CLIENT, safe='')}")
+    assert "&lt;Others&gt;" in page
+    links = [unescape(link) for link in re.findall(r"class=go href='https://hub.test([^']*)'", page)]
+    assert [link.partition("?")[0].rpartition("/")[2] for link in links] == ["corp", "other"]
+    status, _, headers = await get(api, links[1])
+    assert (status, headers["Location"].startswith(provider.issuer)) == (302, True)
+    await api.http.close()
+    await api.server.close()
 
 
 ADDRESSES: list[Any] = [
