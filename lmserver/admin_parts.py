@@ -11,6 +11,9 @@ from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.administration import AccountAdministration
 from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.admin_api.access import AdminAuthenticator
+from lmserver.admin_api.federation import FederationEndpoints, HubEndpoints
+from lmserver.admin_api.media import ManyMediaEndpoints, MediaEndpoints
+from lmserver.admin_api.notices import NoticeEndpoints
 from lmserver.admin_api.registration_tokens import RegistrationTokenEndpoints
 from lmserver.admin_api.reports import ReportEndpoints
 from lmserver.admin_api.rooms import RoomEndpoints, RoomRemovalEndpoints
@@ -18,8 +21,12 @@ from lmserver.admin_api.server import ServerEndpoints
 from lmserver.admin_api.sessions import SessionEndpoints
 from lmserver.admin_api.users import UserEndpoints
 from lmserver.config import Config
+from lmserver.federation_client.blocked import BlockedServers
+from lmserver.federation_client.sender import Sender
+from lmserver.media.administration import MediaAdministration
 from lmserver.metrics import Metrics
 from lmserver.rooms.administration import RoomAdministration
+from lmserver.rooms.notices import Notices
 from lmserver.storage.database import Database
 from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import Authenticator, build_app
@@ -34,6 +41,10 @@ def admin_app(
     accounts: Accounts,
     administration: AccountAdministration,
     rooms: RoomAdministration,
+    media: MediaAdministration,
+    sender: Sender,
+    blocked: BlockedServers,
+    notices: Notices,
     user: Authenticator,
     limiter: RateLimiter,
     failures: dict[type[Exception], ApiError],
@@ -49,6 +60,11 @@ def admin_app(
         SessionEndpoints(db, config.server_name, accounts, administration),
         RegistrationTokenEndpoints(tokens),
         ReportEndpoints(db),
+        FederationEndpoints(db, sender, blocked),
+        HubEndpoints(db),
+        MediaEndpoints(config.server_name, media),
+        ManyMediaEndpoints(db, config.server_name, media, rooms),
+        NoticeEndpoints(config.server_name, notices),
         RoomEndpoints(rooms),
         RoomRemovalEndpoints(rooms),
     ]

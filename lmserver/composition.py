@@ -40,6 +40,7 @@ from lmserver.config import Config
 from lmserver.edu_parts import EduParts, edu_dispatcher, edu_parts
 from lmserver.encryption_parts import encryption_endpoints
 from lmserver.federation_client.addresses import AddressGuard
+from lmserver.federation_client.blocked import BlockedServers
 from lmserver.federation_client.client import FederationClient
 from lmserver.federation_client.connector import PinnedHttp, tls_context
 from lmserver.federation_client.dns_lookup import Dns, SystemDns
@@ -59,6 +60,7 @@ from lmserver.federation_server.media import MediaEndpoints as FederationMediaEn
 from lmserver.federation_server.membership import MembershipEndpoints
 from lmserver.federation_server.recovery import RecoveryEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
+from lmserver.media.administration import MediaAdministration
 from lmserver.media.files import MediaFiles
 from lmserver.media.library import Library
 from lmserver.media.local import LocalMedia
@@ -192,6 +194,7 @@ class Server:
     notices: Notices
     profile_news: ProfileNews
     purges: RoomPurges
+    blocked: BlockedServers
     client_app: web.Application
     federation_app: web.Application
     admin_app: web.Application
@@ -243,7 +246,8 @@ def assemble(
     guard = RestoreGuard(db, config.data_dir, name)
     audience = _Audience(notifier, guard)
     dns = dns or SystemDns()
-    client = _federation_client(config, key, dns)
+    blocked = BlockedServers(db, config.federation.blocked_servers, clock)
+    client = _federation_client(config, key, dns, blocked)
     keyring = Keyring(
         db,
         client,
@@ -264,8 +268,14 @@ def assemble(
     backfill = Backfill(db, name, history, keyring, evidence, clock)
     engine = RoomEngine(turns, own_lpdus, gaps)
     # A host and a port it listens on name one process: whoever starts there follows a dead one.
-    owner = f"{socket.gethostname()} {config.client.host}:{config.client.port}"
-    sender = Sender(db, client, own_lpdus.answered, clock, on_refused=recovery.suspect, owner=owner)
+    sender = Sender(
+        db,
+        client,
+        own_lpdus.answered,
+        clock,
+        on_refused=recovery.suspect,
+        owner=f"{socket.gethostname()} {config.client.host}:{config.client.port}",
+    )
     audience.sender = sender
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
@@ -352,6 +362,7 @@ def assemble(
         rooms.notices,
         rooms.profile_news,
         rooms_admin.purges,
+        blocked,
         _client_app(
             config,
             db,
@@ -380,7 +391,12 @@ def assemble(
             federation,
             {
                 Auth.SERVER: ServerAuthenticator(
-                    name, keyring.keys_for_request, sender.peer_alive, met=keyring.met, limiter=limiter
+                    name,
+                    keyring.keys_for_request,
+                    sender.peer_alive,
+                    met=keyring.met,
+                    limiter=limiter,
+                    blocked=blocked,
                 )
             },
             failures=FAILURES,
@@ -394,6 +410,10 @@ def assemble(
             accounts,
             of_accounts.administration,
             rooms_admin,
+            MediaAdministration(db, name, media.library),
+            sender,
+            blocked,
+            rooms.notices,
             of_accounts.authenticators[Auth.USER],
             limiter,
             FAILURES,
@@ -437,12 +457,19 @@ def _web_tls(config: Config) -> ssl.SSLContext:
     return context
 
 
-def _federation_client(config: Config, key: SigningKey, dns: Dns) -> FederationClient:
+def _federation_client(
+    config: Config, key: SigningKey, dns: Dns, blocked: BlockedServers
+) -> FederationClient:
     guard = AddressGuard(config.federation.allowed_networks)
     http = PinnedHttp(guard, tls_context(config.federation.ca_file))
     resolver = Resolver(dns, guard, http)
     return FederationClient(
-        config.server_name, key, resolver, http, plain_http_servers=config.federation.plain_http_servers
+        config.server_name,
+        key,
+        resolver,
+        http,
+        plain_http_servers=config.federation.plain_http_servers,
+        blocked=blocked,
     )
 
 

@@ -61,6 +61,7 @@ class Federation:
     allowed_networks: tuple[Network, ...]
     ca_file: Path | None
     notaries: tuple[Notary, ...]
+    blocked_servers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +409,7 @@ def _client(reader: _Reader, raw: dict[str, Any]) -> ClientListener:
 
 _FEDERATION = {
     "mode", "well_known", "host", "port", "tls_certificate", "tls_private_key", "ca_file",
-    "plain_http_servers", "allowed_networks", "notaries",
+    "plain_http_servers", "allowed_networks", "notaries", "blocked_servers",
 }  # fmt: skip
 
 
@@ -439,18 +440,24 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
         reader.problems.append(
             f"federation.well_known: {_shown(well_known)} is not a DNS name with an optional port"
         )
-    plain = reader.strings(section, "plain_http_servers", "federation.")
-    for name in plain:
-        if not ids.is_server_name(name):
-            reader.problems.append(f"federation.plain_http_servers: {_shown(name)} is not a server name")
+    plain, blocked = (_servers(reader, section, key) for key in ("plain_http_servers", "blocked_servers"))
     return Federation(
         "linearized",
         well_known,
-        frozenset(plain),
+        plain,
         reader.networks(section, "allowed_networks", "federation."),
         reader.file(section, "ca_file", "federation."),
         read_notaries(section.get("notaries"), reader.problems),
+        blocked,
     )
+
+
+def _servers(reader: _Reader, section: dict[str, Any], key: str) -> frozenset[str]:
+    names = reader.strings(section, key, "federation.")
+    for name in names:
+        if not ids.is_server_name(name):
+            reader.problems.append(f"federation.{key}: {_shown(name)} is not a server name")
+    return frozenset(names)
 
 
 def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:

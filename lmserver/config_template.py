@@ -90,6 +90,8 @@ federation:
   # Servers believed about keys of servers that cannot be reached, at most five: names, or
   # {{name: "notary.example", keys: {{"ed25519:1": "<unpadded base64>"}}}} to believe those keys alone.
   notaries: []
+  # Servers we have nothing to do with, by name; operators may block more while the server runs.
+  blocked_servers: []
 
 registration:
   # closed: only `lmserver register-user`. token: with one of `tokens`, or

@@ -7,7 +7,7 @@ signed content, and a request without a body signs no `content`. Every answer is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ MAX_RESPONSE = 10 * 1024 * 1024
 MAX_JOIN_RESPONSE = 50 * 1024 * 1024
 MAX_ERROR_RESPONSE = 64 * 1024
 DEFAULT_TIMEOUT = 30.0
+KEYS_PATH = "/_matrix/key/"
 
 Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -57,7 +58,8 @@ def quote_path(*segments: str) -> str:
 
 
 class FederationClient:
-    """Asks other servers in our name; `plain_http_servers` are the only ones reached without TLS."""
+    """Asks other servers in our name; `plain_http_servers` are the only ones reached without TLS, and those
+    `blocked` are asked for nothing but keys."""
 
     def __init__(
         self,
@@ -67,12 +69,14 @@ class FederationClient:
         http: PinnedHttp,
         *,
         plain_http_servers: frozenset[str] = frozenset(),
+        blocked: Container[str] = frozenset(),
     ) -> None:
         self._server_name = server_name
         self._key = signing_key
         self._resolver = resolver
         self._http = http
         self._plain = plain_http_servers
+        self._blocked = blocked
 
     async def request(
         self,
@@ -89,8 +93,7 @@ class FederationClient:
 
         Raises Unreachable or BadResponse; InvalidJson when `content` has no canonical form.
         """
-        if destination == self._server_name:
-            raise Unreachable("a server does not ask itself")
+        self._check(destination, path)
         uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
         body = canonical_json.encode(content) if isinstance(content, dict) else content
         headers = {
@@ -142,8 +145,7 @@ class FederationClient:
 
         Raises as `send_json` does.
         """
-        if destination == self._server_name:
-            raise Unreachable("a server does not ask itself")
+        self._check(destination, path)
         uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
         authorization = transport.authorization_header_of_body("GET", uri, destination, None, self._key)
         with self._failures(destination):
@@ -178,6 +180,13 @@ class FederationClient:
         """Close the connections; the resolver and its lookups too."""
         await self._resolver.close()
         await self._http.close()
+
+    def _check(self, destination: str, path: str) -> None:
+        """Raises Unreachable for whom we do not ask; everybody is asked for keys."""
+        if destination == self._server_name:
+            raise Unreachable("a server does not ask itself")
+        if destination in self._blocked and not path.startswith(KEYS_PATH):
+            raise Unreachable("the operator has blocked the server")
 
     def _get(
         self, target: Target, uri: str, headers: dict[str, str]

@@ -111,6 +111,12 @@ class Sender:
         if self._running and self._retry_at.pop(origin, None) is not None:
             self._spawn(self._revive(origin))
 
+    async def retry_now(self, name: str) -> None:
+        """An operator wants a server to be tried, whatever came of it before."""
+        self._retry_at.pop(name, None)
+        await destinations.alive(self._db, name)
+        self.wake([name])
+
     def in_reach(self, name: str) -> bool:
         """False for a server that failed and is not to be tried yet."""
         return self._retry_at.get(name, 0) <= self._clock()
@@ -182,7 +188,10 @@ class Sender:
     async def _poll(self) -> None:
         while True:
             try:
-                self.wake(await destinations.with_work(self._db, self._clock(), 2 * self._max_active))
+                due = await destinations.with_work(self._db, self._clock(), 2 * self._max_active)
+                for name in due:  # the database knows best: an operator may have changed it there
+                    self._retry_at.pop(name, None)
+                self.wake(due)
             except DatabaseUnavailable:
                 log.warning("sender_poll_failed")
             except Exception as error:  # polling is what everything falls back on

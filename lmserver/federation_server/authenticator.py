@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 
 from lmserver.protocol import transport
 from lmserver.protocol.errors import ProtocolError, RequestAuthError
 from lmserver.protocol.signatures import VerifyKey
-from lmserver.web.errors import limited
+from lmserver.web.errors import forbidden, limited
 from lmserver.web.limits import RateLimiter
 from lmserver.web.request import Request
 
@@ -33,17 +33,21 @@ class ServerAuthenticator:
         *,
         met: Met | None = None,
         limiter: RateLimiter | None = None,
+        blocked: Container[str] = frozenset(),
     ) -> None:
         self._our_name = our_name
         self._keys = keys
         self._alive = alive
         self._met = met
         self._limiter = limiter
+        self._blocked = blocked
 
     async def __call__(self, request: Request) -> None:
         """Raises RequestAuthError: 401 M_FORBIDDEN; InvalidJson or TooLarge for the body; ApiError 429."""
         values = request.headers.getall("Authorization", [])
         headers = transport.parse_authorization(values, self._our_name)
+        if headers[0].origin in self._blocked:
+            raise forbidden("This server has nothing to do with yours")
         if self._met is not None and self._limiter is not None and not await self._met(headers[0].origin):
             wait = self._limiter.take(_RATE, request.remote_key)
             if wait:

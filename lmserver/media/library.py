@@ -105,6 +105,10 @@ class Library:
             return await self._local.delete(media_id)
         return await self._remote.delete(server, media_id)
 
+    async def purge_copies(self, before_ms: int) -> int:
+        """Delete copies of other servers' media that nobody has asked for since; how many."""
+        return await self._remote.purge_unused(before_ms)
+
     async def _thumbnail(
         self,
         files: MediaFiles,

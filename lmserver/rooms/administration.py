@@ -3,10 +3,14 @@ could see as a user."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
+from lmserver.protocol import ids
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.power_levels import PowerLevels
 from lmserver.protocol.room_versions import room_version
@@ -32,6 +36,11 @@ TYPES: Final = (
     "m.room.guest_access",
     "m.room.encryption",
 )
+
+
+MEDIA_EVENTS: Final = 20_000
+READ_AT_ONCE: Final = 500
+_MXC: Final = re.compile(r"mxc://([^/\s]{1,255})/([^/\s?#]{1,255})")
 
 
 class UnknownRoom(Exception):
@@ -132,6 +141,24 @@ class RoomAdministration:
         more = len(stored) > limit and page
         return events, page[-1].position if more else None
 
+    async def media(self, room_id: str) -> list[tuple[str, str]]:
+        """(server, media ID) of what the newest MEDIA_EVENTS messages show, each once."""
+        row = await room_log.room(self._db, room_id)
+        if row is None:
+            raise UnknownRoom(room_id)
+        last, left, found = row.head_position, MEDIA_EVENTS, dict[tuple[str, str], None]()
+        while left > 0:
+            stored = await room_log.events_between(
+                self._db, room_id, -(2**62), last, READ_AT_ONCE, newest_first=True
+            )
+            for event in stored:
+                if b'"mxc://' in event.pdu and event.redacted_by is None:
+                    found.update(dict.fromkeys(_media_in(orjson.loads(event.pdu).get("content"))))
+            if len(stored) < READ_AT_ONCE or stored[-1].position is None:
+                break
+            last, left = stored[-1].position - 1, left - len(stored)
+        return list(found)
+
     # -- closing and deleting -------------------------------------------------------------------
 
     async def block(self, by: str, room_id: str, blocked: bool) -> None:
@@ -196,3 +223,14 @@ class RoomAdministration:
         if view is None:
             raise UnknownRoom(room_id)
         return view
+
+
+def _media_in(content: Any) -> Iterator[tuple[str, str]]:
+    """What a message or its thumbnail is."""
+    if not isinstance(content, dict):
+        return
+    info = content.get("info")
+    for value in (content.get("url"), info.get("thumbnail_url") if isinstance(info, dict) else None):
+        match = _MXC.fullmatch(value) if isinstance(value, str) else None
+        if match is not None and ids.is_server_name(match[1]):
+            yield match[1], match[2]

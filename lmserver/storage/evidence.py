@@ -69,6 +69,20 @@ async def rooms(db: Executor) -> list[str]:
     return [r["room_id"] for r in rows]
 
 
+async def page(db: Executor, room_id: str | None, start: int, limit: int) -> list[StoredEvidence]:
+    """Cases of a room, or of all, the newest first, behind the first `start` of them."""
+    rows = await db.fetch(
+        "SELECT e.room_id, coalesce(r.hub_server, '') AS hub_server, e.event_id, e.kind, e.detail, e.pdu,"
+        " e.related, e.created_ts FROM evidence AS e LEFT JOIN rooms AS r ON r.room_id = e.room_id"
+        " WHERE $1::text IS NULL OR e.room_id = $1"
+        " ORDER BY e.created_ts DESC, e.room_id, e.event_id, e.kind OFFSET $2 LIMIT $3",
+        room_id,
+        start,
+        limit,
+    )
+    return [StoredEvidence(*(r[name] for name in StoredEvidence.__slots__)) for r in rows]
+
+
 async def of_room(db: Executor, room_id: str) -> list[StoredEvidence]:
     """Everything held against one room's hub, oldest first."""
     rows = await db.fetch(

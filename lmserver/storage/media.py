@@ -160,9 +160,72 @@ async def not_local(db: Executor, hashes: list[bytes]) -> list[bytes]:
 
 
 async def quarantine_local(db: Executor, media_id: str, *, hidden: bool) -> bool:
-    """Hide one of our media from everybody, or show it again; False for one that is not there."""
-    done = await db.execute("UPDATE local_media SET quarantined = $2 WHERE media_id = $1", media_id, hidden)
+    """Hide one of our media from everybody, or show it again; False for one that is not there, or that is
+    protected from being hidden."""
+    done = await db.execute(
+        "UPDATE local_media SET quarantined = $2 WHERE media_id = $1 AND NOT ($2 AND protected)",
+        media_id,
+        hidden,
+    )
     return done == "UPDATE 1"
+
+
+async def quarantine_of_user(db: Executor, user_id: str) -> int:
+    """Hide everything a user has uploaded that is not protected; how much that was."""
+    done = await db.execute(
+        "UPDATE local_media SET quarantined = true WHERE user_id = $1 AND sha256 IS NOT NULL"
+        " AND NOT protected AND NOT quarantined",
+        user_id,
+    )
+    return int(done.rsplit(" ", 1)[1])
+
+
+async def protect(db: Executor, media_id: str, *, protected: bool) -> bool:
+    """Keep one of our media from being hidden, or no longer; False for one that is not there."""
+    done = await db.execute("UPDATE local_media SET protected = $2 WHERE media_id = $1", media_id, protected)
+    return done == "UPDATE 1"
+
+
+async def is_protected(db: Executor, media_id: str) -> bool:
+    return await db.fetchval("SELECT protected FROM local_media WHERE media_id = $1", media_id) is True
+
+
+async def page_of_user(db: Executor, user_id: str, start: int, limit: int) -> list[tuple[LocalMedium, bool]]:
+    """What a user has uploaded, the newest first, with whether it is protected."""
+    rows = await db.fetch(
+        "SELECT media_id, user_id, created_ts, used_ts, sha256, size, content_type, filename, quarantined,"
+        " protected FROM local_media WHERE user_id = $1 AND sha256 IS NOT NULL"
+        " ORDER BY created_ts DESC, media_id OFFSET $2 LIMIT $3",
+        user_id,
+        start,
+        limit,
+    )
+    return [(_local(row), row["protected"]) for row in rows]
+
+
+async def count_of_user(db: Executor, user_id: str) -> int:
+    found: int = await db.fetchval(
+        "SELECT count(*) FROM local_media WHERE user_id = $1 AND sha256 IS NOT NULL", user_id
+    )
+    return found
+
+
+async def local_to_delete(
+    db: Executor, before_ms: int, larger_than: int, our_name: str, limit: int, *, keep_avatars: bool
+) -> list[str]:
+    """IDs of ours that nobody has asked for since and that are larger than so many bytes, the ones used
+    longest ago first; with `keep_avatars` none that is a user's avatar."""
+    rows = await db.fetch(
+        "SELECT media_id FROM local_media AS m WHERE sha256 IS NOT NULL AND used_ts < $1 AND size > $2"
+        " AND NOT ($3 AND EXISTS (SELECT FROM accounts AS a"
+        " WHERE a.avatar_url = 'mxc://' || $4 || '/' || m.media_id)) ORDER BY used_ts LIMIT $5",
+        before_ms,
+        larger_than,
+        keep_avatars,
+        our_name,
+        limit,
+    )
+    return [row["media_id"] for row in rows]
 
 
 async def purge_pending(db: Executor, before_ms: int) -> None:

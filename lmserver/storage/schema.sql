@@ -82,6 +82,14 @@ CREATE TABLE blocked_rooms (
 );
 CREATE UNIQUE INDEX blocked_rooms_pkey ON blocked_rooms USING btree (room_id);
 
+CREATE TABLE blocked_servers (
+    server text NOT NULL,
+    blocked_by text NOT NULL,
+    reason text NOT NULL,
+    created_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX blocked_servers_pkey ON blocked_servers USING btree (server);
+
 CREATE TABLE claimed_keys (
     user_id text NOT NULL,
     device_id text NOT NULL,
@@ -334,7 +342,8 @@ CREATE TABLE local_media (
     content_type text,
     filename text,
     used_ts bigint NOT NULL DEFAULT 0,
-    quarantined boolean NOT NULL DEFAULT false
+    quarantined boolean NOT NULL DEFAULT false,
+    protected boolean NOT NULL DEFAULT false
 );
 CREATE INDEX local_media_pending ON local_media USING btree (created_ts) WHERE (sha256 IS NULL);
 CREATE UNIQUE INDEX local_media_pkey ON local_media USING btree (media_id);

@@ -79,6 +79,7 @@ DISTRIBUTED_BY = {
     "event_relations": "room_id",
     "threads": "room_id",
     "blocked_rooms": "room_id",
+    "blocked_servers": "server",
     "room_purges": "room_id",
     "room_gaps": "room_id",
     "room_state": "room_id",
