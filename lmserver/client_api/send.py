@@ -68,7 +68,8 @@ class SendEndpoints:
             content,
             rooms.sent_at(request, self._clock()),
         )
-        return {"event_id": await rooms.send(self._engine, [draft], rooms.transaction(request))}
+        txn = replace(rooms.transaction(request), redacts=target)
+        return {"event_id": await rooms.send(self._engine, [draft], txn)}
 
     async def _check_redactable(self, request: Request, target: str) -> None:
         """Say no at once where nothing would come of it (attack A24)."""

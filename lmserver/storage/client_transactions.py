@@ -18,15 +18,24 @@ from lmserver.storage.database import Executor
 
 SCOPE_BYTES: Final = 12
 """96 bits of SHA-256: who finds two of their own scopes that are equal has spoiled their own retries."""
+_MARK: Final = "\x1f"
+"""Around the event that a transaction redacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionKey:
-    """Transaction IDs are scoped to a device (Matrix CS API §Transaction identifiers) and room."""
+    """Transaction IDs are scoped to a device and an endpoint (Matrix CS API §Transaction identifiers): here,
+    to what is sent to a room, or to the redaction of one event of it."""
 
     user_id: str
     device_id: str
     txn_id: str
+    redacts: str | None = None
+
+    @property
+    def stored(self) -> str:
+        """The text that is kept: nothing more than the ID for messages, of which there are many."""
+        return self.txn_id if self.redacts is None else f"{_MARK}{self.redacts}{_MARK}{self.txn_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ def _scope(user_id: str, device_id: str, room_id: str) -> bytes:
 async def known(
     db: Executor, room_id: str, keys: Sequence[TransactionKey]
 ) -> dict[TransactionKey, KnownTransaction]:
-    by_place = {(_scope(k.user_id, k.device_id, room_id), k.txn_id): k for k in keys}
+    by_place = {(_scope(k.user_id, k.device_id, room_id), k.stored): k for k in keys}
     rows = await db.fetch(
         "SELECT t.scope, t.txn_id, t.event_id, t.lpdu_id FROM unnest($1::bytea[], $2::text[])"
         " AS k (scope, txn_id) JOIN client_transactions AS t ON t.scope = k.scope AND t.txn_id = k.txn_id",
@@ -63,7 +72,7 @@ async def remember(
         " SELECT n.*, $1::bigint FROM unnest($2::bytea[], $3::text[], $4::text[], $5::text[]) AS n",
         now_ms,
         [_scope(k.user_id, k.device_id, room_id) for k, _, _ in rows],
-        [k.txn_id for k, _, _ in rows],
+        [k.stored for k, _, _ in rows],
         [event_id for _, event_id, _ in rows],
         [lpdu_id for _, _, lpdu_id in rows],
     )
@@ -90,7 +99,7 @@ async def transaction_ids(
         [_scope(user_id, device_id, room_id) for room_id in set(events.values())],
         list(events),
     )
-    return {r["event_id"]: r["txn_id"] for r in rows}
+    return {r["event_id"]: r["txn_id"].rpartition(_MARK)[2] for r in rows}
 
 
 async def forget_devices(

@@ -156,6 +156,23 @@ async def test_redaction(server: RoomServer) -> None:
     assert event["redacts"] == event["content"]["redacts"] == of_bob
 
 
+async def test_a_transaction_id_that_was_used_for_a_message_still_redacts(server: RoomServer) -> None:
+    """The same ID at another endpoint, and for another event, is another transaction; again, it is the same."""
+    alice = server.user("alice")
+    room_id = await alice.create()
+    path = ("/rooms", room_id, "/send/m.room.message", "1")
+    first = (await alice.put(*path, body={"body": "a"})).body["event_id"]
+    second = await alice.say(room_id, "b")
+    done = [await alice.put("/rooms", room_id, "/redact", e, "1") for e in (first, second, first)]
+    redactions = [answer.body["event_id"] for answer in done]
+    assert len({first, *redactions}) == 3 and redactions[0] == redactions[2]
+    assert (await alice.put(*path, body={"body": "a"})).body["event_id"] == first
+    for event_id in (first, second):
+        assert (await alice.get("/rooms", room_id, "/event", event_id)).body["content"] == {}
+    shown = (await alice.get("/rooms", room_id, "/event", redactions[0])).body
+    assert shown["unsigned"]["transaction_id"] == "1"
+
+
 async def test_a_redaction_by_plain_send_of_others_events_has_no_effect(server: RoomServer) -> None:
     alice, bob = server.user("alice"), server.user("bob")
     room_id = await alice.create(preset="public_chat")
