@@ -93,6 +93,10 @@ LOGINS = [
     Row("POST", V3 + "/account/deactivate", PROVE, {}),
 ]
 
+SERVICES = [
+    Row("POST", V1 + "/appservice/{service_id}/ping", "403 403 403 403 403 401", {}),
+]
+
 DEVICES = [
     Row("GET", V3 + "/devices", USERS),
     Row("GET", V3 + "/devices/{device_id}", OWN_ONLY),
@@ -291,5 +295,5 @@ ENDS = [
 ]
 
 TABLE = [
-    *DISCOVERY, *LOGINS, *DEVICES, *OF_A_USER, *PUSH, *ENCRYPTION, *READING, *MEDIA_ROWS, *WRITING, *MEMBERSHIP, *ENDS,
+    *DISCOVERY, *LOGINS, *SERVICES, *DEVICES, *OF_A_USER, *PUSH, *ENCRYPTION, *READING, *MEDIA_ROWS, *WRITING, *MEMBERSHIP, *ENDS,
 ]  # fmt: skip

@@ -173,7 +173,7 @@ class World:
             "field": "displayname", "type": "org.test", "tag": "u.work", "filter_id": kept["filter_id"],
             "version": version, "session_id": "s", "backed_up": session, "server_name": NAME,
             "media_id": picture["content_uri"].rsplit("/", 1)[1], "file_name": "x.png",
-            "reserved_id": reserved["content_uri"].rsplit("/", 1)[1], "receipt_type": "m.read", "stage": "m.none",
+            "reserved_id": reserved["content_uri"].rsplit("/", 1)[1], "receipt_type": "m.read", "stage": "m.none", "service_id": "bridge",
             "provider": "none", "since": synced["next_batch"],
             "dehydrated": {"device_id": "ASLEEP", "device_data": {"algorithm": "x", "device_pickle": PERSONAL},
                            "initial_device_display_name": "asleep", "device_keys": asleep.keys},
