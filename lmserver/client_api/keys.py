@@ -47,6 +47,8 @@ class KeyEndpoints:
         """Publish this device's keys."""
         body = await request.json()
         user_id, device_id = request.requester.user_id, request.requester.device_id
+        if not device_id:
+            raise ApiError(400, "M_UNKNOWN_DEVICE", "An application service names the device in device_id")
         device_keys = body.get("device_keys")
         if "device_keys" in body:
             shapes.check_device_keys(device_keys, user_id, device_id)

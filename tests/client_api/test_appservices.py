@@ -99,6 +99,10 @@ async def test_a_service_acts_as_its_users_and_nobody_else(api: Bridged) -> None
     }
     status, answer = await api.call("POST", f"{V3}/login", {**login, "device_id": "BRIDGE"}, AS_TOKEN)
     assert (status, answer["user_id"]) == (200, GHOST)
+    status, refused = await api.call("POST", f"{V3}/keys/upload{acting(GHOST)}", {}, AS_TOKEN)
+    assert (status, refused["errcode"]) == (400, "M_UNKNOWN_DEVICE")
+    keys = f"{V3}/keys/upload{acting(GHOST)}&device_id=BRIDGE"
+    assert (await api.call("POST", keys, {}, AS_TOKEN))[0] == 200
     seen = (await api.call("GET", f"{WHOAMI}{acting(GHOST)}&device_id=BRIDGE", token=AS_TOKEN))[1]
     assert seen["device_id"] == "BRIDGE"
     assert (await api.call("POST", f"{V3}/login", login))[0] == 401
