@@ -16,6 +16,10 @@ def urls(servers: Servers) -> list[str]:
     return [server.client_url for server in servers]
 
 
+def test_accounts_are_made_proven_changed_and_closed(servers: Servers, node: Node) -> None:
+    node.run("account.mjs", servers=urls(servers))
+
+
 def test_edits_reactions_receipts_pictures_and_knocking(servers: Servers, node: Node) -> None:
     answer = node.run("conversation.mjs", servers=urls(servers), picture=lighthouse())
     assert answer["makersPower"] == "Infinity"  # if the client learns better, docs/clients.md has to
