@@ -137,6 +137,23 @@ async def test_rooms_are_listed_looked_into_blocked_and_removed(desk: Desk, alic
     await eventually(gone)
 
 
+async def test_media_are_found_kept_from_everybody_given_back_and_deleted(desk: Desk, alice: User) -> None:
+    synadm = desk.synadm
+    headers = {"Authorization": f"Bearer {alice.token}", "Content-Type": "text/plain"}
+    upload = f"{desk.url}/_matrix/media/v3/upload?filename=note.txt"
+    async with desk.http.post(upload, data=b"a note", headers=headers) as response:
+        media_id = (await response.json())["content_uri"].rsplit("/", 1)[1]
+    media = await synadm("media", "list", "-u", alice.user_id)
+    assert [(file["media_id"], file["media_length"]) for file in media["media"]] == [(media_id, 6)]
+    download = f"/_matrix/client/v1/media/download/{desk.server_name}/{media_id}"
+    await synadm("media", "quarantine", "-s", desk.server_name, "-i", media_id)
+    assert await desk.status(download, alice.token) == 404
+    await synadm("media", "unquarantine", "-s", desk.server_name, "-i", media_id)
+    assert await desk.status(download, alice.token) == 200
+    assert (await synadm("media", "delete", "-i", media_id))["deleted_media"] == [media_id]
+    assert await desk.status(download, alice.token) == 404
+
+
 async def test_registration_tokens_are_made_changed_and_taken_back(desk: Desk) -> None:
     synadm = desk.synadm
     made = await synadm("regtok", "new", "--uses-allowed", "2")
