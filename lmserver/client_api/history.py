@@ -103,19 +103,22 @@ class HistoryEndpoints:
 
     @endpoint("GET", ROOM + "/context/{event_id}", auth=Auth.USER)
     async def context(self, request: Request) -> JsonObject:
-        """An event with what surrounds it and the state at the last event returned."""
+        """An event with what surrounds it, `limit` events on both sides together, and the state at the
+        last event returned. The filter is for everything but the event itself."""
         limit = rooms.number(request, "limit", 10, most=MAX_EVENTS)
         wanted = event_filter(request.query.get("filter"))
         access, event = await self._event(request)
         if event.position is None:
             raise ApiError(404, "M_NOT_FOUND", "Event not found")
         reader = rooms.reader(request)
-        before, after, start, end = [], [], event.position - 1, event.position
-        if limit:
-            older = await self._reading.backwards(access, start, max(1, limit // 2), wanted.passes)
-            newer = await self._reading.forwards(access, end, max(1, limit - limit // 2), wanted.passes)
-            before, after = older.events, newer.events
+        before: list[Shown] = []
+        after: list[Shown] = []
+        start, end = event.position - 1, event.position
+        if limit > 1:
+            before = (await self._reading.backwards(access, start, limit // 2, wanted.passes)).events
             start = (before[-1].position or 0) - 1 if before else start
+        if limit:
+            after = (await self._reading.forwards(access, end, limit - limit // 2, wanted.passes)).events
             end = after[-1].position or end if after else end
         state = await self._state_around(access, end, [event, *before, *after], wanted)
         return {
@@ -130,7 +133,7 @@ class HistoryEndpoints:
     async def _state_around(
         self, access: Access, last: int, events: list[Shown], wanted: EventFilter
     ) -> list[Shown]:
-        state = await self._reading.state(access, last + 1)
+        state = [e for e in await self._reading.state(access, last + 1) if wanted.passes(e)]
         if not wanted.lazy_load_members:
             return state
         senders = {e.sender for e in events}

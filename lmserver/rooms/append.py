@@ -42,7 +42,7 @@ from lmserver.storage.database import Executor
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.lpdus import OwnLpdu
-from lmserver.storage.message_search import SEARCHED
+from lmserver.storage.message_search import searched_text
 from lmserver.storage.relations import NewRelation
 from lmserver.storage.room_log import NewEvent, RoomRow
 from lmserver.storage.room_state import NewState
@@ -100,11 +100,9 @@ class Batch:
 
     def _text(self, pdu: Pdu) -> str | None:
         """What a search finds it by; nothing in an encrypted room."""
-        key = SEARCHED.get(pdu.type)
-        if key is None or self.snapshot.view.get("m.room.encryption") is not None:
+        if self.snapshot.view.get("m.room.encryption") is not None:
             return None
-        text = pdu.content.get(key.removeprefix("content."))
-        return text.replace("\0", " ") if isinstance(text, str) and text else None
+        return searched_text(pdu.type, pdu.content)
 
     def hold(self, pdu: Pdu, kind: str, detail: str, against: str | None = None) -> None:
         """Keep what the hub sent as evidence, with the event `against` that contradicts it."""

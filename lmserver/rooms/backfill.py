@@ -24,10 +24,11 @@ from lmserver.rooms.checking import Verifier
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.relations import new_relation
 from lmserver.rooms.weaving import CONTRADICTION, Weaver
-from lmserver.storage import client_transactions, history, lpdus, relations, room_log
+from lmserver.storage import client_transactions, history, lpdus, relations, room_log, room_state
 from lmserver.storage.database import Connection, Database, UniqueViolation
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.history import UNVERIFIED, Link
+from lmserver.storage.message_search import searched_text
 from lmserver.storage.room_log import NewEvent, RoomRow
 
 log = structlog.get_logger(__name__)
@@ -221,10 +222,13 @@ class Backfill:
         keys = [pdu.lpdu_key for pdu in pdus if pdu.lpdu_key is not None]
         known = await room_log.known_lpdus(db, row.room_id, keys)
         taken = {key: event_id for key, (event_id, _) in known.items()}
+        texts = await _texts(db, row, pdus)
         for offset, (pdu, holds) in enumerate(reversed(page), 1):
             failed = _judge(pdu, holds or pdu.event_id in carried, hole.position - offset, taken, batch)
-            batch.events.append(_row(pdu, hole.position - offset, failed))
-        await history.add(db, row.room_id, batch.events, self._clock())
+            text = texts.get(pdu.event_id) if failed is None else None
+            batch.events.append(_row(pdu, hole.position - offset, failed, text))
+        times = [max(0, min(pdu.fields["origin_server_ts"], self._clock())) for pdu in reversed(pdus)]
+        await history.add(db, row.room_id, batch.events, times)
         await history.weave(db, row.room_id, batch.weaver.begin, batch.weaver.end)
         shown = {e.event_id: e.position or 0 for e in batch.events if e.soft_failed is None}
         await _relate(db, row.room_id, [(pdu, shown[pdu.event_id]) for pdu in pdus if pdu.event_id in shown])
@@ -258,7 +262,7 @@ class Backfill:
         return bool(good)
 
     async def _verified(self, db: Connection, room_id: str, good: Sequence[tuple[Pdu, int]]) -> None:
-        await room_log.lock_head(db, room_id)
+        row = await room_log.lock_head(db, room_id)
         weaver = await _weaver(db, room_id, [pdu for pdu, _ in good])
         keys = [pdu.lpdu_key for pdu, _ in good if pdu.lpdu_key is not None]
         taken = await room_log.known_lpdus(db, room_id, keys)
@@ -267,7 +271,9 @@ class Backfill:
             for pdu, position in good
             if pdu.lpdu_key not in taken and (pdu.state_key is None or weaver.place(pdu, position) is None)
         ]
-        await history.verified(db, room_id, [(pdu.event_id, pdu.lpdu_hash) for pdu in shown])
+        texts = {} if row is None else await _texts(db, row, shown)
+        found = [(pdu.event_id, pdu.lpdu_hash, texts.get(pdu.event_id)) for pdu in shown]
+        await history.verified(db, room_id, found)
         await history.weave(db, room_id, weaver.begin, weaver.end)
         await _relate(db, room_id, [(pdu, position) for pdu, position in good if pdu in shown])
         await _redact(db, room_id, shown)
@@ -296,12 +302,21 @@ def _judge(
     return None
 
 
-def _row(pdu: Pdu, position: int, failed: str | None) -> NewEvent:
+async def _texts(db: Connection, row: RoomRow, pdus: Sequence[Pdu]) -> dict[str, str | None]:
+    """What a search finds events by; nothing in a room that is encrypted now."""
+    head = row.head_position + 1
+    if await room_state.state_entry(db, row.room_id, head, "m.room.encryption", "") is not None:
+        return {}
+    return {pdu.event_id: searched_text(pdu.type, pdu.content) for pdu in pdus}
+
+
+def _row(pdu: Pdu, position: int, failed: str | None, text: str | None) -> NewEvent:
     prev = pdu.prev_events[0] if pdu.prev_events else None
     lpdu_hash = pdu.lpdu_hash if failed is None else None
     return NewEvent(
-        pdu.event_id, position, prev, lpdu_hash, pdu.type, pdu.state_key, pdu.sender, pdu.canonical, failed
-    )
+        pdu.event_id, position, prev, lpdu_hash, pdu.type, pdu.state_key, pdu.sender, pdu.canonical, failed,
+        text,
+    )  # fmt: skip
 
 
 def _case(pdu: Pdu, kind: str, detail: str, against: str | None = None) -> NewEvidence:

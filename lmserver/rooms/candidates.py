@@ -45,6 +45,10 @@ class Candidates:
                 return server
         return None
 
+    def __bool__(self) -> bool:
+        """Whether there is anybody to ask."""
+        return bool(self._waiting)
+
     def named_as_hub(self, server: str) -> None:
         """Ask this one next: somebody says it is the hub."""
         if self._usable(server):
@@ -73,6 +77,8 @@ def candidates(
 
 async def ask(servers: Candidates, attempt: Callable[[str], Awaitable[Answer]]) -> Answer:
     """The first success of `attempt`; else MembershipError with the most telling refusal."""
+    if not servers:
+        raise MembershipError("M_NOT_FOUND", 404, "no server of this room is known")
     failure = MembershipError("M_UNKNOWN", 502, "no server of this room could be reached")
     try:
         async with asyncio.timeout(SEARCH_SECONDS):

@@ -129,7 +129,10 @@ def drafts(
     if room.name is not None:
         events.append(("m.room.name", "", {"name": room.name}))
     if room.topic is not None:
-        events.append(("m.room.topic", "", {"topic": room.topic}))
+        # Clients read the one or the other (CS API §m.room.topic).
+        events.append(
+            ("m.room.topic", "", {"topic": room.topic, "m.topic": {"m.text": [{"body": room.topic}]}})
+        )
     return [EventDraft(room_id, t, creator, content, now_ms, key) for t, key, content in events]
 
 
@@ -138,6 +141,8 @@ def _power_levels(room: NewRoom, creator: str) -> dict[str, Any]:
     users = {creator: 100}
     if room.preset == "trusted_private_chat":
         users |= dict.fromkeys(room.invite, 100)
+    # A call in a public room would ring everybody.
+    calls = {"m.call.invite": 50} if room.preset == "public_chat" else {}
     levels: dict[str, Any] = {
         "users": users,
         "users_default": 0,
@@ -150,6 +155,7 @@ def _power_levels(room: NewRoom, creator: str) -> dict[str, Any]:
             "m.room.encryption": 100,
             "m.room.server_acl": 100,
             "m.room.tombstone": 100,
+            **calls,
         },
         "events_default": 0,
         "state_default": 50,

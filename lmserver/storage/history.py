@@ -89,20 +89,24 @@ async def lived_from(db: Executor, room_id: str, position: int) -> int | None:
     return found
 
 
-async def add(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int) -> None:
-    """Insert events, or give those known from a join their place; the caller holds the head."""
+async def add(db: Executor, room_id: str, events: Sequence[NewEvent], times: Sequence[int]) -> None:
+    """Insert events, or give those known from a join their place; the caller holds the head. `times`
+    (ms) stand where others have the moment they came, so that what is ordered by time has history where
+    it belongs."""
     await db.execute(
         "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
-        " sender, pdu, soft_failed, received_ts, backfilled)"
+        " sender, pdu, soft_failed, received_ts, words, backfilled)"
         " SELECT $1, n.event_id, n.position, n.prev_event_id, n.lpdu_hash, n.type, n.state_key,"
-        " n.sender, n.pdu, n.soft_failed, $2, true"
-        " FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],"
-        " $9::text[], $10::bytea[], $11::text[])"
-        " AS n (event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed)"
-        " ON CONFLICT (event_id, room_id) DO UPDATE SET position = EXCLUDED.position,"
-        " prev_event_id = EXCLUDED.prev_event_id, backfilled = true WHERE events.position IS NULL",
+        " n.sender, n.pdu, n.soft_failed, n.sent, to_tsvector('simple', n.text), true"
+        " FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[],"
+        " $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[])"
+        " AS n (sent, event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu,"
+        " soft_failed, text) ON CONFLICT (event_id, room_id) DO UPDATE SET position = EXCLUDED.position,"
+        " prev_event_id = EXCLUDED.prev_event_id, backfilled = true, received_ts = EXCLUDED.received_ts,"
+        " words = CASE WHEN events.redacted_by IS NULL AND events.soft_failed IS NULL THEN EXCLUDED.words END"
+        " WHERE events.position IS NULL",
         room_id,
-        now_ms,
+        list(times),
         [e.event_id for e in events],
         [e.position for e in events],
         [e.prev_event_id for e in events],
@@ -112,6 +116,7 @@ async def add(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: in
         [e.sender for e in events],
         [e.pdu for e in events],
         [e.soft_failed for e in events],
+        [e.text for e in events],
     )
     await db.execute(
         "UPDATE rooms SET min_position = least(min_position, $2) WHERE room_id = $1",
@@ -190,16 +195,18 @@ async def unverified(db: Executor, room_id: str, lowest: int, highest: int, limi
     return [Unverified(r["event_id"], r["position"], r["pdu"]) for r in rows]
 
 
-async def verified(db: Executor, room_id: str, events: Sequence[tuple[str, str | None]]) -> None:
-    """The signatures of these (event ID, LPDU hash) hold after all."""
+async def verified(db: Executor, room_id: str, events: Sequence[tuple[str, str | None, str | None]]) -> None:
+    """The signatures of these (event ID, LPDU hash, text to find it by) hold after all."""
     await db.execute(
-        "UPDATE events AS e SET soft_failed = NULL, lpdu_hash = n.lpdu_hash"
-        " FROM unnest($2::text[], $3::text[]) AS n (event_id, lpdu_hash)"
+        "UPDATE events AS e SET soft_failed = NULL, lpdu_hash = n.lpdu_hash,"
+        " words = CASE WHEN e.redacted_by IS NULL THEN to_tsvector('simple', n.text) END"
+        " FROM unnest($2::text[], $3::text[], $5::text[]) AS n (event_id, lpdu_hash, text)"
         " WHERE e.event_id = n.event_id AND e.room_id = $1 AND e.soft_failed = $4",
         room_id,
-        [event_id for event_id, _ in events],
-        [lpdu_hash for _, lpdu_hash in events],
+        [event_id for event_id, _, _ in events],
+        [lpdu_hash for _, lpdu_hash, _ in events],
         UNVERIFIED,
+        [text for _, _, text in events],
     )
 
 

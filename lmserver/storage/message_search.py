@@ -6,7 +6,7 @@ redaction, as PostgreSQL's `simple` configuration makes them of a text: no langu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,13 @@ SEARCHED: Final = {
     "m.room.topic": "content.topic",
 }
 """Event types to the key whose text is found (CS API §Server side search, `keys`)."""
+
+
+def searched_text(type_: str, content: Mapping[str, Any]) -> str | None:
+    """What an event of an unencrypted room is found by."""
+    key = SEARCHED.get(type_)
+    text = None if key is None else content.get(key.removeprefix("content."))
+    return text.replace("\0", " ") if isinstance(text, str) and text else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,12 @@ async def test_context(server: RoomServer) -> None:
     assert bodies(older.body["chunk"]) == ["1"] and bodies(newer.body["chunk"]) == ["7"]
     alone = (await alice.get("/rooms", room_id, "/context", ids[4], limit="0")).body
     assert alone["events_before"] == alone["events_after"] == []
+    one = (await alice.get("/rooms", room_id, "/context", ids[4], limit="1")).body
+    assert one["events_before"] == [] and bodies(one["events_after"]) == ["5"]
+    names = json.dumps({"types": ["m.room.create"]})
+    filtered = (await alice.get("/rooms", room_id, "/context", ids[4], filter=names)).body
+    assert [e["type"] for e in filtered["state"]] == ["m.room.create"]
+    assert all(e["type"] == "m.room.create" for e in filtered["events_before"] + filtered["events_after"])
     assert (await alice.get("/rooms", room_id, "/context", "$none")).errcode == "M_NOT_FOUND"
 
 

@@ -37,7 +37,9 @@ async def test_a_room_in_the_order_of_the_specification(server: RoomServer) -> N
     assert page[1]["content"] == {"membership": "join", "displayname": "Alice"}
     assert page[2]["content"]["invite"] == 77
     assert page[2]["content"]["users"] == {alice.id: 100}
+    assert page[2]["content"]["events"]["m.call.invite"] == 50
     assert page[4]["content"] == {"join_rule": "public"}
+    assert page[9]["content"] == {"topic": "t", "m.topic": {"m.text": [{"body": "t"}]}}
     found = await server.user("bob").get("/directory/room", "#club:hub.test")
     assert found.body["room_id"] == room_id
 

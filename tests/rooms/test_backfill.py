@@ -15,7 +15,7 @@ from lmserver.rooms.backfill import PAGE, QUIET_MS, Backfill, Reached
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.outcomes import Accepted
 from lmserver.rooms.reading import Reader, Reading
-from lmserver.storage import evidence, room_log, room_state
+from lmserver.storage import evidence, message_search, room_log, room_state
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, StaticVerifier, adopt_join, engine_kit
 from tests.kit.rooms import (
@@ -286,6 +286,30 @@ async def test_relations_in_history_count_and_redacted_ones_do_not(db: Database)
     [rendered] = await scene.reading.render(access, Reader(BOB), [event])
     thread = rendered["unsigned"]["m.relations"]["m.thread"]
     assert (thread["count"], thread["latest_event"]["event_id"]) == (1, kept)
+
+
+async def test_history_is_found_by_its_words_where_it_belongs_in_time(db: Database) -> None:
+    """Nothing is kept of what was redacted, nor in a room that is encrypted now."""
+    room = RoomBuilder()
+    gone = room.add(message("old tea, redacted"))
+    kept = [room.add(message("old tea")).event_id for _ in range(2)]
+    room.add(draft("m.room.redaction", {"redacts": gone.event_id}))
+    scene = Scene(db, room)
+    await scene.join()
+    await scene.hears(message("new tea"))
+    await scene.reach()
+    hits = await message_search.newest(db, [ROOM], "tea", ["content.body"], None, 10)
+    assert hits[0].event_id == room.pdus[-1].event_id
+    assert {hit.event_id for hit in hits[1:]} == set(kept)
+
+
+async def test_words_of_history_are_not_kept_in_an_encrypted_room(db: Database) -> None:
+    room = busy_room(9)
+    room.add(draft("m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, state_key=""))
+    scene = Scene(db, room)
+    await scene.join()
+    await scene.reach()
+    assert await db.fetchval("SELECT count(words) FROM events") == 0
 
 
 async def test_members_of_history_are_shown_though_their_own_events_are_further_back(db: Database) -> None:

@@ -98,6 +98,17 @@ async def test_the_most_telling_refusal_is_told(refusals: list[Exception], told:
     assert waiting == []
 
 
+async def test_a_room_nobody_can_be_asked_about_is_not_found() -> None:
+    """What only we could know, and do not (CS API §POST /join: no 5xx for a mistyped room ID)."""
+
+    async def never(server: str) -> None:
+        raise AssertionError(server)
+
+    with pytest.raises(MembershipError) as failed:
+        await ask(candidates(US, f"!none:{US}", None, None, []), never)
+    assert (failed.value.errcode, failed.value.status) == ("M_NOT_FOUND", 404)
+
+
 async def test_a_room_of_an_unknown_version_is_refused_with_that_version() -> None:
     """Ours to find out, or told by the hub (CS API §POST /join/{roomIdOrAlias})."""
 
