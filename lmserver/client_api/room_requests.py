@@ -115,13 +115,16 @@ async def send(engine: RoomEngine, drafts: Sequence[EventDraft], txn: ClientTxn 
     try:
         outcomes = await engine.send(drafts, txn)
     except HubSilent:
-        raise ApiError(
-            504, "M_UNKNOWN", "The room's hub has not answered yet; the event is sent when it does"
-        ) from None
+        raise hub_silent() from None
     except RoomBusy:
         raise busy() from None
     ids_of_events = [accepted(outcome).event_id for outcome in outcomes]
     return ids_of_events[0]
+
+
+def hub_silent() -> ApiError:
+    """The hub may still take the event: what it will say is not known."""
+    return ApiError(504, "M_UNKNOWN", "The room's hub has not answered yet; the event is sent when it does")
 
 
 def check(draft: EventDraft) -> None:

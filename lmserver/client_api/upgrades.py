@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.outcomes import RoomBusy
+from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.presets import BadRoomRequest, Versions
 from lmserver.rooms.upgrades import NotUpgraded, Upgrades
 from lmserver.web.endpoint import Auth, Request, endpoint
@@ -34,6 +36,10 @@ class UpgradeEndpoints:
             new_id = await self._upgrades.upgrade(rooms.user(request), rooms.room_id(request), version)
         except BadRoomRequest as error:
             raise ApiError(400, error.errcode, error.reason) from None
+        except HubSilent:
+            raise rooms.hub_silent() from None
+        except RoomBusy:
+            raise rooms.busy() from None
         except NotUpgraded as refused:
             raise rooms.refused(refused.errcode, refused.reason) from None
         return {"replacement_room": new_id}

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from lmserver.protocol import ids
+from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.auth_rules import authorize
 from lmserver.protocol.errors import AuthRejected
 from lmserver.protocol.events import EventDraft
@@ -22,12 +22,15 @@ from lmserver.protocol.room_versions import RoomVersion
 from lmserver.protocol.room_view import RoomView
 from lmserver.rooms import replacement
 from lmserver.rooms.engine import RoomEngine
-from lmserver.rooms.outcomes import Rejected, RoomBusy
+from lmserver.rooms.outcomes import ClientTxn, Rejected, RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
-from lmserver.storage import aliases
+from lmserver.storage import aliases, lpdus
 from lmserver.storage.database import Database
 
 TAGS, DIRECT = "m.tag", "m.direct"
+SERVERS_OWN = ""
+"""The device in whose name upgrades send tombstones; no client's is called so."""
+MAX_WAITING = 20
 
 JsonObject = dict[str, Any]
 
@@ -89,7 +92,10 @@ class Upgrades:
             if known is not None and known.version == version:
                 new_id = known.room_id
             else:
-                new_id = await self._replace(view, user_id, version)
+                new_id = await self._under_way(view, user_id, version) or await self._make(
+                    view, user_id, version
+                )
+                await self._announce(view, new_id, user_id)
             await self._move_names(view, new_id, user_id)
         await self.carry_over(user_id, new_id)
         return new_id
@@ -101,16 +107,30 @@ class Upgrades:
         found = await self._engine.view(named) if isinstance(named, str) and ids.is_room_id(named) else None
         return found if found is not None and _predecessor(found) == view.room_id else None
 
-    async def _replace(self, view: RoomView, user_id: str, version: RoomVersion) -> str:
+    async def _under_way(self, view: RoomView, user_id: str, version: RoomVersion) -> str | None:
+        """The replacement that a tombstone names for which the hub has not answered yet."""
+        waiting = await lpdus.unsettled(self._db, view.room_id, user_id, SERVERS_OWN, MAX_WAITING)
+        for lpdu in map(canonical_json.parse_object, waiting):
+            named = lpdu["content"].get("replacement_room") if lpdu["type"] == "m.room.tombstone" else None
+            found = await self._engine.view(named) if isinstance(named, str) else None
+            if found is not None and found.version == version:
+                return found.room_id
+        return None
+
+    async def _make(self, view: RoomView, user_id: str, version: RoomVersion) -> str:
         new_id = f"!{secrets.token_urlsafe(18)}:{self._engine.our_name}"
         profile, named = await self._profile_of(user_id), await aliases.of_room(self._db, view.room_id)
         now = self._clock()
         drafts = replacement.new_room(view, version, new_id, user_id, profile, named, now)
         await self._engine.create(version, drafts)
-        [outcome] = await self._engine.send([replacement.tombstone(view, new_id, user_id, now)])
+        return new_id
+
+    async def _announce(self, view: RoomView, new_id: str, user_id: str) -> None:
+        """The tombstone, one for a replacement however often it is asked for."""
+        draft = replacement.tombstone(view, new_id, user_id, self._clock())
+        [outcome] = await self._engine.send([draft], ClientTxn(user_id, SERVERS_OWN, new_id))
         if isinstance(outcome, Rejected):
             raise NotUpgraded(outcome.errcode, outcome.reason)
-        return new_id
 
     async def _move_names(self, old: RoomView, new_id: str, user_id: str) -> None:
         """Aliases and the place in the public list go along; the old room falls silent, as far as

@@ -102,6 +102,19 @@ async def get(db: Executor, room_id: str, lpdu_id: str) -> QueuedLpdu | None:
     return None if row is None else QueuedLpdu(*row.values())
 
 
+async def unsettled(db: Executor, room_id: str, user_id: str, device_id: str, limit: int) -> list[bytes]:
+    """The newest LPDUs of one device that do not stand in our list yet."""
+    rows = await db.fetch(
+        "SELECT lpdu FROM outbound_lpdus WHERE room_id = $1 AND user_id = $2 AND device_id = $3"
+        " AND status IN ('pending', 'accepted') ORDER BY seq DESC LIMIT $4",
+        room_id,
+        user_id,
+        device_id,
+        limit,
+    )
+    return [r["lpdu"] for r in rows]
+
+
 async def by_hash(db: Executor, room_id: str, hashes: Sequence[str]) -> dict[str, OwnLpdu]:
     """LPDU hash to what we sent: used when the hub's echo comes."""
     rows = await db.fetch(

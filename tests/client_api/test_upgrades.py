@@ -141,3 +141,24 @@ async def test_a_room_of_another_hub_is_replaced_by_one_of_ours(cluster: Cluster
         assert status == 200, answer
         assert (await alice.ok("GET", f"{room(new)}/state/m.room.name")) == {"name": "n"}
         assert await participant.victim.problems(new) == []
+
+
+async def test_while_the_hub_is_silent_asking_again_makes_no_second_room(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice, bob = await hub.user("alice"), await participant.user("bob")
+        levels = {"users": {alice.user_id: 100, bob.user_id: 100}}
+        old = await alice.create(preset="public_chat", power_level_content_override=levels)
+        await bob.act("join", old)
+        participant.victim.server.engine._own_lpdus._answer_seconds = 0.1
+        await hub.victim.unlisten()
+        for _ in range(2):
+            status, answer = await bob.room("upgrade", old, {"new_version": LM_02_ID})
+            assert (status, answer["errcode"]) == (504, "M_UNKNOWN")
+        assert len((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == 2
+        await hub.victim.listen()
+        await alice.say(old, "back again", "t1")  # whom we hear from is tried at once
+        participant.victim.server.engine._own_lpdus._answer_seconds = 10
+        new = (await bob.ok("POST", f"{room(old)}/upgrade", {"new_version": LM_02_ID}))["replacement_room"]
+        assert set((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == {old, new}
