@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from lmserver.web.addresses import TrustedProxies, rate_key
 
@@ -53,6 +55,7 @@ class Listener:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_HttpLog(),
             keepalive_timeout=keepalive_seconds,
             shutdown_timeout=shutdown_seconds,
             auto_decompress=False,
@@ -147,6 +150,30 @@ class Listener:
         if now - self._told >= TOLD_EVERY_SECONDS:
             self._told = now
             log.warning("connections_refused", address=key, open=self._count)
+
+
+class _HttpLog:
+    """In place of aiohttp's logger, which tells of each malformed request with a traceback: whoever
+    sends many would fill the disk (attack R15)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told = -TOLD_EVERY_SECONDS
+
+    def debug(self, message: str, *args: object, **more: object) -> None:
+        """Nothing an operator needs."""
+
+    def exception(self, message: str, *args: object, exc_info: object = None) -> None:
+        """A request that is none is counted; anything else is a defect."""
+        error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+        if not isinstance(error, HttpProcessingError):
+            log.error("connection_failed", error=type(error).__name__, exc_info=error)
+            return
+        self._count += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= TOLD_EVERY_SECONDS:
+            log.warning("requests_malformed", count=self._count, error=type(error).__name__)
+            self._told, self._count = now, 0
 
 
 def _listening(made: socket.socket, address: Any) -> socket.socket:
