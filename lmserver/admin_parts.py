@@ -7,6 +7,7 @@ from functools import partial
 
 from aiohttp import web
 
+from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.administration import AccountAdministration
 from lmserver.accounts.registration_tokens import RegistrationTokens
@@ -14,6 +15,9 @@ from lmserver.admin_api.access import AdminAuthenticator
 from lmserver.admin_api.federation import FederationEndpoints, HubEndpoints
 from lmserver.admin_api.media import ManyMediaEndpoints, MediaEndpoints
 from lmserver.admin_api.notices import NoticeEndpoints
+from lmserver.admin_api.page.login import LoginPage
+from lmserver.admin_api.page.pages import OperatorPages
+from lmserver.admin_api.page.sessions import PageSessions
 from lmserver.admin_api.registration_tokens import RegistrationTokenEndpoints
 from lmserver.admin_api.reports import ReportEndpoints
 from lmserver.admin_api.rooms import RoomEndpoints, RoomRemovalEndpoints
@@ -45,6 +49,7 @@ def admin_app(
     sender: Sender,
     blocked: BlockedServers,
     notices: Notices,
+    access: AccessTokens,
     user: Authenticator,
     limiter: RateLimiter,
     failures: dict[type[Exception], ApiError],
@@ -68,9 +73,15 @@ def admin_app(
         RoomEndpoints(rooms),
         RoomRemovalEndpoints(rooms),
     ]
+    sessions = PageSessions(accounts, administration, access, clock)
+    if config.admin is not None and config.admin.page:
+        endpoints += [
+            LoginPage(config.server_name, sessions, limiter),
+            OperatorPages(config.server_name, db, administration, rooms, sender),
+        ]
     return build_app(
         endpoints,
-        {Auth.ADMIN: AdminAuthenticator(user)},
+        {Auth.ADMIN: AdminAuthenticator(user), Auth.ADMIN_PAGE: sessions.authenticate},
         failures=failures,
         limiter=limiter,
         observe=partial(metrics.observe_request, "admin"),

@@ -414,6 +414,7 @@ def assemble(
             sender,
             blocked,
             rooms.notices,
+            access,
             of_accounts.authenticators[Auth.USER],
             limiter,
             FAILURES,

@@ -196,7 +196,7 @@ class Dispatcher:
         return response
 
     def _error(self, error: ApiError) -> web.Response:
-        headers = {}
+        headers = dict(error.headers)
         if "retry_after_ms" in error.extra:
             headers["Retry-After"] = str(max(1, -(-int(error.extra["retry_after_ms"]) // 1000)))
         return self._json(error.status, error.body(), headers)

@@ -33,6 +33,7 @@ class Auth(Enum):
     OPTIONAL_USER = "optional user"
     SERVER = "server"
     ADMIN = "admin"
+    ADMIN_PAGE = "admin in a browser"
 
 
 MAX_AT_ONCE = 64
@@ -45,6 +46,7 @@ _DEFAULT_RATES = {
     Auth.LOCKED_USER: "requests",
     Auth.SERVER: "federation_requests",
     Auth.ADMIN: "requests",
+    Auth.ADMIN_PAGE: "requests",
 }
 """No endpoint is without a limit."""
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lmserver.protocol import errors as protocol
 
 
 class ApiError(Exception):
-    """An HTTP status, a Matrix error code, a text for people, and further members of the body."""
+    """An HTTP status, a Matrix error code, a text for people, further members of the body, and headers."""
 
-    def __init__(self, status: int, errcode: str, error: str, extra: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        errcode: str,
+        error: str,
+        extra: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(f"{status} {errcode}")
         self.status = status
         self.errcode = errcode
         self.error = error
         self.extra = extra or {}
+        self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         return {"errcode": self.errcode, "error": self.error, **self.extra}

@@ -17,7 +17,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPr
     """A hub and a participant as operators run them, federating over TLS on loopback. Tests share them,
     so each registers users of its own names. In the end every room of both must verify."""
     folder = tmp_path_factory.mktemp("clients")
-    hub = configure(folder, "hub", admin={"port": free_port()})
+    hub = configure(folder, "hub", admin={"port": free_port(), "page": True})
     pair = hub, configure(folder, "participant")
 
     async def start() -> None:
