@@ -19,6 +19,7 @@ from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import MAX_EVENT_BYTES, RoomVersion
 from lmserver.protocol.room_view import RoomView, StateEvent
 from lmserver.protocol.signatures import SigningKey
+from lmserver.protocol.state_map import StateMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,12 @@ def state_event(pdu: Pdu) -> StateEvent:
 def advance(view: RoomView, pdu: Pdu, *, position: int | None = None, applies: bool = True) -> RoomView:
     """The room after an event; a soft-failed one (`applies` false) moves the head only.
 
-    The state mapping is copied when it changes and shared when it does not.
+    The state is shared as far as it stays the same.
     """
     state = view.state
     if applies and pdu.state_key is not None:
-        state = {**state, (pdu.type, pdu.state_key): state_event(pdu)}
+        before = state if isinstance(state, StateMap) else StateMap(state)
+        state = before.changed(state_event(pdu))
     at = view.head_position + 1 if position is None else position
     # Named fields rather than dataclasses.replace, which costs ten times as much, per event.
     return RoomView(view.room_id, view.version, view.hub, pdu.event_id, at, state)

@@ -89,6 +89,23 @@ async def test_c5_every_endpoint_and_everybody(db: Database, tmp_path: Path) -> 
         await world.close()
 
 
+async def test_c4_no_account_is_reached_by_mail(db: Database, tmp_path: Path) -> None:
+    """No endpoint takes or confirms an address, and no flow asks for one: there is no session to take over."""
+    world = await World.make(db, tmp_path)
+    try:
+        by_mail = ("3pid", "email", "msisdn", "requestToken", "submit_token")
+        entries = entries_of(world.api.server.client_app)
+        found = [(e.method, e.path) for e in entries if any(part in e.path for part in by_mail)]
+        assert found == [("GET", f"{V3}/account/3pid")]
+        assert await world.ok("GET", f"{V3}/account/3pid") == {"threepids": []}
+        body = {"new_password": "another long password"}
+        for path in ("/account/password", "/account/deactivate", "/register"):
+            _, answer = await world.ask("POST", V3 + path, world.tokens["owner"][0], body)
+            assert b"flows" in answer and b"email" not in answer and b"msisdn" not in answer, path
+    finally:
+        await world.close()
+
+
 async def test_an_endpoint_without_a_line_and_a_line_without_an_endpoint_are_noticed(
     db: Database, tmp_path: Path
 ) -> None:
