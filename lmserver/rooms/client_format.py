@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -18,6 +18,10 @@ from lmserver.protocol.room_versions import RoomVersion
 from lmserver.storage.room_log import StoredEvent
 
 ClientEvent = dict[str, Any]
+
+ENCRYPTED: Final = "m.room.encrypted"
+"""Of these `unsigned.membership` tells the reader's membership then, by which clients explain why a
+message cannot be decrypted (CS API §UnsignedData; elsewhere nobody asks)."""
 
 # CS API §Room event format. `state_key` is there for state events only.
 _FIELDS = ("type", "sender", "origin_server_ts", "content", "state_key")
@@ -103,6 +107,7 @@ class Extras:
     redactions: Mapping[str, Shown] = field(default_factory=dict)
     previous: Mapping[str, Shown] = field(default_factory=dict)
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    memberships: Mapping[str, str] = field(default_factory=dict)
 
 
 def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEvent:
@@ -130,6 +135,9 @@ def _unsigned(event: Shown, room_id: str | None, extras: Extras) -> dict[str, An
     txn_id = extras.transaction_ids.get(event.event_id)
     if txn_id is not None:
         unsigned["transaction_id"] = txn_id
+    membership = extras.memberships.get(event.event_id)
+    if membership is not None:
+        unsigned["membership"] = membership
     if event.redacted_by is not None:
         redaction = extras.redactions.get(event.redacted_by)
         if redaction is not None:

@@ -7,6 +7,7 @@ caller, so an endpoint cannot forget a check (attacks C6, C7).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms import relations
-from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
+from lmserver.rooms.client_format import ENCRYPTED, ClientEvent, Extras, Shown, client_event, shown
 from lmserver.rooms.parsed_events import ParsedEvents
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
@@ -67,6 +68,7 @@ class Access:
     visible: Ranges
     state_position: int | None
     ignored: frozenset[str] = frozenset()
+    memberships: tuple[Span, ...] = ()
 
     @property
     def room_id(self) -> str:
@@ -89,6 +91,12 @@ class Access:
     def ignores(self, event: Shown) -> bool:
         """CS API §Ignoring Users: every way of reading a room leaves these events out."""
         return event.sender in self.ignored and event.state_key is None
+
+    def membership_at(self, position: int) -> str:
+        """The user's membership after the event at a position."""
+        index = bisect_right(self.memberships, position, key=lambda span: span.start)
+        span = self.memberships[index - 1] if index else None
+        return span.value if span is not None and (span.end is None or position < span.end) else "leave"
 
     def state_at(self, position: int) -> int | None:
         """The state before `position`, or the nearest later one that the user may see: neither newer
@@ -178,6 +186,7 @@ class Reading:
             visible_to_user(members, visibility),
             _state_position(room, members, membership, open_now),
             ignored,
+            tuple(members),
         )
 
     async def access_of_member(self, user_id: str, room_id: str) -> Access | None:
@@ -191,7 +200,13 @@ class Reading:
         ignored = await account_data.ignored_users(self._db, user_id)
         return {
             room_id: Access(
-                room, room_version(room.room_version), "join", EVERYTHING, room.head_position + 1, ignored
+                room,
+                room_version(room.room_version),
+                "join",
+                EVERYTHING,
+                room.head_position + 1,
+                ignored,
+                (Span(-FOREVER, None, "join"),),
             )
             for room_id, room in found.items()
         }
@@ -343,6 +358,7 @@ class Reading:
             await self._redactions(rooms),
             await self._previous(rooms),
             await relations.bundles(self._db, reader.user_id, rooms),
+            _memberships(rooms),
         )
         return [
             [client_event(event, access.room_id if with_room_id else None, extras) for event in events]
@@ -400,6 +416,15 @@ class Reading:
             for access, event_id, stored in previous
             if stored is not None and _may_see_previous(access, stored.position)
         }
+
+
+def _memberships(rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, str]:
+    return {
+        e.event_id: access.membership_at(e.position)
+        for access, events in rooms
+        for e in events
+        if e.type == ENCRYPTED and e.state_key is None and e.position is not None
+    }
 
 
 def _is_commit(access: Access, event: Shown) -> bool:

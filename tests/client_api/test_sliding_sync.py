@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -74,6 +75,18 @@ async def test_then_only_what_changed(alice: Phone, bob: Phone) -> None:
     assert len(said[quiet]["timeline"]) == 3 and said[quiet]["limited"] is False
     assert entries(said[quiet]) == {("m.room.topic", "")}
     assert not {"name", "joined_count", "heroes", "is_dm"} & set(said[quiet])
+
+
+async def test_events_come_with_what_relates_to_them(alice: Phone) -> None:
+    """CS API §Aggregations of child events, as in the timeline of /sync."""
+    room_id = await alice.create()
+    root = await alice.say(room_id, "root")
+    relates = {"rel_type": "m.thread", "event_id": root}
+    body = {"msgtype": "m.text", "body": "reply", "m.relates_to": relates}
+    await alice.ok("PUT", f"/rooms/{quote(room_id)}/send/m.room.message/reply", body)
+    said = (await alice.slide(lists={"all": window([0, 20])}))["rooms"][room_id]
+    found = {e["event_id"]: e["unsigned"] for e in said["timeline"]}
+    assert found[root]["m.relations"]["m.thread"]["count"] == 1
 
 
 async def test_names_avatars_and_counts_change(alice: Phone, bob: Phone) -> None:

@@ -64,6 +64,30 @@ async def test_increment_has_only_what_is_new(world: World) -> None:
     assert third["rooms"] == {}
 
 
+async def test_encrypted_messages_tell_the_readers_membership_of_then(world: World) -> None:
+    """By it clients explain why one cannot be read (CS API §UnsignedData): from the database and from
+    memory alike, and of other events nothing."""
+    await world.create(visibility="shared")
+    await world.say("plain")
+    await world.send(draft("m.room.encrypted", {"n": 1}))
+    await world.member("invite", CAROL, by=ALICE)
+    await world.send(draft("m.room.encrypted", {"n": 2}))
+    await world.member("join", CAROL)
+    await world.send(draft("m.room.encrypted", {"n": 3}))
+    answer = await world.sync(CAROL)
+    await world.send(draft("m.room.encrypted", {"n": 4}))
+    later = await world.sync(CAROL, answer["next_batch"])
+    events = room(answer)["timeline"]["events"] + room(later)["timeline"]["events"]
+    told = {e["content"].get("n"): e["unsigned"].get("membership") for e in events}
+    assert told == {None: None, 1: "leave", 2: "invite", 3: "join", 4: "join"}
+    await world.member("leave", CAROL)
+    await world.member("join", CAROL)
+    access = await world.access(CAROL)
+    page = await world.reading.backwards(access, 2**40, 50, lambda event: event.type == "m.room.encrypted")
+    rendered = await world.reading.render(access, world.reader(CAROL), page.events)
+    assert [e["unsigned"]["membership"] for e in rendered] == ["join", "join", "invite", "leave"]
+
+
 async def test_the_same_token_gives_the_same_events(world: World) -> None:
     await world.create()
     first = await world.sync(ALICE)

@@ -17,7 +17,7 @@ import orjson
 
 from lmserver.protocol.canonical_json import MAX_INT
 from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.client_format import Extras, client_event, shown
+from lmserver.rooms.client_format import ENCRYPTED, Extras, client_event, shown
 from lmserver.rooms.reading import Reader
 from lmserver.rooms.sync.journal import Journal, position_of
 from lmserver.rooms.sync.timeline import Form
@@ -51,7 +51,9 @@ class _EventForm:
     def at(self, now_ms: int, txn_id: str | None = None) -> orjson.Fragment:
         age = max(-MAX_INT, min(now_ms - self.ts, MAX_INT))
         txn = b"" if txn_id is None else b',"transaction_id":' + orjson.dumps(txn_id)
-        return orjson.Fragment(b'%b,"unsigned":{"age":%d%b}}' % (self.head, age, txn))
+        # Who is told from memory has been a member all along.
+        membership = b',"membership":"join"' if self.type == ENCRYPTED else b""
+        return orjson.Fragment(b'%b,"unsigned":{"age":%d%b%b}}' % (self.head, age, txn, membership))
 
 
 @dataclass(frozen=True, slots=True)
