@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lmserver import __version__
-from lmserver.commands import operating
+from lmserver.commands import administering, operating
 from lmserver.config import Config, ConfigError, load_config
 from lmserver.config_template import Template, render
 from lmserver.conformance.options import add_arguments
@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="one JSON object a line, with the signed events that prove each case")  # fmt: skip
 
     operating.add_commands(partial(_add, commands), _with_database_errors)
+    administering.add_commands(partial(_add, commands), _with_database_errors)
 
     conflicts = _add(commands, "key-conflicts", _key_conflicts, "list key IDs of others that have two keys",
                      "List key IDs that another server, or a notary, has published with other keys than the"

@@ -287,6 +287,19 @@ def _nobody(_: object) -> None:
     """No server runs in this process that could be told."""
 
 
+@asynccontextmanager
+async def open_accounts(config: Config, progress: Progress) -> AsyncIterator[tuple[Database, Accounts]]:
+    """The database and its accounts, beside a server or without one. Raises what `open_database` does."""
+    async with open_database(config, progress, migrate=True, beside=True) as db:
+        passwords = Passwords()
+        try:
+            lists = DeviceLists(config.server_name, _nobody, _nobody, lambda _, __: None, clock_ms)
+            tokens = AccessTokens(db, clock_ms)
+            yield db, Accounts(db, config.server_name, passwords, lists, tokens, clock_ms)
+        finally:
+            passwords.close()
+
+
 def register_user(config: Config, localpart: str, password: str, *, admin: bool, progress: Progress) -> str:
     """Make an account from the command line; returns the user ID.
 
@@ -294,15 +307,8 @@ def register_user(config: Config, localpart: str, password: str, *, admin: bool,
     """
 
     async def work() -> str:
-        async with open_database(config, progress, migrate=True, beside=True) as db:
-            passwords = Passwords()
-            try:
-                lists = DeviceLists(config.server_name, _nobody, _nobody, lambda _, __: None, clock_ms)
-                tokens = AccessTokens(db, clock_ms)
-                accounts = Accounts(db, config.server_name, passwords, lists, tokens, clock_ms)
-                return await accounts.register(localpart, password, is_admin=admin)
-            finally:
-                passwords.close()
+        async with open_accounts(config, progress) as (_, accounts):
+            return await accounts.register(localpart, password, is_admin=admin)
 
     return asyncio.run(work())
 

@@ -1,4 +1,4 @@
-"""`lmserver destinations` and `skip-transaction`: servers that take nothing, and what an operator may do.
+"""`lmserver destinations`, `skip-transaction` and `destination`: other servers, and what an operator may do.
 
 The draft lets no transaction follow one that was not taken, so a server that refuses one for ever
 gets nothing more. Whether to give that transaction up is a human's decision.
@@ -6,19 +6,16 @@ gets nothing more. Whether to give that transaction up is a human's decision.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-
+from lmserver.commands.shell import BY, MAX_SHOWN, failed, tell, when, with_database
+from lmserver.composition import clock_ms
 from lmserver.config import Config
 from lmserver.federation_client.transaction_builder import Contents
-from lmserver.server import open_database
-from lmserver.storage import destinations, lpdus, outbound
+from lmserver.protocol import ids
+from lmserver.storage import blocked_servers, destination_list, destinations, lpdus, outbound
 from lmserver.storage.database import Connection, Database
+from lmserver.storage.destination_list import DestinationQuery
 from lmserver.storage.outbound import Settlement
 
-MAX_SHOWN = 1000
 GIVEN_UP = "the hub refuses the transaction; given up by the operator"
 
 
@@ -30,14 +27,14 @@ def show(config: Config) -> int:
         for server in found:
             waiting = await outbound.transaction(db, server.destination)
             print(
-                f"{server.destination} since {_time(server.failing_since)}, tried {server.failures} times,"
-                f" next {_time(server.retry_at)}: {server.last_failure}"
+                f"{server.destination} since {when(server.failing_since)}, tried {server.failures} times,"
+                f" next {when(server.retry_at)}: {server.last_failure}"
                 f" [transaction {'none' if waiting is None else waiting.txn_id}]"
             )
-        _tell(f"{len(found)} servers take nothing")
+        tell(f"{len(found)} servers take nothing")
         return 1 if found else 0
 
-    return _with_database(config, work)
+    return with_database(config, work)
 
 
 def skip(config: Config, server: str) -> int:
@@ -46,12 +43,12 @@ def skip(config: Config, server: str) -> int:
     async def work(db: Database) -> int:
         events = await db.run(lambda connection: skip_transaction(connection, server))
         if events is None:
-            _tell(f"nothing is being sent to {server}")
+            tell(f"nothing is being sent to {server}")
             return 1
         print(f"given up a transaction with {events} events; {server} is tried again with the next")
         return 0
 
-    return _with_database(config, work)
+    return with_database(config, work)
 
 
 async def skip_transaction(db: Connection, server: str) -> int | None:
@@ -72,17 +69,51 @@ async def skip_transaction(db: Connection, server: str) -> int | None:
     return stored.body.count(b'"origin_server_ts":')
 
 
-def _with_database(config: Config, work: Callable[[Database], Awaitable[int]]) -> int:
-    async def run() -> int:
-        async with open_database(config, _tell, migrate=True, beside=True) as db:
-            return await work(db)
+def run(config: Config, action: str, which: str | None, reason: str) -> int:
+    """`lmserver destination`; 1 when it cannot be done."""
 
-    return asyncio.run(run())
+    async def work(db: Database) -> int:
+        if action == "list":
+            return await _list(db.patient(), which)
+        if action == "blocked":
+            return await _list_blocked(db, config)
+        server = which or ""
+        if not ids.is_server_name(server):
+            return failed(f"{server} is no server name")
+        match action:
+            case "retry":
+                if not await destination_list.exists(db, server):
+                    return failed(f"nothing was ever sent to {server}")
+                await destinations.alive(db, server)
+                print(f"{server} is tried within seconds")
+            case "block":
+                await blocked_servers.add(db, server, BY, reason, clock_ms())
+                print(f"{server} is blocked")
+            case _:
+                if not await blocked_servers.remove(db, server):
+                    return failed(f"{server} is not blocked, or by the configuration")
+                await destinations.alive(db, server)
+                print(f"{server} is not blocked any more")
+        return 0
+
+    return with_database(config, work)
 
 
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+async def _list(db: Database, term: str | None) -> int:
+    query = DestinationQuery(term, order_by="failing_since", descending=True, limit=MAX_SHOWN)
+    for d in await destination_list.page(db, query):
+        state = f"fails since {when(d.failing_since)}" if d.failing_since else "takes what it gets"
+        print(
+            f"{d.destination} {state}; waiting: {d.events} events of {d.rooms} rooms, {d.messages} messages,"
+            f" {d.edus} others"
+        )
+    tell(f"{await destination_list.count(db, query)} servers")
+    return 0
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+async def _list_blocked(db: Database, config: Config) -> int:
+    for name in sorted(config.federation.blocked_servers):
+        print(f"{name} by the configuration")
+    for blocked in await blocked_servers.listed(db, MAX_SHOWN):
+        print(f"{blocked.server} by {blocked.blocked_by}, {when(blocked.created_ts)}: {blocked.reason}")
+    return 0

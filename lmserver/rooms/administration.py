@@ -21,7 +21,7 @@ from lmserver.rooms.membership import Membership
 from lmserver.rooms.outcomes import Rejected
 from lmserver.rooms.purging import RoomPurges
 from lmserver.storage import public_list, room_list, room_log, room_purges, room_state
-from lmserver.storage.database import Database
+from lmserver.storage.database import Database, Executor
 from lmserver.storage.room_list import ListedRoom, RoomQuery
 from lmserver.storage.room_purges import Purge
 
@@ -68,6 +68,19 @@ class RoomDetails:
         return self.text("m.room.name", "name")
 
 
+async def details(db: Executor, room_ids: Sequence[str]) -> list[RoomDetails]:
+    """Of each of these rooms that is here, in their order."""
+    states = await public_list.current(db, room_ids, TYPES)
+    found = []
+    for room in await room_list.details(db, room_ids):
+        version = room_version(room.room_version)
+        events = {e.type: e for e in (shown(stored, version) for stored in states.get(room.room_id, []))}
+        create = events.get("m.room.create")
+        contents = {type_: event.content for type_, event in events.items()}
+        found.append(RoomDetails(room, contents, None if create is None else create.sender))
+    return found
+
+
 class RoomAdministration:
     """What operators do with rooms; every method that takes a room raises UnknownRoom."""
 
@@ -88,26 +101,14 @@ class RoomAdministration:
     async def page(self, query: RoomQuery) -> tuple[list[RoomDetails], int]:
         """One page, and how many there are on all pages."""
         db = self._db.patient()
-        found = await self._details(await room_list.page(db, query))
+        found = await details(db, await room_list.page(db, query))
         return found, await room_list.count(db, query)
 
     async def get(self, room_id: str) -> RoomDetails:
-        found = await self._details([room_id])
+        found = await details(self._db, [room_id])
         if not found:
             raise UnknownRoom(room_id)
         return found[0]
-
-    async def _details(self, room_ids: Sequence[str]) -> list[RoomDetails]:
-        rooms = await room_list.details(self._db, room_ids)
-        states = await public_list.current(self._db, room_ids, TYPES)
-        found = []
-        for room in rooms:
-            version = room_version(room.room_version)
-            events = {e.type: e for e in (shown(stored, version) for stored in states.get(room.room_id, []))}
-            create = events.get("m.room.create")
-            contents = {type_: event.content for type_, event in events.items()}
-            found.append(RoomDetails(room, contents, None if create is None else create.sender))
-        return found
 
     async def members(self, room_id: str) -> list[str]:
         """Everybody in the room."""

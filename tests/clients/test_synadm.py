@@ -166,24 +166,3 @@ async def test_registration_tokens_are_made_changed_and_taken_back(desk: Desk) -
     await synadm("regtok", "delete", token)
     left = (await synadm("regtok", "list"))["registration_tokens"]
     assert token not in {one["token"] for one in left}
-
-
-async def test_media_are_listed_hidden_and_deleted(desk: Desk, alice: User) -> None:
-    headers = {"Authorization": f"Bearer {alice.token}", "Content-Type": "text/plain"}
-    async with desk.http.post(f"{desk.url}/_matrix/media/v3/upload", data=b"words", headers=headers) as sent:
-        uri = (await sent.json())["content_uri"]
-    server, media_id = uri.removeprefix("mxc://").split("/")
-    path = f"/_matrix/client/v1/media/download/{server}/{media_id}"
-    synadm = desk.synadm
-    listed = await synadm("user", "media", alice.user_id)
-    assert ([one["media_id"] for one in listed["media"]], listed["total"]) == ([media_id], 1)
-    room = (await alice.ok("POST", "/createRoom", {}))["room_id"]
-    message = {"msgtype": "m.file", "body": "words", "url": uri}
-    await alice.ok("PUT", f"/rooms/{room}/send/m.room.message/1", message)
-    assert (await synadm("media", "list", "-r", room))["local"] == [uri]
-    await synadm("media", "quarantine", "-s", server, "-i", media_id)
-    assert await desk.status(path, alice.token) == 404
-    await synadm("media", "unquarantine", "-s", server, "-i", media_id)
-    assert await desk.status(path, alice.token) == 200
-    assert (await synadm("media", "delete", "-i", media_id))["total"] == 1
-    assert await desk.status(path, alice.token) == 404
