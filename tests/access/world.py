@@ -15,6 +15,7 @@ from lmserver.protocol.room_versions import LM_02_ID
 from lmserver.storage.database import Database
 from tests.access.table import COLUMNS, Row
 from tests.client_api.test_accounts_api import NAME, V3, Api, serve
+from tests.evilpeer.network import Network
 from tests.kit.clock import Clock
 from tests.kit.cross_signing import Identity, SigningDevice
 from tests.kit.images import encoded
@@ -60,7 +61,7 @@ class World:
             ("requests", "anonymous", "send", "join", "knock", "invite", "create_room", "claim", "report", "search",
              "media_upload", "media_download", "url_preview", "login", "registration"), GENEROUS,
         )  # fmt: skip
-        world = cls(await serve(db, folder, {**SECTIONS, "limits": limits}, clock), clock)
+        world = cls(await serve(db, folder, {**SECTIONS, "limits": limits}, clock, Network()), clock)
         await world._people()
         await world._room()
         await world._belongings()

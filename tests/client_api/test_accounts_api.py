@@ -13,6 +13,7 @@ from yarl import URL
 
 from lmserver.composition import Server, assemble, clock_ms
 from lmserver.config import parse_config
+from lmserver.federation_client.dns_lookup import Dns
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import endpoints_of
 from tests.kit.rooms import key_of
@@ -47,6 +48,7 @@ async def serve(
     tmp_path: Path,
     more: dict[str, Any] | None = None,
     clock: Callable[[], int] = clock_ms,
+    dns: Dns | None = None,
     **registration: Any,
 ) -> Api:
     """A server with open registration, or with another; `more` are further sections."""
@@ -60,7 +62,7 @@ async def serve(
         },
         tmp_path,
     )
-    api = Api(assemble(config, db, key_of(NAME), clock))
+    api = Api(assemble(config, db, key_of(NAME), clock, dns))
     await api.http.start_server()
     return api
 
