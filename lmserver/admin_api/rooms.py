@@ -10,12 +10,13 @@ from lmserver.admin_api.parameters import OWN, SYNAPSE
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.administration import NoPower, RoomAdministration, RoomDetails, UnknownRoom
-from lmserver.rooms.outcomes import MembershipError
+from lmserver.rooms.outcomes import MembershipError, RoomBusy
+from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.purging import AlreadyPurging
 from lmserver.storage.room_list import SIZE_ORDERS, TEXT_ORDERS, RoomQuery
 from lmserver.storage.room_purges import FAILED, Purge
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_param, forbidden, not_found
+from lmserver.web.errors import ApiError, bad_param, forbidden, limited, not_found
 
 T = TypeVar("T")
 
@@ -130,6 +131,10 @@ class RoomEndpoints:
             raise forbidden(str(error)) from None
         except MembershipError as error:
             raise ApiError(error.status, error.errcode, error.reason) from None
+        except HubSilent:
+            raise ApiError(504, "M_UNKNOWN", "The room's hub has not answered yet") from None
+        except RoomBusy:
+            raise limited(1.0) from None
         return {}
 
 

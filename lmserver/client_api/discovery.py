@@ -12,10 +12,16 @@ from lmserver.web.errors import not_found
 SPEC_VERSIONS = ["r0.6.1", *(f"v1.{minor}" for minor in range(1, 12))]
 
 
+# What clients look for before they offer it: cross-signing, dehydrated devices, lists of whom one lets
+# invite oneself, an end to all invites, sliding sync, and fields of profiles.
 UNSTABLE_FEATURES = {
     "org.matrix.e2e_cross_signing": True,
     "org.matrix.msc3814": True,
+    "org.matrix.msc4155": True,
+    "org.matrix.msc4380": True,
+    "org.matrix.msc4380.stable": True,
     "org.matrix.simplified_msc3575": True,
+    "uk.tcpip.msc4133.stable": True,
 }
 
 

@@ -44,7 +44,8 @@ class MediaEndpoints:
         self._library = library
         self._max_upload = max_upload
 
-    @endpoint("GET", "/_matrix/client/v1/media/config", "/_matrix/media/v3/config", auth=Auth.USER)
+    @endpoint("GET", "/_matrix/client/v1/media/config", "/_matrix/media/v3/config",
+              "/_matrix/media/r0/config", auth=Auth.USER)  # fmt: skip
     async def config(self, request: Request) -> dict[str, Any]:
         """How large an upload may be."""
         return {"m.upload.size": self._max_upload}

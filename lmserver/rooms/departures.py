@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from lmserver.rooms.background import repeat
-from lmserver.rooms.outcomes import MembershipError, RoomBusy
+from lmserver.rooms.outcomes import MembershipError
 from lmserver.storage import departures, outside, room_state, stream
 from lmserver.storage.database import Database
 from lmserver.storage.departures import Departure
@@ -56,8 +56,6 @@ class Departures:
             except MembershipError as error:
                 # What the room refuses for good is not asked again.
                 done = done and error.status < 500 and error.status != 429
-            except RoomBusy:
-                done = False
         return done
 
     async def _rooms(self, user_id: str) -> list[str]:

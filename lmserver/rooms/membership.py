@@ -24,7 +24,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.handshakes import Handshakes
 from lmserver.rooms.invites import InviteRefused, Invites
 from lmserver.rooms.joining import Joining
-from lmserver.rooms.outcomes import CLOSED, HELD, Accepted, MembershipError, Outcome, Rejected
+from lmserver.rooms.outcomes import CLOSED, HELD, Accepted, MembershipError, Outcome, Rejected, RoomBusy
 from lmserver.rooms.outsiders import newest
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.snapshot import Snapshot
@@ -210,6 +210,8 @@ class Membership:
             raise MembershipError(
                 "M_UNKNOWN", 504, "the room's hub does not answer; it is asked again"
             ) from None
+        except RoomBusy:
+            raise _busy() from None
         _raise_if_rejected(outcome)
 
     async def _invite_local(self, draft: EventDraft, view: RoomView) -> None:
@@ -231,6 +233,8 @@ class Membership:
             outcome, _ = await self._invites.invite(draft)
         except InviteRefused as refused:
             raise _of_target(refused) from None
+        except RoomBusy:
+            raise _busy() from None
         except FederationError:
             raise MembershipError("M_UNKNOWN", 502, "the invited user's server cannot be reached") from None
         _raise_if_rejected(outcome)
@@ -249,6 +253,10 @@ class Membership:
             raise of_remote(error) from None
         except (FederationError, ProtocolError):
             raise MembershipError("M_UNKNOWN", 502, "the room's hub cannot be reached") from None
+
+
+def _busy() -> MembershipError:
+    return MembershipError("M_LIMIT_EXCEEDED", 429, "too many events wait for the room", 1000)
 
 
 def _of_target(refused: InviteRefused) -> MembershipError:

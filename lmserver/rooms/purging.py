@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from lmserver.rooms.background import repeat
-from lmserver.rooms.outcomes import MembershipError, RoomBusy
+from lmserver.rooms.outcomes import MembershipError
 from lmserver.rooms.turns import Turns
 from lmserver.storage import room_log, room_purges
 from lmserver.storage.database import Connection, Database, UniqueViolation
@@ -149,8 +149,6 @@ class RoomPurges:
         except MembershipError as refused:
             # What the room refuses for good is not asked again.
             return refused.reason if refused.status >= 500 or refused.status == 429 else None
-        except RoomBusy:
-            return "too many events wait for the room"
         return None
 
     # -- the rows -------------------------------------------------------------------------------

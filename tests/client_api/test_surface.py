@@ -14,6 +14,9 @@ from yarl import URL
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import Endpoint
 from tests.client_api.test_accounts_api import NAME, V3, Api, serve
+from tests.client_api.test_ignoring import Club, club
+
+__all__ = ["club"]
 
 R0 = "/_matrix/client/r0"
 CORS = {
@@ -45,6 +48,24 @@ async def raw(api: Api, method: str, path: str, **more: Any) -> tuple[int, Any, 
     async with api.http.request(method, URL(path, encoded=True), **more) as response:
         text = await response.text()
         return response.status, response.headers, text
+
+
+async def test_what_a_full_room_refuses_may_be_tried_again(
+    club: Club, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7: 429 with whole milliseconds, whatever one wanted of the room."""
+    monkeypatch.setattr("lmserver.rooms.turns.MAX_WAITING", 0)
+    room = club.room
+    for who, method, path, body in (
+        ("carol", "POST", f"{room}/join", {}),
+        ("bob", "POST", f"{room}/leave", {}),
+        ("alice", "POST", f"{room}/invite", {"user_id": f"@carol:{NAME}"}),
+        ("alice", "POST", f"{room}/kick", {"user_id": f"@bob:{NAME}"}),
+        ("alice", "POST", f"{room}/upgrade", {"new_version": "9"}),
+        ("alice", "PUT", f"{room}/send/m.room.message/t", {"body": "x"}),
+    ):
+        status, answer = await club.call(who, method, path, body)
+        assert (status, answer["errcode"], answer["retry_after_ms"]) == (429, "M_LIMIT_EXCEEDED", 1000), path
 
 
 async def test_every_v3_path_answers_under_r0_too(api: Api) -> None:
