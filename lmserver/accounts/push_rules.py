@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from lmserver.protocol.globs import has_wildcards
-from lmserver.protocol.push_evaluation import PushRuleSet
+from lmserver.protocol.push_evaluation import DefaultRuleSet, PushRuleSet
 from lmserver.protocol.push_rules import KINDS, Rule, RuleSet, default_rules, merged, no_changes
 from lmserver.storage import push_rules
 from lmserver.storage.database import Connection, Database, Executor
@@ -31,7 +31,7 @@ MAX_ACTIONS: Final = 20
 MAX_RULE: Final = 16_384
 """Bytes of one rule."""
 MAX_COMPILED: Final = 5_000
-"""Users whose compiled rules are kept in memory."""
+"""Users with rules of their own that are kept compiled in memory."""
 _TEXTS: Final = ("kind", "key", "pattern", "is")
 
 
@@ -54,11 +54,14 @@ class PushRules:
         self._db = db
         self._publish = publish
         self._stored: Together[str, bytes | None] = Together(partial(push_rules.of_users, db))
-        self._compiled: OrderedDict[str, tuple[bytes | None, PushRuleSet]] = OrderedDict()
+        self._compiled: OrderedDict[str, tuple[bytes, PushRuleSet]] = OrderedDict()
+        self._default = DefaultRuleSet()
 
     async def compiled(self, user_id: str) -> PushRuleSet:
         """The rules in force, ready to be asked."""
         stored = await self._stored.answer(user_id)
+        if stored is None:
+            return self._default
         known = self._compiled.pop(user_id, None)
         if known is None or known[0] != stored:
             known = stored, PushRuleSet(_merged(user_id, stored))

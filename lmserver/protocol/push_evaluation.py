@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from lmserver.protocol.globs import Glob, contains_words
 from lmserver.protocol.power_levels import PowerLevels
-from lmserver.protocol.push_rules import KINDS, REPLACED_BY_MENTIONS, Rule, RuleSet
+from lmserver.protocol.push_rules import KINDS, REPLACED_BY_MENTIONS, Rule, RuleSet, default_rules
 
 BODY: Final = "content.body"
 _COUNT: Final = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})")
@@ -23,11 +23,17 @@ _COUNT: Final = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,15})")
 
 @dataclass(frozen=True, slots=True)
 class RoomFacts:
-    """What conditions ask about the room: joined users, the reader's name in it, its power levels."""
+    """What conditions ask about the room: joined users, the reader and their name in it, its power
+    levels."""
 
     members: int
+    reader: str
     display_name: str | None
     levels: PowerLevels
+
+    @property
+    def localpart(self) -> str:
+        return self.reader[1:].partition(":")[0].lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +98,12 @@ class PushRuleSet:
     """One user's rules, ready to be asked."""
 
     def __init__(self, rules: RuleSet) -> None:
-        self._rules = [
-            compiled
+        self._rules = _known(
+            _shared(kind, json.dumps(rule, sort_keys=True))
             for kind in KINDS
             for rule in rules[kind]
-            if rule["enabled"] and (compiled := _shared(kind, json.dumps(rule, sort_keys=True))) is not None
-        ]
+            if rule["enabled"]
+        )
 
     def verdict(self, occasion: Occasion) -> Verdict | None:
         """What is to be done; None where nobody is to be notified."""
@@ -109,15 +115,38 @@ class PushRuleSet:
         return None
 
 
+class DefaultRuleSet(PushRuleSet):
+    """The default rules as whoever reads has them: most users change none, and all of those share it."""
+
+    def __init__(self) -> None:
+        rules = default_rules(_READER)
+        self._rules = _known(
+            _compile(kind, rule, _reader_condition)
+            for kind in KINDS
+            for rule in rules[kind]
+            if rule["enabled"]
+        )
+
+
+_READER: Final = "@reader:"
+"""Stands in the default rules for the user that they are of."""
+
+
+def _known(rules: Iterable[_Compiled | None]) -> tuple[_Compiled, ...]:
+    return tuple(rule for rule in rules if rule is not None)
+
+
 @lru_cache(maxsize=4096)
 def _shared(kind: str, rule: str) -> _Compiled | None:
-    """Most rules are the defaults, the same for everybody: they are compiled and kept once."""
-    return _compile(kind, json.loads(rule))
+    """Most rules are the same for everybody: they are compiled and kept once."""
+    return _compile(kind, json.loads(rule), _condition)
 
 
-def _compile(kind: str, rule: Rule) -> _Compiled | None:
+def _compile(
+    kind: str, rule: Rule, condition: Callable[[Mapping[str, Any]], Condition | None]
+) -> _Compiled | None:
     """None for a rule that never matches."""
-    conditions = [_condition(c) for c in _conditions(kind, rule)]
+    conditions = [condition(c) for c in _conditions(kind, rule)]
     known = tuple(c for c in conditions if c is not None)
     if len(known) < len(conditions):
         return None
@@ -156,6 +185,22 @@ def _verdict(actions: list[Any]) -> Verdict | None:
         isinstance(a, dict) and a["set_tweak"] == "highlight" and a.get("value", True) is True for a in kept
     )
     return Verdict(tuple(kept), highlight)
+
+
+def _reader_condition(condition: Mapping[str, Any]) -> Condition | None:
+    """A condition of the default rules; what names the reader is asked of the room's facts."""
+    match condition:
+        case {"kind": "event_match", "key": "state_key", "pattern": str(pattern)} if pattern == _READER:
+            return lambda o: (
+                isinstance(value := o.event.get("state_key"), str)
+                and (value.lower() == o.room.reader.lower())
+            )
+        case {"kind": "event_property_contains", "key": str(key), "value": value} if value == _READER:
+            path = parse_path(key)
+            return lambda o: isinstance(found := o.get(path), list) and o.room.reader in found
+        case {"kind": "event_match", "key": str(key), "pattern": "reader"} if key == BODY:
+            return lambda o: (body := o.body()) is not None and contains_words(body, o.room.localpart)
+    return _condition(condition)
 
 
 def _condition(condition: Mapping[str, Any]) -> Condition | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -34,16 +34,26 @@ class Listener:
     """One waiter. Registered before it reads, so nothing published since can be missed."""
 
     keys: frozenset[str]
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _woken: bool = False
+    _waiter: asyncio.Future[None] | None = None  # an Event takes twice the memory of all else here
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait(self, seconds: float) -> bool:
         """Until woken or the time is up; says which. The next wait starts afresh."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.woken.wait()
-        except TimeoutError:
-            return False
-        self.woken.clear()
+        if not self._woken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._waiter
+            except TimeoutError:
+                return False
+            finally:
+                self._waiter = None
+        self._woken = False
         return True
 
 
@@ -128,7 +138,7 @@ class Notifier:
     def _wake(self, keys: Iterable[str]) -> None:
         for key in keys:
             for listener in self._listeners.get(key, ()):
-                listener.woken.set()
+                listener.wake()
 
     async def _settle(self) -> None:
         """Release what is held as the settled position passes it."""
@@ -159,7 +169,7 @@ class Notifier:
             if now >= item.until or (item.xid is not None and item.xid < settled):
                 self._wake(item.keys)
                 if item.listener is not None:
-                    item.listener.woken.set()
+                    item.listener.wake()
             else:
                 kept.append(item)
         self._held = kept + self._held

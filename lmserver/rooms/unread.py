@@ -309,6 +309,7 @@ class Unread:
         name = None if member is None else member.content.get("displayname")
         return RoomFacts(
             sum(snapshot.servers.values()),
+            user_id,
             name if isinstance(name, str) else None,
             PowerLevels.from_view(snapshot.view),
         )

@@ -24,7 +24,7 @@ from lmserver.web.errors import ApiError, limited, of_protocol
 from lmserver.web.limits import RateLimiter
 from lmserver.web.request import STALL_SECONDS
 from lmserver.web.routing import Router
-from lmserver.web.slots import Busy, Slots
+from lmserver.web.slots import Busy, Held, Slots
 
 log = structlog.get_logger(__name__)
 
@@ -90,12 +90,16 @@ class Dispatcher:
             path = entry.path
             remote = self._proxies.client_of(raw.remote or "", raw.headers.getall("X-Forwarded-For", []))
             request = Request(raw, params, entry.max_body, remote, strict=entry.auth is Auth.SERVER)
-            async with contextlib.AsyncExitStack() as held:
+            held: list[Held] = []
+            try:
                 result = await self._answer(entry, request, held)
                 if isinstance(result, Streamed):
                     response = await self._stream(raw, result, entry.deadline)
                 else:
                     response = result
+            finally:
+                for place in held:
+                    place.release()
         except ApiError as error:
             response = self._error(error)
         except Exception as error:  # the last door: nothing gets past it
@@ -115,9 +119,7 @@ class Dispatcher:
             raise ApiError(400, "M_UNKNOWN", "The request target must start with a slash")
         return self._router.find(raw.method, target.split("?", 1)[0])
 
-    async def _answer(
-        self, entry: Endpoint, request: Request, held: contextlib.AsyncExitStack
-    ) -> web.Response | Streamed:
+    async def _answer(self, entry: Endpoint, request: Request, held: list[Held]) -> web.Response | Streamed:
         try:
             async with asyncio.timeout(entry.deadline):
                 await self._admit(entry, request, held)
@@ -139,12 +141,12 @@ class Dispatcher:
             return Streamed(_blocks(reply.body), len(reply.body), {**_JSON, **reply.headers})
         return self._json(reply.status, reply.body, reply.headers)
 
-    async def _admit(self, entry: Endpoint, request: Request, held: contextlib.AsyncExitStack) -> None:
+    async def _admit(self, entry: Endpoint, request: Request, held: list[Held]) -> None:
         """Who asks, how often, how much at once. What is held is given back after the answer."""
         if entry.auth is Auth.SERVER and not request.has_small_body:
             # Its body is held in memory before we can know whose it is.
             line = ("body", request.remote_key)
-            await held.enter_async_context(self._slots.hold(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
+            held.append(await self._slots.take(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
         if entry.auth is not Auth.NONE:
             await self._authenticate(entry, request)
         if self._limiter is not None and request.requester.limited:
@@ -155,7 +157,7 @@ class Dispatcher:
         at_once = entry.at_once or MAX_AT_ONCE
         name = entry.name if entry.at_once else ""
         who = request.requester.user_id or request.origin or request.remote_key
-        await held.enter_async_context(self._slots.hold((name, who), at_once, WAITING, WAIT_SECONDS))
+        held.append(await self._slots.take((name, who), at_once, WAITING, WAIT_SECONDS))
 
     async def _authenticate(self, entry: Endpoint, request: Request) -> None:
         """Servers: who guesses signatures, or names servers whose keys we would have to fetch, is not
@@ -210,12 +212,13 @@ class Dispatcher:
 
 
 class _Response(web.Response):
-    """Lets go of its body once it is sent: the connection remembers its last response, and may wait an
-    hour for the next request."""
+    """Lets go of what it is made of once it is sent: the connection remembers its last response, and may
+    wait an hour for the next request."""
 
     async def write_eof(self, data: bytes = b"") -> None:
         await super().write_eof(data)
         self._body = None
+        self.headers.clear()
 
 
 async def _blocks(data: bytes) -> AsyncGenerator[bytes, None]:

@@ -24,10 +24,9 @@ class Slots:
     def __init__(self) -> None:
         self._lines: dict[object, _Line] = {}
 
-    @asynccontextmanager
-    async def hold(self, key: object, at_once: int, waiting: int, seconds: float) -> AsyncIterator[None]:
-        """One of `at_once` places, for as long as the block runs. Raises Busy at once when `waiting`
-        others wait for one, and after `seconds` of waiting."""
+    async def take(self, key: object, at_once: int, waiting: int, seconds: float) -> Held:
+        """One of `at_once` places, until it is released. Raises Busy at once when `waiting` others wait
+        for one, and after `seconds` of waiting."""
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(asyncio.Semaphore(at_once))
@@ -35,16 +34,38 @@ class Slots:
             raise Busy
         line.users += 1
         try:
-            try:
-                async with asyncio.timeout(seconds):
-                    await line.turns.acquire()
-            except TimeoutError:
+            async with asyncio.timeout(seconds):
+                await line.turns.acquire()
+        except BaseException as error:
+            self._leave(key, line)
+            if isinstance(error, TimeoutError):
                 raise Busy from None
-            try:
-                yield
-            finally:
-                line.turns.release()
+            raise
+        return Held(self, key, line)
+
+    @asynccontextmanager
+    async def hold(self, key: object, at_once: int, waiting: int, seconds: float) -> AsyncIterator[None]:
+        """A place for as long as the block runs."""
+        held = await self.take(key, at_once, waiting, seconds)
+        try:
+            yield
         finally:
-            line.users -= 1
-            if not line.users:
-                del self._lines[key]
+            held.release()
+
+    def _leave(self, key: object, line: _Line) -> None:
+        line.users -= 1
+        if not line.users:
+            del self._lines[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A place in a line; to be released once."""
+
+    _slots: Slots
+    _key: object
+    _line: _Line
+
+    def release(self) -> None:
+        self._line.turns.release()
+        self._slots._leave(self._key, self._line)

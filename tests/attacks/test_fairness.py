@@ -287,12 +287,12 @@ async def test_b22_control_without_turns_the_check_fails(
     arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every server in one line, the honest request waits behind the flood."""
-    hold = slots.Slots.hold
+    take = slots.Slots.take
 
     def one_line(self: slots.Slots, key: object, at_once: int, waiting: int, wait: float) -> Any:
-        return hold(self, "everybody", 1, 10_000, 60.0)
+        return take(self, "everybody", 1, 10_000, 60.0)
 
-    monkeypatch.setattr(slots.Slots, "hold", one_line)
+    monkeypatch.setattr(slots.Slots, "take", one_line)
     before, meanwhile = await honest_before_and_meanwhile(arena, costly_transaction(arena))
     assert not waits_its_turn(before, meanwhile), (before, meanwhile)
 

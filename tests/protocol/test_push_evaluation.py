@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lmserver.protocol.globs import Glob
 from lmserver.protocol.power_levels import PowerLevels
-from lmserver.protocol.push_evaluation import Occasion, PushRuleSet, RoomFacts, parse_path
-from lmserver.protocol.push_rules import KINDS, RuleSet, merged, no_changes
+from lmserver.protocol.push_evaluation import DefaultRuleSet, Occasion, PushRuleSet, RoomFacts, parse_path
+from lmserver.protocol.push_rules import KINDS, RuleSet, default_rules, merged, no_changes
 from tests.kit.rooms import ALICE, BOB, ROOM
 
 WHOLE = [
@@ -74,7 +74,7 @@ def event(content: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
 
 def facts(members: int = 3, name: str | None = "Alice L", level: int = 0, needed: Any = 50) -> RoomFacts:
     content = {"users": {BOB: level}, "notifications": {"room": needed}}
-    return RoomFacts(members, name, PowerLevels(content, ALICE))
+    return RoomFacts(members, ALICE, name, PowerLevels(content, ALICE))
 
 
 def only(condition: dict[str, Any]) -> PushRuleSet:
@@ -194,3 +194,34 @@ def test_actions(actions: list[Any], expected: bool | None) -> None:
     verdict = PushRuleSet(merged(ALICE, changes)).verdict(Occasion(event(), facts()))
     assert (None if verdict is None else verdict.highlight) is expected
     assert verdict is None or "coalesce" not in verdict.actions
+
+
+DEFAULT_CASES: list[dict[str, Any]] = [
+    event(),
+    event({"msgtype": "m.notice", "body": "alice"}),
+    event({"body": "hello ALICE!"}),
+    event({"body": "malice"}),
+    event({"body": "hello", "m.mentions": {"user_ids": [ALICE, 5, None]}}),
+    event({"body": "hello", "m.mentions": {"user_ids": [BOB]}}),
+    event({"body": "hello", "m.mentions": {"user_ids": ALICE}}),
+    event({"body": "hello", "m.mentions": {"user_ids": ["@reader:"]}}),
+    event({"body": "the reader"}),
+    event({"body": "@room"}),
+    event({"membership": "invite"}, type="m.room.member", state_key=ALICE),
+    event({"membership": "invite"}, type="m.room.member", state_key=ALICE.upper()),
+    event({"membership": "invite"}, type="m.room.member", state_key=BOB),
+    event({"membership": "invite"}, type="m.room.member", state_key="@reader:"),
+    event({}, type="m.room.tombstone", state_key=""),
+    event({}, type="m.room.encrypted"),
+]
+
+
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("happened", DEFAULT_CASES, ids=str)
+def test_the_defaults_that_all_share_say_what_each_ones_own_would(
+    happened: dict[str, Any], members: int
+) -> None:
+    for level in (0, 100):
+        room = facts(members, level=level)
+        own = PushRuleSet(default_rules(ALICE)).verdict(Occasion(happened, room))
+        assert DefaultRuleSet().verdict(Occasion(happened, room)) == own

@@ -27,7 +27,7 @@ class Poll:
     def end(self) -> None:
         self.ended = True
         if self.listener is not None:
-            self.listener.woken.set()
+            self.listener.wake()
 
 
 class Polls:
