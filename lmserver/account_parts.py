@@ -21,16 +21,14 @@ from lmserver.accounts.auth_stages import (
 from lmserver.accounts.interactive_auth import Flows, InteractiveAuth
 from lmserver.accounts.registration import Registration
 from lmserver.accounts.registration_tokens import RegistrationTokens
-from lmserver.accounts.sso import STAGE, SingleSignOn
+from lmserver.accounts.sso import STAGE, Provider, SingleSignOn
 from lmserver.client_api.account import AccountEndpoints
 from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.registration import RegistrationEndpoints
-from lmserver.client_api.sso import CALLBACK, SsoEndpoints
 from lmserver.client_api.whois import WhoisEndpoints
 from lmserver.config import Config
-from lmserver.federation_client.oidc import OidcClient
 from lmserver.federation_client.web_client import WebClient
 from lmserver.storage.database import Database
 from lmserver.web.app import Authenticator
@@ -69,12 +67,10 @@ def account_parts(
         REGISTRATION_TOKEN: registration_token_stage(tokens.is_valid),
     }
     auth = InteractiveAuth(db, stages, clock)
-    url = config.client.public_url or ""
-    providers = [OidcClient(settings, web, url + CALLBACK) for settings in config.oidc_providers]
-    sso = SingleSignOn(db, providers, accounts, registration, auth, clock)
+    sso = SingleSignOn(db, _providers(config, web), accounts, registration, auth, clock)
     interaction = UserInteraction(auth, partial(_flows_of, accounts, sso))
     administration = AccountAdministration(db, accounts, tell_rooms)
-    browsing = [SsoEndpoints(sso, access, url, config.trusted_clients)] if providers else []
+    browsing = _browsing(config, sso, access)
     return AccountParts(
         [
             *browsing,
@@ -92,6 +88,26 @@ def account_parts(
         interaction,
         administration,
     )
+
+
+def _providers(config: Config, web: WebClient) -> list[Provider]:
+    """Their libraries take 15 MB, which most servers have no use for."""
+    if not config.oidc_providers:
+        return []
+    from lmserver.client_api.sso import CALLBACK
+    from lmserver.federation_client.oidc import OidcClient
+
+    callback = (config.client.public_url or "") + CALLBACK
+    return [OidcClient(settings, web, callback) for settings in config.oidc_providers]
+
+
+def _browsing(config: Config, sso: SingleSignOn, access: AccessTokens) -> list[object]:
+    """What browsers are shown on their way to a provider and back."""
+    if not config.oidc_providers:
+        return []
+    from lmserver.client_api.sso import SsoEndpoints
+
+    return [SsoEndpoints(sso, access, config.client.public_url or "", config.trusted_clients)]
 
 
 async def _flows_of(accounts: Accounts, sso: SingleSignOn, user_id: str) -> Flows:

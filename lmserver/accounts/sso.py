@@ -11,18 +11,16 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import jinja2
 import structlog
-from authlib.common.security import generate_token
-from jinja2.sandbox import SandboxedEnvironment
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.interactive_auth import InteractiveAuth, session_key
 from lmserver.accounts.registration import Registration
-from lmserver.federation_client.oidc import OidcClient, OidcError
+from lmserver.config_oidc import OidcProvider
+from lmserver.federation_client.errors import OidcError
 from lmserver.storage import sso
 from lmserver.storage.database import Connection, Database, UniqueViolation
 from lmserver.storage.sso import SsoSession
@@ -58,13 +56,26 @@ class Finished:
     redirect_url: str | None
 
 
+class Provider(Protocol):
+    """One provider as it is asked (federation_client/oidc.py); every method may raise OidcError."""
+
+    @property
+    def settings(self) -> OidcProvider: ...
+
+    async def authorization_url(self, state: str, nonce: str, verifier: str) -> str: ...
+
+    async def claims(self, code: str, nonce: str, verifier: str) -> dict[str, Any]: ...
+
+    def render(self, template: str, claims: Mapping[str, Any]) -> str: ...
+
+
 class SingleSignOn:
     """The providers, and who comes back from them."""
 
     def __init__(
         self,
         db: Database,
-        providers: Sequence[OidcClient],
+        providers: Sequence[Provider],
         accounts: Accounts,
         registration: Registration,
         auth: InteractiveAuth,
@@ -76,7 +87,6 @@ class SingleSignOn:
         self._registration = registration
         self._auth = auth
         self._clock = clock
-        self._templates = SandboxedEnvironment(autoescape=False)
 
     @property
     def providers(self) -> Sequence[tuple[str, str]]:
@@ -107,7 +117,7 @@ class SingleSignOn:
             return None
         state, browser, nonce = (secrets.token_urlsafe(24) for _ in range(3))
         session = SsoSession(
-            _hash(browser), provider_id, nonce, generate_token(64), redirect_url, confirms, address
+            _hash(browser), provider_id, nonce, secrets.token_urlsafe(48), redirect_url, confirms, address
         )
         try:
             url = await provider.authorization_url(state, nonce, session.verifier)
@@ -140,7 +150,7 @@ class SingleSignOn:
             return await self._confirm(session.confirms, provider, claims)
         return Finished(await self._user(provider, claims), session.redirect_url)
 
-    async def _confirm(self, key: bytes, provider: OidcClient, claims: Mapping[str, Any]) -> Finished:
+    async def _confirm(self, key: bytes, provider: Provider, claims: Mapping[str, Any]) -> Finished:
         user_id = await sso.user_of(self._db, provider.settings.id, claims["sub"])
         owner = await self._auth.owner(key)
         if user_id is None or owner != user_id:
@@ -148,13 +158,13 @@ class SingleSignOn:
         await self._auth.complete(key, STAGE, user_id)
         return Finished(user_id, None)
 
-    async def _user(self, provider: OidcClient, claims: Mapping[str, Any]) -> str:
+    async def _user(self, provider: Provider, claims: Mapping[str, Any]) -> str:
         """The local user of a provider's user; made at the first time."""
         settings, subject = provider.settings, claims["sub"]
         known = await sso.user_of(self._db, settings.id, subject)
         if known is not None:
             return known
-        localpart = self._render(settings.localpart_template, claims)
+        localpart = provider.render(settings.localpart_template, claims)
         try:
             user_id = self._accounts.user_id(localpart)
             if localpart.startswith("@"):
@@ -171,17 +181,10 @@ class SingleSignOn:
         except AccountError as error:
             log.warning("sso_no_account", provider=settings.id, reason=error.reason)
             raise SsoFailed(f"There can be no account for you here: {error.reason}.") from None
-        name = self._render(settings.display_name_template, claims)[:MAX_NAME]
+        name = provider.render(settings.display_name_template, claims)[:MAX_NAME]
         if name and "\0" not in name:
             await self._accounts.set_profile(user_id, "displayname", name)
         return user_id
-
-    def _render(self, template: str, claims: Mapping[str, Any]) -> str:
-        try:
-            return self._templates.from_string(template).render(user=claims).strip()
-        except jinja2.TemplateError as error:
-            log.warning("sso_template", reason=str(error))
-            return ""
 
 
 def _hash(text: str) -> bytes:

@@ -77,3 +77,7 @@ class RemoteError(FederationError):
 
 class KeysUnavailable(ProtocolError):
     """A server's keys could not be fetched now; the same check may succeed later."""
+
+
+class OidcError(Exception):
+    """An OpenID Connect provider could not be asked, or what it gave proves nothing; the text is ours."""

@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
+import jinja2
 import orjson
+import structlog
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from jinja2.sandbox import SandboxedEnvironment
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from lmserver.config_oidc import OidcProvider
-from lmserver.federation_client.errors import BadResponse, FederationError
+from lmserver.federation_client.errors import BadResponse, FederationError, OidcError
 from lmserver.federation_client.web_client import WebAnswer, WebClient
+
+log = structlog.get_logger(__name__)
 
 SECONDS: Final = 10.0
 MAX_ANSWER: Final = 256 * 1024
@@ -36,10 +41,6 @@ ALGORITHMS: Final = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ]  # fmt: skip
 DISCOVERY: Final = "/.well-known/openid-configuration"
-
-
-class OidcError(Exception):
-    """The provider could not be asked, or what it gave proves nothing; the text is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,15 @@ class OidcClient:
         self._wall = wall
         self._metadata: _Kept | None = None
         self._keys: _Kept | None = None
+        self._templates = SandboxedEnvironment(autoescape=False)
+
+    def render(self, template: str, claims: Mapping[str, Any]) -> str:
+        """A template of the operator's, for a user with these claims; empty where it does not fit them."""
+        try:
+            return self._templates.from_string(template).render(user=claims).strip()
+        except jinja2.TemplateError as error:
+            log.warning("sso_template", reason=str(error))
+            return ""
 
     async def authorization_url(self, state: str, nonce: str, verifier: str) -> str:
         """Where the browser is sent to. Raises OidcError."""
