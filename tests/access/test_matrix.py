@@ -14,13 +14,14 @@ from lmserver.rooms.visible_ranges import EVERYTHING
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import Auth, Endpoint
 from tests.access.table import COLUMNS, TABLE, V3, Row
-from tests.access.world import PERSONAL, SAID, World
+from tests.access.world import BRIDGE, PERSONAL, SAID, World
 from tests.client_api.test_surface import registry
 
-WITH_TOKENS = ("expired", "locked", "guess")
+WITH_TOKENS = ("expired", "locked", "guess", "bridge")
+"""The last is an application service that says it acts as the owner, who is none of its users."""
 ORDER = ("nobody", *WITH_TOKENS, "admin", "banned", "stranger", "member", "owner")
 """Whoever may least asks first, so that what the owner does is not what they are refused for."""
-REFUSED = {"expired": "401:M_UNKNOWN_TOKEN", "guess": "401:M_UNKNOWN_TOKEN"}
+REFUSED = {"expired": "401:M_UNKNOWN_TOKEN", "guess": "401:M_UNKNOWN_TOKEN", "bridge": "403"}
 USUAL = {401: "M_MISSING_TOKEN", 403: "M_FORBIDDEN", 404: "M_NOT_FOUND"}
 HIDDEN = {PERSONAL: {"owner"}, SAID: {"owner", "member"}}
 
@@ -59,7 +60,7 @@ async def wrong_cells(world: World, rows: Sequence[Row], entries: Sequence[Endpo
     for row in rows:
         for role in ORDER:
             method, target, body = world.request(row, role)
-            tokens = {"nobody": [None], "guess": ["guess"], **world.tokens}[role]
+            tokens = {"nobody": [None], "guess": ["guess"], "bridge": [BRIDGE], **world.tokens}[role]
             token = tokens.pop() if row.ends_login and role in world.tokens else tokens[0]
             status, text = await world.ask(method, target, token, body)
             entry = known[row.method, row.path]

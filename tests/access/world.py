@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
+import yaml
 from yarl import URL
 
 from lmserver.accounts.access_tokens import ACCESS_MS
@@ -30,6 +31,7 @@ ACCOUNTS = {
     "expired": "frank", "victim": "victim",
 }  # fmt: skip
 LOGINS = 3
+BRIDGE = "token-of-a-bridge"
 GENEROUS = {"per_second": 10_000, "burst": 10_000}
 NO_HASH = "!"
 _numbers = count(1)
@@ -61,7 +63,9 @@ class World:
             ("requests", "anonymous", "send", "join", "knock", "invite", "create_room", "claim", "report", "search",
              "media_upload", "media_download", "url_preview", "login", "registration"), GENEROUS,
         )  # fmt: skip
-        world = cls(await serve(db, folder, {**SECTIONS, "limits": limits}, clock, Network()), clock)
+        sections = {**SECTIONS, "limits": limits, "appservices": [_registration(folder)]}
+        world = cls(await serve(db, folder, sections, clock, Network()), clock)
+        await world.api.server.appservices.services.start()
         await world._people()
         await world._room()
         await world._belongings()
@@ -98,6 +102,8 @@ class World:
             f"{name}={quote(str(_filled(value, values)), safe='')}"
             for name, _, value in (pair.partition("=") for pair in row.query.split("&") if pair)
         )
+        if role == "bridge":
+            query = f"{query}&user_id={quote(self.ids['owner'])}"
         return row.method, f"{path}?{query}" if query else path, _filled(row.body, values)
 
     # -- making ---------------------------------------------------------------------------------
@@ -179,6 +185,18 @@ class World:
             "dehydrated": {"device_id": "ASLEEP", "device_data": {"algorithm": "x", "device_pickle": PERSONAL},
                            "initial_device_display_name": "asleep", "device_keys": asleep.keys},
         }  # fmt: skip
+
+
+def _registration(folder: Path) -> str:
+    """Of an application service that has users of its own, and none of those of the world."""
+    namespace = [{"regex": f"@_bridge_.*:{NAME}", "exclusive": True}]
+    path = folder / "bridge.yaml"
+    entry = {
+        "id": "bridge", "url": None, "as_token": BRIDGE, "hs_token": "token-for-a-bridge", "sender_localpart": "_bridge_bot",
+        "namespaces": {"users": namespace, "aliases": [], "rooms": []},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(entry), encoding="utf-8")
+    return str(path)
 
 
 def _filled(value: Any, values: dict[str, Any]) -> Any:

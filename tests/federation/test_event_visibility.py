@@ -138,6 +138,18 @@ async def test_b16_every_endpoint_at_every_stage(world: World, stage: str, visib
     ids = shown.pop("state_ids")
     assert ids == (NOTHING if expected == NOTHING else REDACTED)
     assert shown == {"event": expected, "state": expected, "backfill": expected}
+    # At any moment the server is told of an event that it may see, and of none where it sees none.
+    for direction in ("f", "b"):
+        ts = 1 if direction == "f" else 2**52
+        status, found = await world.ask(
+            "GET", f"{V1}{path('timestamp_to_event', ROOM)}?ts={ts}&dir={direction}"
+        )
+        assert status in (200, 404)
+        if status == 404:
+            assert expected == NOTHING
+        else:
+            assert expected == FULL or found["event_id"] != secret
+            assert (await world.ask("GET", urls(found["event_id"])["event"]))[0] == 200
     stranger = await seen(world, secret, EVIL)
     assert set(stranger.values()) == ({FULL, REDACTED} if visibility == "world_readable" else {NOTHING})
 

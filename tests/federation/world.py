@@ -15,11 +15,14 @@ from lmserver.federation_server.edus import EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
 from lmserver.federation_server.keys import KeyEndpoints
 from lmserver.federation_server.membership import MembershipEndpoints
+from lmserver.federation_server.timestamps import TimestampEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.protocol import canonical_json, transport
 from lmserver.protocol.signatures import VerifyKey
 from lmserver.rooms.invites import Invites
 from lmserver.rooms.outsiders import Outsiders
+from lmserver.rooms.reading import Reading
+from lmserver.rooms.timestamps import Timestamps
 from lmserver.storage.database import Database
 from lmserver.storage.to_device import RemoteMessage
 from lmserver.web.app import build_app
@@ -73,8 +76,10 @@ class World:
         )
         self.membership = MembershipEndpoints(db, self.engine, verifier, invites, RateLimiter({}), now)
         keys = KeyEndpoints(key_of(HUB), {}, self, now, linearized=True)
+        nowhere: Any = None
+        timestamps = TimestampEndpoints(db, Timestamps(db, Reading(db, now), nowhere, HUB))
         app = build_app(
-            [self.transactions, self.membership, EventEndpoints(db, self.engine), keys],
+            [self.transactions, self.membership, EventEndpoints(db, self.engine), keys, timestamps],
             {Auth.SERVER: ServerAuthenticator(HUB, self._keys, self.alive.append)},
         )
         self.http = TestClient(TestServer(app))
