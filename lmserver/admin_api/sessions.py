@@ -7,12 +7,13 @@ from lmserver.accounts.administration import AccountAdministration
 from lmserver.accounts.errors import AccountError
 from lmserver.admin_api import parameters as p
 from lmserver.admin_api.parameters import SYNAPSE
+from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage import room_state
 from lmserver.storage.accounts import Device
 from lmserver.storage.database import Executor
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import bad_json, not_found
+from lmserver.web.errors import bad_json, bad_param, not_found
 
 DEVICE = SYNAPSE + "/v2/users/{user_id}/devices/{device_id}"
 
@@ -78,7 +79,9 @@ class SessionEndpoints:
     async def joined_rooms(self, request: Request) -> JsonObject:
         """The rooms a user is in; of users of other servers those that we know."""
         user_id = request.params["user_id"]
-        if user_id.endswith(":" + self._our_name):
+        if not ids.is_user_id(user_id):
+            raise bad_param("user_id is not valid")
+        if ids.server_of(user_id) == self._our_name:
             user_id = await self._user(request)
         memberships = await room_state.user_memberships(self._db, user_id)
         rooms = sorted(m.room_id for m in memberships if m.membership == "join")

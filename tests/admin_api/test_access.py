@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,50 @@ async def test_an_administrator_that_is_none_any_longer(admin: AdminApi) -> None
     await admin.ok("PUT", f"{V2}/users/{ALICE}", {"locked": True})
     status, answer = await admin.call("GET", f"{V2}/users", token=admin.alice)
     assert (status, answer["errcode"]) == (401, "M_USER_LOCKED")
+
+
+ODD = (
+    "%00",
+    "%FF",
+    "x" * 300,
+    "%ED%A0%80",
+    "@a%00:b",
+    f"@a%00:{NAME}",
+    "!a%00:b",
+    "-1",
+    "9" * 30,
+    "..",
+    "%2F",
+)
+BODIES: list[Any] = [
+    {}, [], {"user_id": ALICE, "content": {"body": "\0"}}, {"user_id": ALICE, "content": {"body": "x" * 100_000}},
+    {"user_id": "\0", "admin": {}, "block": 1, "devices": [["x"]], "new_password": 5, "token": "\0"},
+    {"valid_until_ms": 2**63, "length": 2**63, "uses_allowed": 2**63, "expiry_time": 2**63},
+    {"displayname": "x" * 5000, "avatar_url": "\0", "reason": "\0", "purge": "x", "new_room_user_id": "\0"},
+]  # fmt: skip
+QUERY = "from={0}&limit={0}&before_ts={0}&size_gt={0}&name={1}&search_term={1}&user_id={1}&room_id={1}&destination={1}"
+
+
+async def test_no_input_makes_it_fail(admin: AdminApi) -> None:
+    """Nothing of these is a 5xx, whatever it is."""
+    for entry in registry(admin.server.admin_app):
+        for odd in ODD:
+            path = re.sub(r"{\w+}", lambda _, odd=odd: odd, entry.path)
+            status, answer = await admin.call(entry.method, path, {})
+            assert status < 500, (entry.method, path, answer)
+            if path == entry.path:
+                break
+    targets = {"user_id": ALICE, "room_id": f"!a:{NAME}"}
+    for entry in registry(admin.server.admin_app):
+        path = re.sub(r"{(\w+)}", lambda found: targets.get(found[1], "elsewhere.test"), entry.path)
+        for body in BODIES if entry.method in ("PUT", "POST") else [None]:
+            status, answer = await admin.call(entry.method, path, body)
+            assert status < 500, (entry.method, path, answer)
+        for number, text in (
+            ("9" * 18, "%ED%A0%80%25_!"),
+            ("9" * 30, "%00"),
+            ("%D9%A3", "x" * 1000),
+            ("-1", ""),
+        ):
+            status, answer = await admin.call(entry.method, f"{path}?{QUERY.format(number, text)}", {})
+            assert status < 500, (entry.method, path, number, answer)

@@ -244,6 +244,7 @@ def test_every_table_of_rooms_is_purged_or_kept_for_a_reason() -> None:
 async def test_a_deletion_goes_on_after_a_restart(admin: AdminApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left in the middle is found by the next run; nobody joins until the end."""
     monkeypatch.setattr(purging, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(purging, "POLL_SECONDS", 0.2)
     room, remove_rows, tries = await everything(admin), room_purges.remove_rows, 0
     meanwhile: list[int] = []
 
@@ -284,7 +285,7 @@ async def test_other_servers_hear_of_the_end_of_a_room(cluster: Cluster, tmp_pat
     both can be in a room of the other again."""
     async with sites(cluster, tmp_path, "hub.test", "participant.test") as (hub, participant):
         alice, bob = await hub.user("alice"), await participant.user("bob")
-        for site, ours, theirs in ((hub, alice, bob), (participant, bob, alice)):
+        for site, ours in ((hub, alice), (participant, bob)):
             room = await alice.create(preset="public_chat")
             await bob.act("join", room)
             delete_id = await site.server.purges.begin(room, "root", deletes=True, forced=False)
@@ -299,8 +300,6 @@ async def test_other_servers_hear_of_the_end_of_a_room(cluster: Cluster, tmp_pat
 
             await eventually(left)
             assert set(await rows(site.db, room)) <= KEPT
-            if site is hub:
-                assert (await theirs.room("leave", room))[0] in (200, 403, 404, 502, 504)
         again = await alice.create(preset="public_chat")
         await bob.act("join", again)
         await bob.say(again, "Here", "t1")
