@@ -4,7 +4,7 @@ user's server. Templates are hints, never hashed nor signed (attack T5)."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -24,7 +24,7 @@ from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.invites import InviteRefused, Invites
-from lmserver.rooms.outcomes import HELD, Accepted, Outcome, Rejected
+from lmserver.rooms.outcomes import HELD, Accepted, Outcome, Rejected, RoomBusy
 from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Database
 from lmserver.storage.room_log import StoredEvent
@@ -140,7 +140,8 @@ class MembershipEndpoints:
                 self._limit_knock(lpdu)
             if membership == "join":
                 self._limit_joins(origin, lpdu, view)
-            [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
+            with _not_too_full():
+                [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
             return await answer(lpdu, _accepted(outcome).event_id)
 
         return await self._requests.stored(origin, f"send_{membership}", request.params["txn_id"], work)
@@ -228,7 +229,8 @@ class MembershipEndpoints:
         if lpdu.membership != "invite" or not ids.is_user_id(lpdu.state_key):
             raise bad_json("not an invite")
         await self._verify(lpdu)
-        outcome, pdu = await self._invites.proxy(origin, lpdu)
+        with _not_too_full():
+            outcome, pdu = await self._invites.proxy(origin, lpdu)
         accepted = _accepted(outcome)
         if pdu is not None and pdu.event_id == accepted.event_id:
             return _both(pdu.canonical)
@@ -251,6 +253,15 @@ def _check_sent(lpdu: Lpdu, membership: str, origin: str) -> None:
 def _refusal(error: InviteRefused) -> ApiError:
     extra = {} if error.retry_after_ms is None else {"retry_after_ms": error.retry_after_ms}
     return ApiError(error.status, error.errcode, error.reason, extra)
+
+
+@contextlib.contextmanager
+def _not_too_full() -> Iterator[None]:
+    """429 where a room takes no more for now: the other server tells its user to come back."""
+    try:
+        yield
+    except RoomBusy:
+        raise limited(1.0) from None
 
 
 def _accepted(outcome: Outcome) -> Accepted:

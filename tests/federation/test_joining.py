@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
 from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import EVIL, HUB, PARTICIPANT
@@ -41,6 +43,19 @@ async def test_users_of_one_server_who_join_at_once_need_one_handshake(
         await agree(room_id, hub, participant)
         handshakes = "SELECT count(*) FROM inbound_transactions WHERE endpoint = 'send_join'"
         assert await hub.db.fetchval(handshakes) == 1
+
+
+async def test_r7_a_join_that_a_full_room_cannot_take_may_be_tried_again(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice, bob = await hub.user("alice"), await participant.user("bob")
+        room_id = await alice.create(preset="public_chat")
+        with monkeypatch.context() as full:
+            full.setattr("lmserver.rooms.turns.MAX_WAITING", 0)
+            status, answer = await bob.call("POST", f"/join/{quote(room_id)}", {})
+        assert (status, answer["errcode"], answer["retry_after_ms"]) == (429, "M_LIMIT_EXCEEDED", 1000)
+        await join(bob, room_id)
 
 
 async def test_two_processes_of_a_server_may_join_at_once(cluster: Cluster, tmp_path: Path) -> None:
