@@ -22,9 +22,9 @@ from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
-from lmserver.rooms.outcomes import HELD, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.outcomes import CLOSED, HELD, GapFound, Outcome, Proposal, Rejected
 from lmserver.rooms.turns import Turns
-from lmserver.storage import holds, outside, room_log, room_state
+from lmserver.storage import holds, outside, room_log, room_purges, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
 
@@ -161,11 +161,13 @@ class Invites:
         return await self.invite(lpdu)
 
     async def ask_local(self, invite: EventDraft | Lpdu | Pdu) -> None:
-        """Whether a user of ours may be invited: there, willing, and not too often; raises
-        InviteRefused."""
+        """Whether a user of ours may be invited: there, to a room that may be entered, willing, and not too
+        often; raises InviteRefused."""
         target = invite.state_key or ""
         if not await self._accounts.is_active(target):
             raise InviteRefused(404, "M_NOT_FOUND", "no such user")
+        if await room_purges.is_closed(self._db, invite.room_id):
+            raise InviteRefused(403, CLOSED.errcode, CLOSED.reason)
         _raise(await self._policy.refusal(target, invite.sender))
 
     # -- as the target's server -----------------------------------------------------------------

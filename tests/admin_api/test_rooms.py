@@ -156,7 +156,10 @@ async def test_a_closed_room_is_entered_by_nobody_of_ours(admin: AdminApi) -> No
     assert (await admin.clients.call("PUT", f"{path}/send/m.room.message/1", {"body": "x"}, admin.alice))[
         0
     ] == 200
+    invite = (f"{path}/invite", {"user_id": BOB}, admin.alice)
+    assert (await admin.clients.call("POST", *invite))[0] == 403
     await admin.ok("PUT", f"{V1}/rooms/{room}/block", {"block": False})
+    assert (await admin.clients.call("POST", *invite))[0] == 200
     assert await join(admin, admin.bob, room) == 200
     elsewhere = await admin.ok("PUT", f"{V1}/rooms/!x:elsewhere.test/block", {"block": True})
     assert elsewhere == {"block": True} and await join(admin, admin.bob, "!x:elsewhere.test") == 403
