@@ -257,6 +257,7 @@ async def _housekeeping(server: Server) -> None:
             await inbound.purge(db, now - KEEP_INBOUND_MS)
             await interactive_auth.purge(db, now - SESSION_MS)
             await access_tokens.purge_logins(db, now)
+            await server.accounts.tidy()
             await sso.purge(db, now - SSO_SESSION_MS)
             await lpdus.purge(db, now - KEEP_OWN_LPDUS_MS)
             await client_transactions.purge(db, now - KEEP_CLIENT_TRANSACTIONS_MS)

@@ -13,11 +13,12 @@ from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import accounts, cross_signing, departures, e2e_keys, key_backups
+from lmserver.storage import access_tokens, accounts, cross_signing, departures, e2e_keys, key_backups
 from lmserver.storage.accounts import Account, Device
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
 MAX_NAME = 256
+ENDED_AT_ONCE = 1000
 NO_PASSWORD = ""
 """The hash that no password has."""
 
@@ -217,6 +218,11 @@ class Accounts:
         self._device_lists.tell(reach)
         self._tokens.forget(user_id)
         return gone
+
+    async def tidy(self) -> None:
+        """Remove the devices of logins that were to end and have, ENDED_AT_ONCE of them."""
+        for user_id, device_id in await access_tokens.ended(self._db, self._clock(), ENDED_AT_ONCE):
+            await self.log_out(user_id, [device_id])
 
     # -- devices and profiles -------------------------------------------------------------------
 

@@ -79,6 +79,17 @@ async def owner(db: Executor, token_hash: bytes) -> TokenOwner | None:
     return None if row is None else TokenOwner(*(row[name] for name in TokenOwner.__slots__))
 
 
+async def ended(db: Executor, before_ms: int, limit: int) -> list[tuple[str, str]]:
+    """(user, device) of logins that nothing can renew and that ended before a time."""
+    rows = await db.fetch(
+        "SELECT user_id, device_id FROM access_tokens"
+        " WHERE refresh_hash IS NULL AND expires_ts < $1 LIMIT $2",
+        before_ms,
+        limit,
+    )
+    return [(row["user_id"], row["device_id"]) for row in rows]
+
+
 async def take_refresh(db: Connection, token_hash: bytes) -> RefreshToken | None:
     """A refresh token, locked until the transaction ends."""
     row = await db.fetchrow(
