@@ -303,9 +303,12 @@ async def test_other_servers_hear_of_the_end_of_a_room(cluster: Cluster, tmp_pat
 
             await eventually(left)
             assert set(await rows(site.db, room)) <= KEPT
-        again = await alice.create(preset="public_chat")
-        await bob.act("join", again)
-        await bob.say(again, "Here", "t1")
+        # The participant's room is still there at its hub: it is entered as if it had never been known.
+        await bob.act("join", room)
+        await alice.say(room, "Back again", "t1")
+        await bob.say(room, "Here", "t2")
+        section = await bob.until("join", room)
+        assert section["timeline"]["events"]
 
 
 async def test_a_stored_transaction_survives_the_end_of_its_room(cluster: Cluster, tmp_path: Path) -> None:
