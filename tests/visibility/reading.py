@@ -93,7 +93,7 @@ async def everything(plot: Plot, life: str) -> dict[str, Shown]:
             shown[f"relations {entry.mark}"] = await ask(phone, "GET", f"{new}/relations/{by_id}?limit=50")
         elif way == "said":
             shown[f"context {entry.mark}"] = await ask(phone, "GET", f"{of_room}/context/{by_id}?limit=6")
-        if way == "said" or (way == "edit" and even):
+        if way in ("said", "edit") and even:
             shown[f"search {entry.mark}"] = await search(phone, entry.mark)
     wanted = {
         "conn_id": life, "lists": {"all": window([0, 9], limit=50, state=EVERYTHING)},
