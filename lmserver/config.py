@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -18,12 +18,11 @@ from lmserver.config_admin import AdminListener, read_admin
 from lmserver.config_appservices import AppService, read_appservices
 from lmserver.config_notaries import Notary, read_notaries
 from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
+from lmserver.config_reader import ConfigReader, Network, shown
 from lmserver.config_turn import Turn, read_turn
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
 from lmserver.web.limits import Rate
-
-Network = IPv4Network | IPv6Network
 
 
 class ConfigError(Exception):
@@ -223,94 +222,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Reader:
-    """Takes values out of nested mappings and remembers what is wrong with them."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.problems: list[str] = []
-
-    def section(self, owner: dict[str, Any], key: str, known: set[str], path: str = "") -> dict[str, Any]:
-        value = owner.get(key)
-        where = f"{path}{key}"
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.problems.append(f"{where}: expected a section with keys, found {_shown(value)}")
-            return {}
-        self.unknown(value, known, f"{where}.")
-        return value
-
-    def unknown(self, section: dict[Any, Any], known: set[str], path: str = "") -> None:
-        for key in section:
-            if key not in known:
-                self.problems.append(f"{path}{key}: unknown key; known here: {', '.join(sorted(known))}")
-
-    def value(self, section: dict[str, Any], key: str, kind: type, default: Any, path: str) -> Any:
-        value = section.get(key, default)
-        if value is None and default is None:
-            return None
-        wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
-        if wrong:
-            self.problems.append(f"{path}{key}: expected {_NAMES[kind]}, found {_shown(value)}")
-            return default
-        return value
-
-    def port(self, section: dict[str, Any], key: str, default: int, path: str) -> int:
-        value: int = self.value(section, key, int, default, path)
-        if not 0 <= value <= 65535:
-            self.problems.append(f"{path}{key}: {value} is not a port (0 to 65535)")
-            return default
-        return value
-
-    def size(self, section: dict[str, Any], key: str, default: int, path: str) -> int:
-        value: int = self.value(section, key, int, default, path)
-        if value <= 0:
-            self.problems.append(f"{path}{key}: expected a number of bytes above 0, found {value}")
-            return default
-        return value
-
-    def file(self, section: dict[str, Any], key: str, path: str) -> Path | None:
-        value = self.value(section, key, str, None, path)
-        return None if value is None else self.base / Path(value).expanduser()
-
-    def choice(
-        self, section: dict[str, Any], key: str, choices: tuple[str, ...], default: str, path: str
-    ) -> Any:
-        value = self.value(section, key, str, default, path)
-        if value not in choices:
-            self.problems.append(f"{path}{key}: {_shown(value)} is not one of {', '.join(choices)}")
-            return default
-        return value
-
-    def strings(self, section: dict[str, Any], key: str, path: str) -> list[str]:
-        value = section.get(key) or []
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.problems.append(f"{path}{key}: expected a list of strings, found {_shown(value)}")
-            return []
-        return value
-
-    def networks(self, section: dict[str, Any], key: str, path: str) -> tuple[Network, ...]:
-        found: list[Network] = []
-        for text in self.strings(section, key, path):
-            try:
-                found.append(ip_network(text))
-            except ValueError:
-                self.problems.append(f"{path}{key}: {_shown(text)} is not a network like 10.0.0.0/8")
-        return tuple(found)
-
-
-_NAMES = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a section"}
 _TOP = {
     "server_name", "data_dir", "signing_key_path", "database", "client", "federation", "registration",
     "rooms", "presence", "user_directory", "turn", "server_notices", "media", "url_previews", "logging",
     "metrics", "admin", "limits", "trusted_proxies", "oidc_providers", "sso", "appservices",
 }  # fmt: skip
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def load_config(path: Path) -> Config:
@@ -330,7 +246,7 @@ def parse_config(raw: object, base: Path) -> Config:
     """Check a parsed configuration; relative paths are relative to `base`."""
     if not isinstance(raw, dict):
         raise ConfigError(["the configuration is not a mapping: begin with `lmserver generate-config`"])
-    reader = _Reader(base)
+    reader = ConfigReader(base)
     reader.unknown(raw, _TOP)
     config = _config(reader, raw)
     if reader.problems:
@@ -338,11 +254,11 @@ def parse_config(raw: object, base: Path) -> Config:
     return config
 
 
-def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
+def _config(reader: ConfigReader, raw: dict[str, Any]) -> Config:
     name = reader.value(raw, "server_name", str, "", "")
     if not ids.is_server_name(name):
         reader.problems.append(
-            f"server_name: {_shown(name)} is not a DNS name with an optional port, such as example.org"
+            f"server_name: {shown(name)} is not a DNS name with an optional port, such as example.org"
         )
     data_dir = reader.file(raw, "data_dir", "") or reader.base / "lmserver-data"
     database = reader.section(raw, "database", {"url", "pool_size"})
@@ -388,18 +304,18 @@ def _config(reader: _Reader, raw: dict[str, Any]) -> Config:
     )
 
 
-def _database_url(reader: _Reader, section: dict[str, Any]) -> str | None:
+def _database_url(reader: ConfigReader, section: dict[str, Any]) -> str | None:
     url: str | None = reader.value(section, "url", str, None, "database.")
     if url is not None and not url.startswith(("postgresql://", "postgres://")):
         reader.problems.append("database.url: must begin with postgresql://")
     return url
 
 
-def _client(reader: _Reader, raw: dict[str, Any]) -> ClientListener:
+def _client(reader: ConfigReader, raw: dict[str, Any]) -> ClientListener:
     section = reader.section(raw, "client", {"host", "port", "public_url"})
     url = reader.value(section, "public_url", str, None, "client.")
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
-        reader.problems.append(f"client.public_url: {_shown(url)} is not an http or https URL")
+        reader.problems.append(f"client.public_url: {shown(url)} is not an http or https URL")
     return ClientListener(
         reader.value(section, "host", str, "127.0.0.1", "client."),
         reader.port(section, "port", 8008, "client."),
@@ -413,7 +329,7 @@ _FEDERATION = {
 }  # fmt: skip
 
 
-def _federation_listener(reader: _Reader, raw: dict[str, Any]) -> FederationListener:
+def _federation_listener(reader: ConfigReader, raw: dict[str, Any]) -> FederationListener:
     section = reader.section(raw, "federation", _FEDERATION)
     certificate = reader.file(section, "tls_certificate", "federation.")
     key = reader.file(section, "tls_private_key", "federation.")
@@ -429,7 +345,7 @@ def _federation_listener(reader: _Reader, raw: dict[str, Any]) -> FederationList
     )
 
 
-def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
+def _federation(reader: ConfigReader, raw: dict[str, Any]) -> Federation:
     section = raw.get("federation") if isinstance(raw.get("federation"), dict) else {}
     section = section or {}
     mode = reader.choice(section, "mode", ("linearized", "dual_stack"), "linearized", "federation.")
@@ -438,7 +354,7 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
     well_known = reader.value(section, "well_known", str, None, "federation.")
     if well_known is not None and not ids.is_server_name(well_known):
         reader.problems.append(
-            f"federation.well_known: {_shown(well_known)} is not a DNS name with an optional port"
+            f"federation.well_known: {shown(well_known)} is not a DNS name with an optional port"
         )
     plain, blocked = (_servers(reader, section, key) for key in ("plain_http_servers", "blocked_servers"))
     return Federation(
@@ -452,15 +368,15 @@ def _federation(reader: _Reader, raw: dict[str, Any]) -> Federation:
     )
 
 
-def _servers(reader: _Reader, section: dict[str, Any], key: str) -> frozenset[str]:
+def _servers(reader: ConfigReader, section: dict[str, Any], key: str) -> frozenset[str]:
     names = reader.strings(section, key, "federation.")
     for name in names:
         if not ids.is_server_name(name):
-            reader.problems.append(f"federation.{key}: {_shown(name)} is not a server name")
+            reader.problems.append(f"federation.{key}: {shown(name)} is not a server name")
     return frozenset(names)
 
 
-def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
+def _registration(reader: ConfigReader, raw: dict[str, Any]) -> Registration:
     section = reader.section(raw, "registration", {"mode", "tokens"})
     mode = reader.choice(section, "mode", ("closed", "token", "open"), "closed", "registration.")
     tokens = reader.strings(section, "tokens", "registration.")
@@ -469,7 +385,7 @@ def _registration(reader: _Reader, raw: dict[str, Any]) -> Registration:
     return Registration(mode, tuple(tokens))
 
 
-def _oidc_providers(reader: _Reader, raw: dict[str, Any]) -> tuple[OidcProvider, ...]:
+def _oidc_providers(reader: ConfigReader, raw: dict[str, Any]) -> tuple[OidcProvider, ...]:
     found = read_providers(raw.get("oidc_providers"), reader.base, reader.problems)
     client = raw.get("client")
     if found and not (isinstance(client, dict) and client.get("public_url")):
@@ -477,11 +393,11 @@ def _oidc_providers(reader: _Reader, raw: dict[str, Any]) -> tuple[OidcProvider,
     return found
 
 
-def _server_notices(reader: _Reader, raw: dict[str, Any], server: str) -> ServerNotices:
+def _server_notices(reader: ConfigReader, raw: dict[str, Any], server: str) -> ServerNotices:
     section = reader.section(raw, "server_notices", {"localpart", "name", "can_be_declined"})
     localpart = reader.value(section, "localpart", str, "notices", "server_notices.")
     if not ids.is_user_id(f"@{localpart}:{server if ids.is_server_name(server) else 'example.org'}"):
-        reader.problems.append(f"server_notices.localpart: {_shown(localpart)} can be no user's name")
+        reader.problems.append(f"server_notices.localpart: {shown(localpart)} can be no user's name")
     return ServerNotices(
         localpart,
         reader.value(section, "name", str, "Server notices", "server_notices."),
@@ -492,7 +408,7 @@ def _server_notices(reader: _Reader, raw: dict[str, Any], server: str) -> Server
 _ROOMS = {"default_version", "map_numeric_versions", "list_for_servers", "purge_empty_after_days"}
 
 
-def _purge_days(reader: _Reader, rooms: dict[str, Any]) -> int | None:
+def _purge_days(reader: ConfigReader, rooms: dict[str, Any]) -> int | None:
     if "purge_empty_after_days" in rooms and rooms["purge_empty_after_days"] is None:
         return None
     days: int = reader.value(rooms, "purge_empty_after_days", int, 30, "rooms.")
@@ -501,7 +417,7 @@ def _purge_days(reader: _Reader, rooms: dict[str, Any]) -> int | None:
     return days
 
 
-def _media(reader: _Reader, raw: dict[str, Any]) -> Media:
+def _media(reader: ConfigReader, raw: dict[str, Any]) -> Media:
     known = {"max_upload_size", "max_remote_size", "remote_cache_size", "user_quota", "remote_retention_days"}
     section = reader.section(raw, "media", known)
     remote = reader.size(section, "max_remote_size", 100 * MB, "media.")
@@ -521,7 +437,7 @@ def _media(reader: _Reader, raw: dict[str, Any]) -> Media:
     )
 
 
-def _url_previews(reader: _Reader, raw: dict[str, Any]) -> UrlPreviews:
+def _url_previews(reader: ConfigReader, raw: dict[str, Any]) -> UrlPreviews:
     known = {"enabled", "max_image_size", "cache_size", "timeout", "allowed_networks", "denied_networks"}
     section = reader.section(raw, "url_previews", known)
     timeout = reader.value(section, "timeout", int, 10, "url_previews.")
@@ -537,7 +453,7 @@ def _url_previews(reader: _Reader, raw: dict[str, Any]) -> UrlPreviews:
     )
 
 
-def _metrics(reader: _Reader, raw: dict[str, Any]) -> MetricsListener | None:
+def _metrics(reader: ConfigReader, raw: dict[str, Any]) -> MetricsListener | None:
     if raw.get("metrics") is None:
         return None
     section = reader.section(raw, "metrics", {"host", "port"})
@@ -547,15 +463,15 @@ def _metrics(reader: _Reader, raw: dict[str, Any]) -> MetricsListener | None:
     )
 
 
-def _limits(reader: _Reader, raw: dict[str, Any]) -> dict[str, Rate]:
+def _limits(reader: ConfigReader, raw: dict[str, Any]) -> dict[str, Rate]:
     section = reader.section(raw, "limits", set(DEFAULT_LIMITS))
     return {name: _rate(reader, section, name, default) for name, default in DEFAULT_LIMITS.items()}
 
 
-def _rate(reader: _Reader, section: dict[str, Any], name: str, default: Rate) -> Rate:
+def _rate(reader: ConfigReader, section: dict[str, Any], name: str, default: Rate) -> Rate:
     entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
     rate = entry.get("per_second", default.per_second)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-        reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {_shown(rate)}")
+        reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {shown(rate)}")
         rate = default.per_second
     return Rate(float(rate), max(1, reader.value(entry, "burst", int, default.burst, f"limits.{name}.")))
