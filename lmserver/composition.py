@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import partial
 
 from aiohttp import web
 
-from lmserver.account_parts import AccountParts, account_parts
+from lmserver.account_parts import account_parts
 from lmserver.accounts.access_tokens import AccessTokens
 from lmserver.accounts.accounts import Accounts
 from lmserver.accounts.client_data import ClientData
@@ -24,33 +23,18 @@ from lmserver.accounts.profiles import Profiles
 from lmserver.accounts.remote import RemoteUsers
 from lmserver.admin_parts import admin_app
 from lmserver.appservice_parts import AppServiceParts, appservice_parts
-from lmserver.client_api.account_data import AccountDataEndpoints
-from lmserver.client_api.discovery import DiscoveryEndpoints
-from lmserver.client_api.ephemeral import EphemeralEndpoints
-from lmserver.client_api.history import HistoryEndpoints
-from lmserver.client_api.media import MediaEndpoints
-from lmserver.client_api.presence import PresenceEndpoints
-from lmserver.client_api.profile import ProfileEndpoints
-from lmserver.client_api.relations import RelationEndpoints
-from lmserver.client_api.send import SendEndpoints
-from lmserver.client_api.sliding_sync import SlidingSyncEndpoints
-from lmserver.client_api.sync import SyncEndpoints
-from lmserver.client_api.url_previews import UrlPreviewEndpoints
+from lmserver.client_parts import client_app
 from lmserver.config import Config
 from lmserver.edu_parts import EduParts, edu_dispatcher, edu_parts
-from lmserver.encryption_parts import encryption_endpoints
-from lmserver.federation_client.addresses import AddressGuard
+from lmserver.failures import FAILURES
 from lmserver.federation_client.blocked import BlockedServers
 from lmserver.federation_client.client import FederationClient
-from lmserver.federation_client.connector import PinnedHttp, tls_context
 from lmserver.federation_client.dns_lookup import Dns, SystemDns
 from lmserver.federation_client.keyring import Keyring, log_conflict
 from lmserver.federation_client.notary_documents import NotaryDocuments
-from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.room_api import RoomApi
 from lmserver.federation_client.sender import Sender
 from lmserver.federation_client.web_client import WebClient
-from lmserver.federation_client.web_pages import WebPages
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.devices import DeviceEndpoints as FederationDeviceEndpoints
 from lmserver.federation_server.discovery import VersionEndpoints, WellKnownEndpoints
@@ -61,18 +45,13 @@ from lmserver.federation_server.membership import MembershipEndpoints
 from lmserver.federation_server.recovery import RecoveryEndpoints
 from lmserver.federation_server.transactions import TransactionEndpoints
 from lmserver.media.administration import MediaAdministration
-from lmserver.media.files import MediaFiles
-from lmserver.media.library import Library
-from lmserver.media.local import LocalMedia
-from lmserver.media.remote import RemoteMedia
-from lmserver.media.thumbnails import Thumbnails
-from lmserver.media.url_previews import UrlPreviews
-from lmserver.media.workers import Workers
+from lmserver.media_parts import MediaParts, media_parts
 from lmserver.metrics import Metrics
+from lmserver.outbound_parts import federation_client_of, web_client_of, web_tls
 from lmserver.own_keys import OldKey
 from lmserver.protocol.signatures import SigningKey
 from lmserver.push_parts import PushParts, push_parts
-from lmserver.room_parts import RoomParts, federation_room_endpoints, room_endpoints, room_parts
+from lmserver.room_parts import federation_room_endpoints, room_parts
 from lmserver.rooms.administration import RoomAdministration
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.declines import Declines
@@ -89,37 +68,21 @@ from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.notices import Notices
 from lmserver.rooms.notifier import Notifier
-from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.outsiders import Outsiders
-from lmserver.rooms.own_lpdus import HubSilent, OwnLpdus
+from lmserver.rooms.own_lpdus import OwnLpdus
 from lmserver.rooms.profile_news import ProfileNews
 from lmserver.rooms.purging import RoomPurges
 from lmserver.rooms.push.following import Following
-from lmserver.rooms.reading import Reading
-from lmserver.rooms.receipts import Receipts
 from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
-from lmserver.rooms.sliding.service import SlidingSync
-from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.journal import Journal
-from lmserver.rooms.sync.sync import SyncService
 from lmserver.rooms.turns import Turns
-from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.database import Database
 from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import build_app
 from lmserver.web.endpoint import Auth
-from lmserver.web.errors import ApiError
 from lmserver.web.limits import RateLimiter
-
-FAILURES: dict[type[Exception], ApiError] = {
-    DatabaseUnavailable: ApiError(503, "M_UNKNOWN", "Try again in a moment", {"retry_after_ms": 2000}),
-    RoomBusy: ApiError(
-        429, "M_LIMIT_EXCEEDED", "Too many events wait for the room", {"retry_after_ms": 1000}
-    ),
-    HubSilent: ApiError(504, "M_UNKNOWN", "The room's hub has not answered yet"),
-}
-
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -151,17 +114,6 @@ class _Audience:
     def wake(self, destinations: Iterable[str]) -> None:
         if self.sender is not None:
             self.sender.wake(destinations)
-
-
-@dataclass(frozen=True, slots=True)
-class MediaParts:
-    """Uploads, copies, both together, and what is made of them."""
-
-    local: LocalMedia
-    remote: RemoteMedia
-    library: Library
-    thumbnails: Thumbnails
-    previews: UrlPreviews | None
 
 
 @dataclass(slots=True)
@@ -247,7 +199,7 @@ def assemble(
     audience = _Audience(notifier, guard)
     dns = dns or SystemDns()
     blocked = BlockedServers(db, config.federation.blocked_servers, clock)
-    client = _federation_client(config, key, dns, blocked)
+    client = federation_client_of(config, key, dns, blocked)
     keyring = Keyring(
         db,
         client,
@@ -280,9 +232,9 @@ def assemble(
     passwords = Passwords()
     device_lists = DeviceLists(name, notifier.publish, audience.wake, metrics.observe_dropped, clock)
     access = AccessTokens(db, clock)
-    web_client = _web_client(config, dns)
+    web_client = web_client_of(config, dns)
     accounts = Accounts(db, name, passwords, device_lists, access, clock)
-    bridges = appservice_parts(config, db, accounts, dns, _web_tls(config), clock)
+    bridges = appservice_parts(config, db, accounts, dns, web_tls(config), clock)
     joining = Joining(db, key, api, keyring, turns, audience.publish, clock)
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
@@ -311,7 +263,7 @@ def assemble(
         limiter,
         clock,
     )
-    media = _media(config, db, client, dns, clock)
+    media = media_parts(config, db, client, dns, clock)
     of_accounts = account_parts(
         config, db, accounts, access, bridges.services, web_client, rooms.profile_news.changed, limiter, clock
     )
@@ -363,7 +315,7 @@ def assemble(
         rooms.profile_news,
         rooms_admin.purges,
         blocked,
-        _client_app(
+        client_app(
             config,
             db,
             engine,
@@ -443,174 +395,3 @@ def _room_administration(
 def _key_conflict(metrics: Metrics, server: str, key_id: str) -> None:
     metrics.key_conflicts.inc()
     log_conflict(server, key_id)
-
-
-def _web_client(config: Config, dns: Dns) -> WebClient:
-    """For those the operator trusts, and whom they name."""
-    return WebClient(dns, AddressGuard(config.federation.allowed_networks), _web_tls(config))
-
-
-def _web_tls(config: Config) -> ssl.SSLContext:
-    """The web is wider than federation: TLS 1.2 will do."""
-    context = ssl.create_default_context()
-    if config.federation.ca_file is not None:
-        context.load_verify_locations(cafile=str(config.federation.ca_file))
-    return context
-
-
-def _federation_client(
-    config: Config, key: SigningKey, dns: Dns, blocked: BlockedServers
-) -> FederationClient:
-    guard = AddressGuard(config.federation.allowed_networks)
-    http = PinnedHttp(guard, tls_context(config.federation.ca_file))
-    resolver = Resolver(dns, guard, http)
-    return FederationClient(
-        config.server_name,
-        key,
-        resolver,
-        http,
-        plain_http_servers=config.federation.plain_http_servers,
-        blocked=blocked,
-    )
-
-
-def _media(
-    config: Config, db: Database, client: FederationClient, dns: Dns, clock: Callable[[], int]
-) -> MediaParts:
-    limits = config.media
-    folder = config.data_dir / "media"
-    local_files, remote_files = MediaFiles(folder / "local"), MediaFiles(folder / "remote")
-    local = LocalMedia(db, local_files, limits.user_quota, clock)
-    days = limits.remote_retention_days
-    remote = RemoteMedia(
-        db,
-        client,
-        remote_files,
-        limits.max_remote_size,
-        limits.remote_cache_size,
-        clock,
-        None if days is None else days * DAY_MS,
-    )
-    workers = Workers()
-    thumbnails = Thumbnails(workers)
-    library = Library(config.server_name, local, local_files, remote, remote_files, thumbnails)
-    previews = _url_previews(config, db, dns, workers, local, local_files, clock)
-    return MediaParts(local, remote, library, thumbnails, previews)
-
-
-def _url_previews(
-    config: Config,
-    db: Database,
-    dns: Dns,
-    workers: Workers,
-    local: LocalMedia,
-    files: MediaFiles,
-    clock: Callable[[], int],
-) -> UrlPreviews | None:
-    wanted = config.url_previews
-    if not wanted.enabled:
-        return None
-    return UrlPreviews(
-        db,
-        config.server_name,
-        WebPages(dns, AddressGuard(wanted.allowed_networks, wanted.denied_networks)),
-        workers,
-        local,
-        files,
-        clock,
-        max_image=wanted.max_image_size,
-        timeout=wanted.timeout,
-        cache_size=wanted.cache_size,
-    )
-
-
-def _client_app(
-    config: Config,
-    db: Database,
-    engine: RoomEngine,
-    backfill: Backfill,
-    accounts: Accounts,
-    of_accounts: AccountParts,
-    of_services: list[object],
-    invite_policy: InvitePolicy,
-    membership: Membership,
-    rooms: RoomParts,
-    data: ClientData,
-    devices: DeviceStore,
-    device_lists: DeviceLists,
-    remote: RemoteUsers,
-    media: MediaParts,
-    journal: Journal,
-    notifier: Notifier,
-    edus: EduParts,
-    push: PushParts,
-    limiter: RateLimiter,
-    metrics: Metrics,
-    clock: Callable[[], int],
-) -> web.Application:
-    reading = Reading(db, clock)
-    receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
-    feeds = Feeds(db, devices, data, edus.presence)
-    sliding = SlidingSync(
-        db, journal, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, push.unread, clock
-    )
-    sync = SyncService(
-        db, journal, notifier, reading, edus.typing, feeds, invite_policy.refuses, push.unread, clock
-    )
-    of_rooms = room_endpoints(
-        config,
-        db,
-        engine,
-        membership,
-        rooms,
-        reading,
-        accounts,
-        data,
-        push.rules,
-        limiter,
-        clock,
-    )
-    endpoints: Sequence[object] = (
-        DiscoveryEndpoints(config.client.public_url, config.rooms.default_version),
-        WellKnownEndpoints(config.federation.well_known),
-        *of_accounts.endpoints,
-        *of_services,
-        ProfileEndpoints(
-            Profiles(db, accounts),
-            config.server_name,
-            rooms.profile_news.changed,
-            remote.profile,
-        ),
-        AccountDataEndpoints(data),
-        *push.endpoints(),
-        *encryption_endpoints(
-            config.server_name,
-            db,
-            accounts,
-            devices,
-            device_lists,
-            remote,
-            journal,
-            feeds,
-            of_accounts.interaction,
-        ),
-        *of_rooms,
-        SendEndpoints(engine, reading, edus.typing, rooms.directory, clock),
-        HistoryEndpoints(db, reading, backfill),
-        RelationEndpoints(db, reading),
-        SyncEndpoints(sync, data.get_filter, edus.presence),
-        SlidingSyncEndpoints(sliding, edus.presence),
-        PresenceEndpoints(edus.presence),
-        EphemeralEndpoints(reading, edus.typing, receipts),
-        MediaEndpoints(config.server_name, media.local, media.library, config.media.max_upload_size),
-        *([] if media.previews is None else [UrlPreviewEndpoints(media.previews)]),
-    )
-    return build_app(
-        endpoints,
-        of_accounts.authenticators,
-        cors=True,
-        failures=FAILURES,
-        limiter=limiter,
-        observe=partial(metrics.observe_request, "client"),
-        proxies=TrustedProxies(config.trusted_proxies),
-    )
