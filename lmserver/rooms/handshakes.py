@@ -76,7 +76,8 @@ class Handshakes:
             membership="leave",
             sender=draft.sender,
             event=None if told else leave.canonical,
-            event_id=None,
+            # What the hub says of the time before the invite does not cancel the leave.
+            event_id=None if told else known.event_id,
             stripped_state=outside.encode_state([]),
             tell_at=None if told else self._clock() + FIRST_PAUSE_MS,
         )

@@ -18,7 +18,7 @@ class OutsideMembership:
     """`event` holds the canonical bytes of the member event: a PDU of the hub, or our own LPDU of
     a knock; None when the user left. `event_id` is the PDU's, None when only the hub knows it.
     `stripped_state` is a JSON list. `tell_at` is when (ms) the hub is told of a leave, whose LPDU
-    `event` is then; None when there is nothing to tell."""
+    `event` is then, and `event_id` the one it ends; None when there is nothing to tell."""
 
     user_id: str
     room_id: str
@@ -179,7 +179,7 @@ async def tell_later(db: Executor, leave: Untold, at_ms: int) -> None:
 async def told(db: Executor, leave: Untold) -> None:
     """The hub has heard of it, or will not."""
     await db.execute(
-        "UPDATE outside_memberships SET tell_at = NULL, event = NULL"
+        "UPDATE outside_memberships SET tell_at = NULL, event = NULL, event_id = NULL"
         " WHERE user_id = $1 AND room_id = $2 AND stream_xid = $3::text::xid8",
         leave.user_id,
         leave.room_id,

@@ -13,6 +13,7 @@ from lmserver.rooms.turns import Turns
 from tests.federation.sites import Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
+from tests.kit.users import eventually
 
 Two = tuple[Site, Site]
 
@@ -139,13 +140,21 @@ async def test_a_hub_that_refuses_cannot_hold_an_invite_open(two: Two) -> None:
     assert await participant.server.declines.check() == 0
 
 
+@pytest.mark.parametrize("late", ["", "late news"])
 async def test_an_invite_declined_before_the_hub_placed_it_ends_at_the_hub_too(
-    two: Two, monkeypatch: pytest.MonkeyPatch
+    two: Two, monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
+    """Also when what the hub said before the invite comes after the leave."""
     hub, participant = two
     alice, bob = await hub.user("alice"), await participant.user("bob")
     room_id = await alice.create(preset="private_chat")
+    await alice.act("invite", room_id, bob)
+    await bob.act("leave", room_id)
     await bob.sync()
+    if late:
+        await hub.server.sender.stop()
+        await alice.act("ban", room_id, bob)
+        await alice.act("unban", room_id, bob)
     declined = asyncio.Event()
     submit = Turns.submit
 
@@ -158,13 +167,29 @@ async def test_an_invite_declined_before_the_hub_placed_it_ends_at_the_hub_too(
     invite = asyncio.create_task(alice.act("invite", room_id, bob))
     await bob.until("invite", room_id)
     await bob.act("leave", room_id)
+    if late:
+        await hub.server.sender.start()
+        await eventually(lambda: delivered(hub))
     declined.set()
     await invite
     assert await hub.membership(room_id, bob.user_id) == "invite"
     await due(participant)
     assert await participant.server.declines.check() == 1
     assert await hub.membership(room_id, bob.user_id) == "leave"
-    assert await bob.pending() == {}
+    await bob.shows({})
+    await alice.act("ban", room_id, bob)
+    outside = "SELECT count(*) FROM outside_memberships WHERE membership = 'ban'"
+    await eventually(lambda: told_of(participant, outside))
+
+
+async def delivered(hub: Site) -> bool:
+    """Whether nothing waits to be sent."""
+    waiting = "SELECT count(*) FROM outbound_ranges AS o JOIN rooms AS r USING (room_id) WHERE acked_position < head_position AND until_position IS NULL OR acked_position < until_position"
+    return bool(await hub.db.fetchval(waiting) == 0)
+
+
+async def told_of(site: Site, query: str) -> bool:
+    return bool(await site.db.fetchval(query) == 1)
 
 
 async def test_the_second_user_declines_through_send(two: Two) -> None:
