@@ -116,8 +116,10 @@ class TransactionEndpoints:
         await asyncio.sleep(0)  # its query is under way while the events are parsed
         try:
             work = await self._sorted(origin, pdus, result)
-        finally:
-            claim = await claiming
+        except BaseException:
+            await self._release(origin, (await claiming).fence or 0)
+            raise
+        claim = await claiming
         if claim.response is not None:
             return claim.response
         fence = claim.fence or 0
