@@ -163,6 +163,7 @@ def synapse(folder: Path, socket_dir: str, port: str, user: str, database: str) 
         "rc_login": {k: {"per_second": 1e5, "burst_count": 10**6} for k in ("address", "account", "failed_attempts")},
         "rc_joins": {k: {"per_second": 1e5, "burst_count": 10**6} for k in ("local", "remote")},
         "rc_joins_per_room": {"per_second": 1e5, "burst_count": 10**6},
+        "rc_room_creation": {"per_second": 1e5, "burst_count": 10**6},
     }  # fmt: skip
     (folder / "synapse.yaml").write_text(yaml.safe_dump(config))
     log = {"version": 1, "root": {"level": "WARNING", "handlers": ["c"]},

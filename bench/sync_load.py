@@ -72,10 +72,14 @@ class Waiter(asyncio.Protocol):
         head, separator, body = self._data.partition(b"\r\n\r\n")
         if not separator:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) >= length and self._answer is not None and not self._answer.done():
+        _, sized, rest = head.lower().partition(b"content-length:")
+        if sized:
+            whole = body if len(body) >= int(rest.partition(b"\r\n")[0]) else None
+        else:  # Synapse sends its answers in chunks
+            whole = _unchunked(body) if body.endswith(b"\r\n0\r\n\r\n") else None
+        if whole is not None and self._answer is not None and not self._answer.done():
             self._data = b""
-            self._answer.set_result((time.monotonic(), orjson.loads(body)))
+            self._answer.set_result((time.monotonic(), orjson.loads(whole)))
 
     def ask(self, query: str) -> asyncio.Future[tuple[float, dict[str, Any]]]:
         assert self._transport is not None
@@ -86,6 +90,14 @@ class Waiter(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _unchunked(body: bytes) -> bytes:
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        whole, body = whole + body[: int(size, 16)], body[int(size, 16) + 2 :]
+    return whole
 
 
 async def connect(server: Measured, token: str) -> Waiter:
@@ -144,7 +156,9 @@ async def _way(server: Measured, http: aiohttp.ClientSession, found: SyncLoad, m
         await asyncio.sleep(0.02)
         path = f"/rooms/{people.room}/send/m.room.message/{secrets.token_hex(6)}"
         began = time.monotonic()
-        put = asyncio.create_task(people.call(people.tokens[0], "PUT", path, {"body": f"{number}"}))
+        put = asyncio.create_task(
+            people.call(people.tokens[0], "PUT", path, {"msgtype": "m.text", "body": f"{number}"})
+        )
         ended, answer = await poll
         if not _events(answer, people.room):
             raise RuntimeError("woken by nothing")
