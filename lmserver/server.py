@@ -112,13 +112,13 @@ def run(
     logs.configure(config.logging.level, config.logging.format)
     for warning in config.warnings():
         log.warning("configuration", warning=warning)
-    _allow_files()
+    allow_files()
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
         runner.run(_serve(config, ready, progress))
     return 0
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
     """Every connection and every DNS query is an open file: take what the system grants."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

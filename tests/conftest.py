@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from lmserver.server import allow_files
 from lmserver.storage.database import Database
 from tests.kit.postgres import Cluster, running_cluster
 
 # How fast examples are made says something of the machine, not of the code.
 settings.register_profile("lmserver", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lmserver")
+
+allow_files()  # as the server does when it starts
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from lmserver.federation_client import resolver as resolver_module
 from lmserver.federation_client.client import FederationClient
-from lmserver.federation_client.connector import Address
+from lmserver.federation_client.connector import Address, Target
 from lmserver.federation_client.dns_lookup import AddressAnswer, Dns, SrvAnswer
 from lmserver.federation_client.errors import NameNotFound, Unreachable
 from lmserver.federation_client.resolver import Resolver
@@ -26,6 +26,7 @@ from tests.federation_client.fakes import LOOPBACK, Clock, Loopback
 from tests.kit.nameserver import NameServer
 
 HANGING = 500
+BATCH = 25  # a socket's buffer holds some 250 queries; what overflows is asked again seconds later
 KEY = SigningKey.from_seed("us.test", "ed25519:1", b"k" * 32)
 
 
@@ -60,10 +61,13 @@ async def crowded(names: NameServer, dns: Dns, loopback: Loopback, *, seen: int)
     """Ask for the names that are never answered and, once the name server has seen `seen`, a good one."""
     names.silent = {"*.hang.test."}
     resolving = resolver(dns, loopback, Clock())
-    hanging = [
-        asyncio.create_task(resolving.resolve(f"server{n}.hang.test" + (":8448" if n % 2 else "")))
-        for n in range(HANGING)
-    ]
+    hanging: list[asyncio.Task[Target]] = []
+    async with asyncio.timeout(20):
+        for n in range(HANGING):
+            name = f"server{n}.hang.test" + (":8448" if n % 2 else "")
+            hanging.append(asyncio.create_task(resolving.resolve(name)))
+            while n % BATCH == BATCH - 1 and len(names.asked) < min(n + 1, seen):
+                await asyncio.sleep(0.01)
     lag = 0.0
 
     async def heartbeat() -> None:
@@ -73,9 +77,6 @@ async def crowded(names: NameServer, dns: Dns, loopback: Loopback, *, seen: int)
             await asyncio.sleep(0.01)
             lag = max(lag, time.monotonic() - before - 0.01)
 
-    async with asyncio.timeout(20):
-        while len(names.asked) < seen:
-            await asyncio.sleep(0.01)
     beating = asyncio.create_task(heartbeat())
     started = time.monotonic()
     try:
