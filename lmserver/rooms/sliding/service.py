@@ -1,9 +1,8 @@
 """POST sync of simplified sliding sync: an answer, or a wait until there is something to say.
 
 The answer is the difference between what the connection was sent and what is there at a settled
-stream position. A waiter is registered before it reads, so it cannot sleep through a change, and
-each look starts from the same `pos`: nothing is noted before the answer that leaves. One request
-per connection: a newer one ends the older.
+stream position. While it waits each look starts from the same `pos`: nothing is noted before the
+answer that leaves. One request per connection: a newer one ends the older.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.sync.memberships import Memberships
 from lmserver.rooms.sync.other_rooms import RefusesInvites
 from lmserver.rooms.sync.polls import Poll, Polls
+from lmserver.rooms.sync.waiting import Waiting
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.unread import Unread
 from lmserver.storage import receipts
 from lmserver.storage.database import Database
 
-MAX_WAIT_SECONDS: Final = 60.0
 MAX_POLLS: Final = 16
 """Of one user, at a time."""
 WHOLE_AT_ONCE: Final = 4
@@ -75,8 +74,7 @@ class _Answer:
     """An answer that has not been noted yet. `rooms` is what the client has after it."""
 
     upto: Pos
-    upcoming: int
-    joined: frozenset[str]
+    joined_rooms: frozenset[str]
     counts: Mapping[str, int]
     results: Mapping[str, RoomResult]
     extensions: Extensions
@@ -86,6 +84,10 @@ class _Answer:
     @property
     def has_news(self) -> bool:
         return bool(self.results) or self.extensions.has_news or not self.complete
+
+    @property
+    def settled(self) -> int:
+        return self.upto.stream
 
     def document(self, pos: Pos) -> JsonObject:
         return {
@@ -114,7 +116,7 @@ class SlidingSync:
     ) -> None:
         self._db = db
         self._journal = journal
-        self._notifier = notifier
+        self._waiting = Waiting(journal, notifier)
         self._typing = typing
         self._memberships = Memberships(db, journal)
         self._connections = Connections(db, clock)
@@ -153,38 +155,20 @@ class SlidingSync:
     async def _wait_for_news(
         self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState, waiting: Poll
     ) -> _Answer:
-        loop = asyncio.get_running_loop()
         at_once = pos is None or state.request != poll.request.digest
-        deadline = loop.time() + (0 if at_once else min(poll.timeout, MAX_WAIT_SECONDS))
-        rooms: frozenset[str] | None = None
-        woken = False
-        while True:
-            keys = [poll.user_id, f"{poll.user_id}:{poll.device_id}", *(rooms or ())]
-            with self._notifier.listen(keys) as listener:
-                waiting.listener = listener
-                rechecked = False
-                while True:
-                    # Whoever wakes us has read the journal on; a wait that ended by itself has not.
-                    answer = await self._answer(poll, pos, state, read_on=not woken)
-                    left = deadline - loop.time()
-                    if answer.has_news or left <= 0 or waiting.ended or self._notifier.closed:
-                        return answer
-                    if rooms != answer.joined:
-                        rooms, woken = answer.joined, False
-                        break
-                    if not rechecked and answer.upto.stream < answer.upcoming:
-                        self._notifier.recheck(listener, answer.upcoming)
-                    rechecked = True
-                    woken = await listener.wait(left)
-                    if waiting.ended:
-                        return answer
+        return await self._waiting.for_news(
+            waiting,
+            poll.user_id,
+            poll.device_id,
+            0 if at_once else poll.timeout,
+            lambda upcoming: self._answer(poll, pos, state, upcoming),
+        )
 
     # -- one answer -----------------------------------------------------------------------------
 
     async def _answer(
-        self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState, *, read_on: bool
+        self, poll: SlidingPoll, pos: Pos | None, state: ConnectionState, upcoming: int
     ) -> _Answer:
-        upcoming = (await self._journal.advance()).upcoming if read_on else self._journal.end
         settled, epoch = self._journal.end, self._journal.epoch or 0
         if pos is not None and (pos.epoch != epoch or pos.stream > upcoming):
             raise UnknownPos  # from before the database was restored
@@ -203,7 +187,6 @@ class SlidingSync:
         extensions = await self._extensions.read(occasion)
         return _Answer(
             upto,
-            upcoming,
             memberships.joined_ids,
             windows.counts,
             results,

@@ -1,9 +1,8 @@
 """GET /sync: what happened since a token, or a wait until something does (CS API §Syncing).
 
 The answer is read for an interval of the stream, [since, upto), whose end is settled before
-anything else is read; whatever commits meanwhile belongs to the next interval. A waiter is
-registered before it reads, so it cannot sleep through a change. What the journal shows not to have
-happened in the interval is not asked of the database.
+anything else is read; whatever commits meanwhile belongs to the next interval. What the journal
+shows not to have happened in the interval is not asked of the database.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from lmserver.rooms.sync.other_rooms import OtherRooms, RefusesInvites
 from lmserver.rooms.sync.polls import Poll, Polls
 from lmserver.rooms.sync.timeline import Form, RoomSections
 from lmserver.rooms.sync.tokens import SyncToken
+from lmserver.rooms.sync.waiting import Waiting
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.unread import Unread
 from lmserver.storage.database import Executor
 
-MAX_WAIT_SECONDS: Final = 60.0
 WHOLE_AT_ONCE: Final = 4
 """First answers and full states being made at a time: each may be megabytes (attack R5)."""
 
@@ -43,7 +42,6 @@ class _Answer:
     """An answer being put together, with what the wait needs to know of it."""
 
     next_batch: SyncToken
-    upcoming: int
     joined_rooms: frozenset[str] = frozenset()
     body: JsonObject = field(default_factory=dict)
     rooms: dict[str, JsonObject] = field(
@@ -58,6 +56,10 @@ class _Answer:
             or any(self.body.get(part) for part in ("to_device", "account_data", "presence"))
             or bool(self.device_lists.changed or self.device_lists.left)
         )
+
+    @property
+    def settled(self) -> int:
+        return self.next_batch.stream
 
     def document(self, key_counts: tuple[dict[str, int], list[str]]) -> JsonObject:
         lists = self.device_lists
@@ -90,7 +92,7 @@ class SyncService:
     ) -> None:
         self._db = db
         self._journal = journal
-        self._notifier = notifier
+        self._waiting = Waiting(journal, notifier)
         self._typing = typing
         self._feeds = feeds
         self._inboxes = Inboxes(feeds, journal)
@@ -111,7 +113,7 @@ class SyncService:
         with self._polls.enter(request.user_id, request.device_id) as poll:
             if request.since is None or request.full_state:
                 async with self._whole:
-                    answer = await self._answer(request, form, read_on=True)
+                    answer = await self._answer(request, form, (await self._journal.advance()).upcoming)
             else:
                 answer = await self._wait_for_news(request, form, poll)
         if request.filter.lazy:
@@ -120,37 +122,18 @@ class SyncService:
         return answer.document(counts)
 
     async def _wait_for_news(self, request: SyncRequest, form: Form, poll: Poll) -> _Answer:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + min(request.timeout, MAX_WAIT_SECONDS)
-        rooms: frozenset[str] | None = None
-        woken = False
-        while True:
-            keys = [request.user_id, f"{request.user_id}:{request.device_id}", *(rooms or ())]
-            with self._notifier.listen(keys) as listener:
-                poll.listener = listener
-                rechecked = False
-                while True:
-                    # Whoever wakes us has read the journal on; a wait that ended by itself has not.
-                    answer = await self._answer(request, form, read_on=not woken)
-                    left = deadline - loop.time()
-                    if answer.has_news or left <= 0 or poll.ended or self._notifier.closed:
-                        return answer
-                    # Nothing below its end was for this user: later looks begin there.
-                    request = replace(request, since=answer.next_batch)
-                    if rooms != answer.joined_rooms:
-                        rooms, woken = answer.joined_rooms, False
-                        break
-                    if not rechecked and answer.next_batch.stream < answer.upcoming:
-                        self._notifier.recheck(listener, answer.upcoming)
-                    rechecked = True
-                    woken = await listener.wait(left)
-                    if poll.ended:
-                        return answer
+        async def look(upcoming: int) -> _Answer:
+            nonlocal request
+            answer = await self._answer(request, form, upcoming)
+            # Unless it has news, nothing below its end was for this user: later looks begin there.
+            request = replace(request, since=answer.next_batch)
+            return answer
+
+        return await self._waiting.for_news(poll, request.user_id, request.device_id, request.timeout, look)
 
     # -- one answer -----------------------------------------------------------------------------
 
-    async def _answer(self, request: SyncRequest, form: Form, *, read_on: bool) -> _Answer:
-        upcoming = (await self._journal.advance()).upcoming if read_on else self._journal.end
+    async def _answer(self, request: SyncRequest, form: Form, upcoming: int) -> _Answer:
         answer, interval = await self._read(request, form, upcoming, may_know=True)
         if interval.known and not (interval.since and self._journal.covers(interval.since.stream)):
             # It let go of some of the interval while we read it.
@@ -173,7 +156,7 @@ class SyncService:
         interval = await self._intervals.read(
             request.user_id, memberships, since, SyncToken(upto, typing_serial, epoch), may_know=may_know
         )
-        answer = _Answer(interval.upto, upcoming, memberships.joined_ids)
+        answer = _Answer(interval.upto, memberships.joined_ids)
         if messages:
             answer.body["to_device"] = messages
         await self._presence(request, interval, answer)
