@@ -249,6 +249,7 @@ class Bench:
         row(f"first /sync of {ROOMS} rooms, ms (goal: 33)", lambda f: f.first_ms, 1)
         row("PUT to the receiver's /sync, p50 ms (goal: a tenth, 4)", lambda f: [f.way_p50], 1)
         row("PUT to the receiver's /sync, p99 ms", lambda f: [f.way_p99], 1)
+        row("of it CPU of the clients, ms", lambda f: [f.way_client_ms], 2)
         clients = f"{ours.waiting:,} waiting clients" + (
             f" (Synapse: {theirs.waiting:,})" if theirs is not None else ""
         )
