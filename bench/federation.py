@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import aiohttp
 import asyncpg
 
 from bench import servers
+from bench.http import Http
 from bench.local_send import Room
 from bench.lpdu_intake import BATCH, Participant
 from bench.servers import Measured, fresh_database
@@ -115,13 +115,13 @@ class Farm:
             await asyncio.sleep(0.02)
 
 
-async def public_room(hub: Measured, http: aiohttp.ClientSession) -> tuple[Room, str]:
+async def public_room(hub: Measured, http: Http) -> tuple[Room, str]:
     room = Room(hub, http)
     await room.build(1)
     return room, room.room.replace("%21", "!").replace("%3A", ":")
 
 
-async def member(server: Measured, http: aiohttp.ClientSession, room: str) -> Room:
+async def member(server: Measured, http: Http, room: str) -> Room:
     """A user of another server, in the room."""
     user = Room(server, http)
     await user.build(1)
@@ -140,7 +140,7 @@ async def fan_out(farm: Farm) -> FanOut:
     for label in labels:
         await farm.server(label)
     peers = farm.started[-PARTICIPANTS:]
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+    async with Http() as http:
         room, room_id = await public_room(hub, http)
         users = [await member(peer, http, room.room) for peer in peers]
         writer = users[0]
@@ -205,7 +205,7 @@ async def joins(farm: Farm, sizes: Sequence[tuple[int, int]]) -> list[Join]:
     joiner = await farm.server("joiner", [crowd.name])
     found = []
     try:
-        async with aiohttp.ClientSession() as http:
+        async with Http() as http:
             for members, history in sizes:
                 room, room_id = await public_room(hub, http)
                 await crowd.join(http, hub, room_id)
@@ -223,7 +223,7 @@ async def joins(farm: Farm, sizes: Sequence[tuple[int, int]]) -> list[Join]:
 
 
 async def _fill(
-    http: aiohttp.ClientSession, crowd: Participant, hub: Measured, room_id: str, members: int, history: int
+    http: Http, crowd: Participant, hub: Measured, room_id: str, members: int, history: int
 ) -> None:
     drafts = []
     for number in range(members - 2):
@@ -250,7 +250,7 @@ async def outage(farm: Farm, events: int) -> Outage:
     present = await farm.server("present", [crowd.name])
     absent = await farm.server("absent", [crowd.name])
     try:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        async with Http() as http:
             room, room_id = await public_room(hub, http)
             writer = await member(present, http, room.room)
             await member(absent, http, room.room)

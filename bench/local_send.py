@@ -7,11 +7,12 @@ import secrets
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-import aiohttp
+import orjson
 
+from bench.http import Http
 from bench.servers import Measured
 
 
@@ -29,19 +30,20 @@ class Sends:
 class Room:
     """A public room of `size` local users."""
 
-    def __init__(self, server: Measured, http: aiohttp.ClientSession) -> None:
+    def __init__(self, server: Measured, http: Http) -> None:
         self.server, self.http = server, http
         self.tokens: list[str] = []
         self.room = ""
 
     async def call(self, token: str, method: str, path: str, body: Any) -> dict[str, Any]:
-        url = self.server.url + "/_matrix/client/v3" + path
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with self.http.request(method, url, json=body, headers=headers) as response:
-            answer: dict[str, Any] = await response.json()
-            if response.status != 200:
-                raise RuntimeError(f"{path}: {response.status} {answer}")
-            return answer
+        content = b"" if body is None else orjson.dumps(body)
+        status, data = await self.http.request(
+            self.server.url, method, "/_matrix/client/v3" + path, content, headers
+        )
+        if status != 200:
+            raise RuntimeError(f"{path}: {status} {data[:500]!r}")
+        return cast("dict[str, Any]", orjson.loads(data))
 
     async def build(self, size: int) -> None:
         tag = secrets.token_hex(3)

@@ -7,13 +7,12 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
 
+from bench.http import Http
 from bench.servers import Measured, free_port
 from lmserver.protocol import canonical_json, transport, unpadded_base64
 from lmserver.protocol.events import EventDraft, Lpdu
@@ -77,15 +76,13 @@ class Participant:
         return {"Authorization": header, "Content-Type": "application/json"}, body
 
     async def request(
-        self, http: aiohttp.ClientSession, hub: Measured, method: str, uri: str, content: Any = None
+        self, http: Http, hub: Measured, method: str, uri: str, content: Any = None
     ) -> dict[str, Any]:
         headers, body = self.signed(method, uri, hub.name, content)
-        url = URL(hub.federation_url + uri, encoded=True)
-        async with http.request(method, url, data=body or None, headers=headers, ssl=False) as response:
-            answer: dict[str, Any] = await response.json()
-            if response.status != 200:
-                raise RuntimeError(f"{uri}: {response.status} {answer}")
-            return answer
+        status, answer = await http.request(hub.federation_url, method, uri, body, headers)
+        if status != 200:
+            raise RuntimeError(f"{uri}: {status} {answer[:500]!r}")
+        return cast("dict[str, Any]", json.loads(answer))
 
     def draft(
         self,
@@ -97,7 +94,7 @@ class Participant:
     ) -> EventDraft:
         return EventDraft(room_id, type_, sender or self.user, content, int(time.time() * 1000), state_key)
 
-    async def join(self, http: aiohttp.ClientSession, hub: Measured, room_id: str) -> None:
+    async def join(self, http: Http, hub: Measured, room_id: str) -> None:
         """Bring the server's own user into a room."""
         lpdu = self.lpdu(hub, self.draft(room_id, "m.room.member", {"membership": "join"}, self.user))
         await self.request(http, hub, "POST", f"{UNSTABLE}/send_join/{quote(lpdu.event_id)}", lpdu.fields)
@@ -105,7 +102,7 @@ class Participant:
     def lpdu(self, hub: Measured, draft: EventDraft) -> Lpdu:
         return build_lpdu(draft, LM_02, hub.name, self.key)
 
-    async def send(self, http: aiohttp.ClientSession, hub: Measured, pdus: Sequence[Lpdu]) -> dict[str, str]:
+    async def send(self, http: Http, hub: Measured, pdus: Sequence[Lpdu]) -> dict[str, str]:
         """One transaction; LPDU IDs to the IDs of the accepted events."""
         content = {"pdus": [pdu.fields for pdu in pdus], "edus": []}
         answer = await self.request(http, hub, "PUT", f"{UNSTABLE}/send/{secrets.token_hex(8)}", content)
@@ -114,7 +111,7 @@ class Participant:
 
 async def measure(hub: Measured, participant: Participant, room_id: str, transactions: int) -> Intake:
     """Join, prepare signed transactions beforehand, send one after the other, count."""
-    async with aiohttp.ClientSession() as http:
+    async with Http() as http:
         await participant.join(http, hub, room_id)
         prepared = []
         for number in range(transactions):
@@ -130,10 +127,8 @@ async def measure(hub: Measured, participant: Participant, room_id: str, transac
             prepared.append((uri, *participant.signed("PUT", uri, hub.name, {"pdus": pdus, "edus": []})))
         cpu, started, accepted = hub.cpu_seconds(), time.monotonic(), 0
         for uri, headers, body in prepared:
-            url = URL(hub.federation_url + uri, encoded=True)
-            async with http.put(url, data=body, headers=headers, ssl=False) as response:
-                answer = json.loads(await response.read())
-                accepted += len(answer["org.lmserver.accepted"])
+            _, answer = await http.request(hub.federation_url, "PUT", uri, body, headers)
+            accepted += len(json.loads(answer)["org.lmserver.accepted"])
         elapsed, used = time.monotonic() - started, hub.cpu_seconds() - cpu
         total = transactions * BATCH
         return Intake(total / elapsed, used / total * 1e6, total - accepted)

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import aiohttp
 import uvloop
 
 from bench import federation, servers, storage, sync_load, verifying
+from bench.http import Http
 from bench.local_send import Room, Sends
 from bench.lpdu_intake import Participant, measure
 from bench.servers import Measured, fresh_database
@@ -108,7 +108,7 @@ class Bench:
 
     async def _sends(self, server: Measured) -> dict[str, list[Sends]]:
         found: dict[str, list[Sends]] = {}
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        async with Http() as http:
             room = Room(server, http)
             await room.build(CLIENTS)
             await room.send(CLIENTS, 1.0)
@@ -121,7 +121,7 @@ class Bench:
         return found
 
     async def _intake(self, server: Measured, participant: Participant) -> Any:
-        async with aiohttp.ClientSession() as http:
+        async with Http() as http:
             room = Room(server, http)
             await room.build(1)
             room_id = room.room.replace("%21", "!").replace("%3A", ":")
@@ -137,7 +137,7 @@ class Bench:
             rates = spread([s.per_second for s in found])
             self.rows.append((f"{storage.SMALL} clients in a room of {what:,}, events/s", rates, "", ""))
         self.rows.append(("the same in the large room, share kept", f"{large.kept:.2f}", "", ""))
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        async with Http() as http:
             room = Room(server, http)
             await room.build(CLIENTS)
             grown = {

@@ -9,9 +9,9 @@ from hashlib import sha256
 from statistics import median
 from urllib.parse import quote, unquote
 
-import aiohttp
 import asyncpg
 
+from bench.http import Http
 from bench.local_send import Room, Sends
 from bench.servers import Measured
 
@@ -111,7 +111,7 @@ async def _users(dsn: str, server: Measured, count: int) -> list[str]:
     return tokens
 
 
-async def _room(server: Measured, http: aiohttp.ClientSession, tokens: list[str]) -> Room:
+async def _room(server: Measured, http: Http, tokens: list[str]) -> Room:
     room = Room(server, http)
     room.tokens = tokens
     created = await room.call(tokens[0], "POST", "/createRoom", {"preset": "public_chat"})
@@ -127,7 +127,7 @@ async def _room(server: Measured, http: aiohttp.ClientSession, tokens: list[str]
 
 async def large_room(dsn: str, server: Measured, repetitions: int, seconds: float) -> LargeRoom:
     found = LargeRoom([], [])
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+    async with Http() as http:
         tokens = await _users(dsn, server, LARGE)
         small = await _room(server, http, tokens[:SMALL])
         large = await _room(server, http, tokens)

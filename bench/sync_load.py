@@ -19,12 +19,12 @@ from statistics import median
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
-import aiohttp
 import asyncpg
 import orjson
 import uvloop
 
 from bench import servers
+from bench.http import Http
 from bench.local_send import Room
 from bench.servers import Measured
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
@@ -122,14 +122,14 @@ async def measure(server: Measured, *, clients: int, dsn: str | None = None, tim
     """Everything on a fresh server. With `dsn` the waiting clients' accounts are written into lmserver's
     database: to hash a thousand passwords is no part of this."""
     found = SyncLoad(waiting=clients)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+    async with Http() as http:
         await _first(server, http, found, times)
         await _way(server, http, found, 40 * times)
         await _waiting(server, http, found, clients, dsn, times)
     return found
 
 
-async def _first(server: Measured, http: aiohttp.ClientSession, found: SyncLoad, times: int) -> None:
+async def _first(server: Measured, http: Http, found: SyncLoad, times: int) -> None:
     people = Room(server, http)
     await people.build(2)
     author, reader = people.tokens
@@ -167,7 +167,7 @@ async def _log_in(people: Room, user_id: str) -> str:
     return str((await people.call("", "POST", "/login", login))["access_token"])
 
 
-async def _way(server: Measured, http: aiohttp.ClientSession, found: SyncLoad, messages: int) -> None:
+async def _way(server: Measured, http: Http, found: SyncLoad, messages: int) -> None:
     people = Room(server, http)
     await people.build(2)
     sender, receiver = [await connect(server, token) for token in people.tokens]
@@ -192,7 +192,7 @@ async def _way(server: Measured, http: aiohttp.ClientSession, found: SyncLoad, m
 
 
 async def _waiting(
-    server: Measured, http: aiohttp.ClientSession, found: SyncLoad, clients: int, dsn: str | None, times: int
+    server: Measured, http: Http, found: SyncLoad, clients: int, dsn: str | None, times: int
 ) -> None:
     people = Room(server, http)
     await people.build(1 if dsn else clients)
