@@ -26,6 +26,7 @@ from lmserver.client_api.account import AccountEndpoints
 from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
+from lmserver.client_api.long_polls import LongPolls
 from lmserver.client_api.registration import RegistrationEndpoints
 from lmserver.client_api.whois import WhoisEndpoints
 from lmserver.config import Config
@@ -38,11 +39,12 @@ from lmserver.web.limits import RateLimiter
 
 @dataclass(frozen=True, slots=True)
 class AccountParts:
-    """The endpoints, who may call any endpoint, what asks users to prove themselves again, and accounts as
-    operators have them."""
+    """The endpoints, who may call any endpoint, which requests wait, what asks users to prove themselves
+    again, and accounts as operators have them."""
 
     endpoints: list[object]
     authenticators: dict[Auth, Authenticator]
+    long_polls: LongPolls
     interaction: UserInteraction
     administration: AccountAdministration
 
@@ -71,6 +73,9 @@ def account_parts(
     interaction = UserInteraction(auth, partial(_flows_of, accounts, sso))
     administration = AccountAdministration(db, accounts, tell_rooms)
     browsing = _browsing(config, sso, access)
+    authenticate = UserAuthenticator(access, services, accounts)
+    long_polls = LongPolls(authenticate, clock)
+    access.on_ended = long_polls.end
     return AccountParts(
         [
             *browsing,
@@ -81,10 +86,11 @@ def account_parts(
             WhoisEndpoints(config.server_name, administration),
         ],
         {
-            Auth.USER: UserAuthenticator(access, services, accounts),
+            Auth.USER: authenticate,
             Auth.LOCKED_USER: UserAuthenticator(access, services, accounts, locked=True),
             Auth.OPTIONAL_USER: UserAuthenticator(access, services, accounts, required=False),
         },
+        long_polls,
         interaction,
         administration,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -48,6 +48,7 @@ class AccessTokens:
         self._clock = clock
         self._owners: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self.on_ended: Callable[[str, Collection[str] | None], None] | None = None
 
     async def issue(
         self,
@@ -61,7 +62,7 @@ class AccessTokens:
         """New tokens in place of all the device had; one that cannot be renewed ends at `expires_ts` (ms),
         if that is given. Raises AccountError for a user who may not log in.
 
-        `forget` what was known of the user after COMMIT.
+        The device's old login has `ended` after COMMIT.
         """
         await check_may_log_in(db, user_id)
         await access_tokens.remove_of_device(db, user_id, device_id)
@@ -145,6 +146,12 @@ class AccessTokens:
         while len(self._seen) > CACHE_SIZE:
             self._seen.popitem(last=False)
         await accounts.seen(self._db, owner.user_id, owner.device_id, ip[:64], now)
+
+    def ended(self, user_id: str, device_ids: Collection[str] | None = None) -> None:
+        """Call it after COMMIT: logins of the user have ended, those of some devices or all."""
+        self.forget(user_id)
+        if self.on_ended is not None:
+            self.on_ended(user_id, device_ids)
 
     def forget(self, user_id: str) -> None:
         """Ask the database again about the user's tokens."""

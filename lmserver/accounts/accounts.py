@@ -129,7 +129,10 @@ class Accounts:
     async def set_locked(self, user_id: str, locked: bool) -> bool:
         """Lock an account out, its logins staying, or let it in again; whether there is such an account."""
         done = await accounts.set_locked(self._db, user_id, locked)
-        self._tokens.forget(user_id)
+        if locked:
+            self._tokens.ended(user_id)
+        else:
+            self._tokens.forget(user_id)
         return done
 
     async def set_admin(self, user_id: str, admin: bool) -> bool:
@@ -168,7 +171,7 @@ class Accounts:
             return reach
 
         self._device_lists.tell(await self._db.run(work))
-        self._tokens.forget(user_id)
+        self._tokens.ended(user_id)
 
     async def remove_devices(self, db: Connection, user_id: str, device_ids: list[str]) -> Reach | None:
         """Inside the caller's transaction. Devices with keys are missed by others: whoever encrypts for
@@ -206,7 +209,7 @@ class Accounts:
             return issued
 
         issued = await self._db.run(work)
-        self._tokens.forget(user_id)
+        self._tokens.ended(user_id, [device])
         return Login(user_id, device, issued)
 
     async def log_out(self, user_id: str, device_ids: list[str] | None = None) -> list[str]:
@@ -216,7 +219,7 @@ class Accounts:
 
         reach = await self._db.run(lambda db: self.remove_devices(db, user_id, gone))
         self._device_lists.tell(reach)
-        self._tokens.forget(user_id)
+        self._tokens.ended(user_id, gone)
         return gone
 
     async def tidy(self) -> None:

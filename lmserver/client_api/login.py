@@ -71,7 +71,7 @@ class UserAuthenticator:
             raise unknown_token()
         if owner.locked and not self._locked:
             raise user_locked()
-        request.requester = Requester(owner.user_id, owner.device_id, owner.is_admin)
+        request.requester = Requester(owner.user_id, owner.device_id, owner.is_admin, owner.expires_ts)
         await self._tokens.seen(owner, request.remote)
 
     async def _acting(self, service: AppService, request: Request) -> Requester:

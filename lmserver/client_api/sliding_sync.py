@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lmserver.client_api import room_requests as rooms
+from lmserver.client_api.long_polls import LongPolls
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.presence import STATES, Presence
 from lmserver.rooms.sliding.connection import UnknownPos
@@ -30,9 +31,10 @@ _PROPOSED_NAMES: Final = {
 class SlidingSyncEndpoints:
     """The long poll of clients that want windows of rooms."""
 
-    def __init__(self, service: SlidingSync, presence: Presence) -> None:
+    def __init__(self, service: SlidingSync, presence: Presence, long_polls: LongPolls) -> None:
         self._service = service
         self._presence = presence
+        self._long_polls = long_polls
 
     @endpoint(
         "POST",
@@ -64,7 +66,8 @@ class SlidingSyncEndpoints:
                 user.user_id, user.device_id, wanted, _pos(request, body), _timeout(request, body)
             )
             await self._note_presence(request, body)
-            answer = await self._service.sync(poll)
+            async with self._long_polls.while_logged_in(request):
+                answer = await self._service.sync(poll)
         except BadRequest as error:
             raise ApiError(400, error.errcode, str(error)) from None
         except UnknownPos:

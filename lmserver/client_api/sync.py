@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from lmserver.client_api import room_requests as rooms
+from lmserver.client_api.long_polls import LongPolls
 from lmserver.protocol.canonical_json import JsonObject, parse
 from lmserver.protocol.errors import ProtocolError
 from lmserver.rooms.presence import STATES, Presence
@@ -36,11 +37,18 @@ StoredFilter = Callable[[str, str], Awaitable[JsonObject | None]]
 class SyncEndpoints:
     """The long poll."""
 
-    def __init__(self, service: SyncService, stored_filter: StoredFilter, presence: Presence) -> None:
+    def __init__(
+        self,
+        service: SyncService,
+        stored_filter: StoredFilter,
+        presence: Presence,
+        long_polls: LongPolls,
+    ) -> None:
         self._service = service
         self._filters: OrderedDict[str, SyncFilter] = OrderedDict()
         self._presence = presence
         self._stored_filter = stored_filter
+        self._long_polls = long_polls
 
     @endpoint("GET", "/_matrix/client/v3/sync", auth=Auth.USER, deadline=90)
     async def sync(self, request: Request) -> JsonObject:
@@ -52,21 +60,21 @@ class SyncEndpoints:
         set_presence = request.query.get("set_presence", "online")
         if set_presence in STATES:
             await self._presence.syncing(request.requester.user_id, set_presence)
-        return await self._service.sync(
-            SyncRequest(
-                user_id=request.requester.user_id,
-                device_id=request.requester.device_id or "",
-                since=_since(request.query.get("since")),
-                filter=await self._filter(request),
-                timeout=rooms.number(request, "timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
-                full_state=request.query.get("full_state") == "true",
-                state_after=tuple(
-                    section
-                    for parameter, section in STATE_AFTER.items()
-                    if request.query.get(parameter) == "true"
-                ),
-            )
+        wanted = SyncRequest(
+            user_id=request.requester.user_id,
+            device_id=request.requester.device_id or "",
+            since=_since(request.query.get("since")),
+            filter=await self._filter(request),
+            timeout=rooms.number(request, "timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
+            full_state=request.query.get("full_state") == "true",
+            state_after=tuple(
+                section
+                for parameter, section in STATE_AFTER.items()
+                if request.query.get(parameter) == "true"
+            ),
         )
+        async with self._long_polls.while_logged_in(request):
+            return await self._service.sync(wanted)
 
     async def _filter(self, request: Request) -> SyncFilter:
         """Inline JSON, or the ID of a filter the user has stored."""

@@ -28,13 +28,13 @@ STALL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The user and device behind an access token; `appservice` is the ID of the service that acts for
-    the user, whose requests may be without limits."""
+    """The user and device behind an access token that ends at `expires_ts` (ms; None: never). `appservice`
+    is the ID of the service that acts for the user, whose requests may be without limits."""
 
     user_id: str
     device_id: str
     is_admin: bool = False
-    token_id: str = ""
+    expires_ts: int | None = None
     appservice: str = ""
     limited: bool = True
 

@@ -14,6 +14,7 @@ from yarl import URL
 from lmserver.client_api.directory import DirectoryEndpoints
 from lmserver.client_api.ephemeral import EphemeralEndpoints
 from lmserver.client_api.history import HistoryEndpoints
+from lmserver.client_api.long_polls import LongPolls
 from lmserver.client_api.public_rooms import PublicRoomEndpoints
 from lmserver.client_api.relations import RelationEndpoints
 from lmserver.client_api.rooms import RoomEndpoints
@@ -203,7 +204,7 @@ class RoomServer:
             SendEndpoints(world.engine, world.reading, world.typing, directory, world.clock),
             HistoryEndpoints(db, world.reading, world.backfill),
             RelationEndpoints(db, world.reading),
-            SyncEndpoints(world.service, self._filter, nobody),
+            SyncEndpoints(world.service, self._filter, nobody, LongPolls(_authenticate, world.clock)),
             EphemeralEndpoints(world.reading, world.typing, receipts),
             DirectoryEndpoints(db, directory, world.reading, all_local=False),
             PublicRoomEndpoints(db, directory, listing, nowhere, world.engine.our_name),
