@@ -15,8 +15,8 @@ from lmserver.accounts.access_tokens import ACCESS_MS
 from lmserver.protocol.room_versions import LM_02_ID
 from lmserver.storage.database import Database
 from tests.access.table import COLUMNS, Row
-from tests.client_api.test_accounts_api import NAME, V3, Api, serve
 from tests.evilpeer.network import Network
+from tests.kit.client_api import NAME, V3, Api, serve
 from tests.kit.clock import Clock
 from tests.kit.cross_signing import Identity, SigningDevice
 from tests.kit.images import encoded

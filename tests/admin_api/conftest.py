@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, Api, serve
+from tests.kit.client_api import NAME, PASSWORD, Api, serve
 
 V1, V2, OWN = "/_synapse/admin/v1", "/_synapse/admin/v2", "/_lmserver/admin/v1"
 ROOT, ALICE, BOB = f"@root:{NAME}", f"@alice:{NAME}", f"@bob:{NAME}"

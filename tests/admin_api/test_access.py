@@ -11,8 +11,8 @@ import pytest
 from lmserver.config import ConfigError, parse_config
 from lmserver.web.endpoint import Auth
 from tests.admin_api.conftest import ALICE, OWN, ROOT, V1, V2, AdminApi
-from tests.client_api.test_accounts_api import NAME, V3
 from tests.client_api.test_surface import concrete, registry
+from tests.kit.client_api import NAME, V3
 
 NOBODY = f"@nobody:{NAME}"
 

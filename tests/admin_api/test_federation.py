@@ -12,8 +12,8 @@ from lmserver.federation_client.errors import Unreachable
 from lmserver.storage import destinations, evidence, holds
 from lmserver.storage.evidence import NewEvidence
 from tests.admin_api.conftest import ALICE, OWN, ROOT, V1, AdminApi
-from tests.client_api.test_accounts_api import NAME, V3
 from tests.federation.sites import sites
+from tests.kit.client_api import NAME, V3
 from tests.kit.postgres import Cluster
 from tests.kit.users import eventually
 

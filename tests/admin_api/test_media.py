@@ -9,7 +9,7 @@ from yarl import URL
 from lmserver.storage import media
 from lmserver.storage.media import Content
 from tests.admin_api.conftest import ALICE, BOB, V1, V2, AdminApi
-from tests.client_api.test_accounts_api import NAME, V3
+from tests.kit.client_api import NAME, V3
 
 MEDIA = f"{V1}/media"
 NOBODY = f"@nobody:{NAME}"

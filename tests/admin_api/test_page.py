@@ -18,8 +18,8 @@ from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.reports import Report
 from lmserver.web.endpoint import Auth
 from tests.admin_api.conftest import ALICE, BOB, ROOT, AdminApi
-from tests.client_api.test_accounts_api import PASSWORD, V3, login, serve
 from tests.client_api.test_surface import registry
+from tests.kit.client_api import PASSWORD, V3, login, serve
 
 SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 PAGES = ("users", "rooms", "destinations", "evidence", "reports")

@@ -16,8 +16,8 @@ from lmserver.storage import destinations, outbound, room_purges
 from lmserver.storage.database import Database
 from lmserver.storage.outbound import OutboundTransaction
 from tests.admin_api.conftest import ALICE, BOB, OWN, ROOT, V1, V2, AdminApi
-from tests.client_api.test_accounts_api import NAME, V3
 from tests.federation.sites import Site, sites
+from tests.kit.client_api import NAME, V3
 from tests.kit.postgres import Cluster
 from tests.kit.users import eventually
 

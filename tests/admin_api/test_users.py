@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmserver.storage import reports
 from lmserver.storage.reports import Report
 from tests.admin_api.conftest import ALICE, BOB, ROOT, V1, V2, AdminApi
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, login
+from tests.kit.client_api import NAME, PASSWORD, V3, login
 
 CAROL = f"@carol:{NAME}"
 

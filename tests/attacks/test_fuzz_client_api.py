@@ -20,9 +20,9 @@ from lmserver.storage.database import Database
 from lmserver.web.endpoint import Endpoint
 from tests.access.table import TABLE, Row
 from tests.access.world import World
-from tests.client_api.test_accounts_api import NAME, V3, serve
 from tests.client_api.test_surface import registry
 from tests.evilpeer.mutation import mutated, path_of, query_of
+from tests.kit.client_api import NAME, V3, serve
 
 ROOM_NAMES = ("room_id", "room", "event_id", "user_id", "alias")
 PARAMETERS = [
@@ -89,8 +89,7 @@ async def test_g6_no_junk_is_a_failure_of_ours(db: Database, tmp_path: Path) -> 
                             failures.append((entry.method, entry.path, body, await response.text()))
         assert not failures, "\n".join(map(str, failures))
     finally:
-        await api.http.close()
-        await api.server.close()
+        await api.close()
 
 
 # -- at random --------------------------------------------------------------------------------------

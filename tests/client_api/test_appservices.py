@@ -14,8 +14,8 @@ import yaml
 
 from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, serve
 from tests.kit.bridge import AS_TOKEN, Bridge
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, serve
 
 BOT = f"@_bridge_bot:{NAME}"
 GHOST = f"@_bridge_ghost:{NAME}"
@@ -31,8 +31,7 @@ class Bridged(Api):
         self.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
-        await self.http.close()
-        await self.server.close()
+        await self.close()
 
     async def ghost(self, name: str = "_bridge_ghost") -> None:
         body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
@@ -287,8 +286,7 @@ async def test_a_service_needs_no_password_and_may_be_without_limits(
     for _ in range(5):
         assert (await made.call("GET", WHOAMI, token=AS_TOKEN))[0] == 200
     assert (await made.call("POST", f"{V3}/delete_devices", {"devices": []}, AS_TOKEN))[0] == 200
-    await made.http.close()
-    await made.server.close()
+    await made.close()
 
 
 def test_what_is_wrong_with_a_registration_is_named(tmp_path: Path, bridge: Bridge) -> None:

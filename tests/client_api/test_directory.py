@@ -12,9 +12,9 @@ from lmserver.rooms.directory import MAX_ALIASES
 from lmserver.rooms.public_list import cleaned, parse_query
 from lmserver.storage import aliases
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME
 from tests.client_api.test_ignoring import Club, club
 from tests.federation.sites import sites
+from tests.kit.client_api import NAME
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
 

@@ -4,14 +4,9 @@ Who may ask for what is told by tests/access."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api
 
 ALICE = f"%40alice:{NAME}"
 ROOM = f"%21room:{NAME}"
@@ -87,14 +82,6 @@ TABLE: list[tuple[str, str, Any, int, str]] = [
     ("PUT", "/sendToDevice/m.test/1", {}, 400, "M_BAD_JSON"),
     ("PUT", "/sendToDevice/m.test/1", {"messages": {"alice": {}}}, 400, "M_BAD_JSON"),
 ]  # fmt: skip
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 async def test_every_mistake_gets_its_error_and_none_a_5xx(api: Api) -> None:

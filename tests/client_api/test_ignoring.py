@@ -12,7 +12,7 @@ import pytest
 
 from lmserver.storage import reports
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, V3, Api, serve
+from tests.kit.client_api import NAME, V3, Api, serve
 
 
 class Club:
@@ -54,8 +54,7 @@ async def club(db: Database, tmp_path: Path) -> AsyncIterator[Club]:
     made = Club(api)
     await made.set_up()
     yield made
-    await api.http.close()
-    await api.server.close()
+    await api.close()
 
 
 def said(events: list[Any]) -> list[str]:

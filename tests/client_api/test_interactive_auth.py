@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,10 @@ from lmserver.accounts.interactive_auth import (
 )
 from lmserver.storage import interactive_auth
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, login, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import Clock
 
 DELETE = f"{V3}/delete_devices"
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 def password(session: str | None = None, **more: Any) -> dict[str, Any]:
@@ -131,8 +123,7 @@ async def test_c13_passwords_cannot_be_guessed_through_sessions(db: Database, tm
     auth = password(password="another password")
     statuses = [(await api.call("POST", DELETE, {"devices": [], "auth": auth}, token))[0] for _ in range(5)]
     assert statuses == [401, 401, 401, 429, 429]
-    await api.http.close()
-    await api.server.close()
+    await api.close()
 
 
 # -- flows of several stages, and time ----------------------------------------------------------------
@@ -146,11 +137,6 @@ async def _yes(user_id: str, auth: Mapping[str, Any]) -> str:
 
 OPERATION = Operation(f"@alice:{NAME}", "D", "POST", "/x", {"a": 1}, f"@alice:{NAME}")
 FLOWS = [["one", "two"], ["three"]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

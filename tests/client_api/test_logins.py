@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from lmserver.accounts.access_tokens import ACCESS_MS, LOGIN_MS
 from lmserver.storage import access_tokens
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, login, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import Clock
 
 WHOAMI = f"{V3}/account/whoami"
 GET_TOKEN = "/_matrix/client/v1/login/get_token"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path, clock=clock)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 async def log_in(api: Api, user: str = "alice", **more: Any) -> dict[str, Any]:
@@ -271,8 +255,7 @@ async def test_c13_many_wrong_logins_at_once_wait_for_each_other(db: Database, t
     )
     statuses = [status for status, _ in answers]
     assert (statuses.count(403), statuses.count(429)) == (8, 52)
-    await api.http.close()
-    await api.server.close()
+    await api.close()
 
 
 async def test_small_things_clients_ask(api: Api) -> None:

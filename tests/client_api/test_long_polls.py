@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from lmserver.accounts.access_tokens import ACCESS_MS
-from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import V3, Api, serve
 from tests.client_api.test_logins import log_in, refresh, refreshable, works
+from tests.kit.client_api import V3, Api
 from tests.kit.clock import SECOND, Clock
 from tests.kit.sliding import PATH, Phone
 from tests.kit.users import eventually
@@ -24,19 +22,6 @@ SOON = 25.0
 
 Answer = tuple[int, Any]
 Ask = Callable[..., Awaitable[Answer]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path, clock=clock)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 async def sync(api: Api, device: dict[str, Any], since: str = "") -> Answer:

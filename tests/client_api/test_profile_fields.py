@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, V3, Api, serve
+from tests.kit.client_api import NAME, V3, Api
 
 ALICE = f"{V3}/profile/@alice:{NAME}"
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 VALUES: list[Any] = ["Europe/Rome", None, 5, True, [1, {"a": []}], {"x": "\u00fc"}]

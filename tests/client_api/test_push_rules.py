@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmserver.accounts import push_rules
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import V3, Api, serve
+from tests.kit.client_api import V3, Api
 
 GLOBAL = f"{V3}/pushrules/global"
 PATTERN = {"actions": ["notify"], "pattern": "x"}
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 @pytest.fixture

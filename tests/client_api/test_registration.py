@@ -11,7 +11,7 @@ import pytest
 
 from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, serve
 from tests.kit.clock import HOUR, Clock
 
 REGISTER = f"{V3}/register"
@@ -20,24 +20,10 @@ TOKEN = "m.login.registration_token"
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
-
-
-@pytest.fixture
 async def by_token(db: Database, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
     made = await serve(db, tmp_path, clock=clock, mode="token", tokens=["configured"])
     yield made
-    await made.http.close()
-    await made.server.close()
+    await made.close()
 
 
 def body(name: str | None, **more: Any) -> dict[str, Any]:
@@ -168,8 +154,7 @@ async def test_c12_guesses_at_tokens_are_counted_and_a_closed_server_answers_non
     limits = {"limits": {"registration": {"per_second": 0.001, "burst": 3}}}
     api = await serve(db, tmp_path, limits, mode="token", tokens=["configured"])
     assert [(await with_token(api, "x", "guess"))[0] for _ in range(5)] == [401, 401, 401, 429, 429]
-    await api.http.close()
-    await api.server.close()
+    await api.close()
     api = await serve(db, tmp_path, mode="closed")
     for method, path in (
         ("GET", VALIDITY + "?token=x"),
@@ -178,5 +163,4 @@ async def test_c12_guesses_at_tokens_are_counted_and_a_closed_server_answers_non
     ):
         status, answer = await api.call(method, path, {} if method == "POST" else None)
         assert (status, answer["errcode"]) == (403, "M_FORBIDDEN")
-    await api.http.close()
-    await api.server.close()
+    await api.close()

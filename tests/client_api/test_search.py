@@ -9,8 +9,8 @@ import pytest
 
 from lmserver.rooms.search import parse_query, parse_token
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME
 from tests.client_api.test_ignoring import Club, club, said
+from tests.kit.client_api import NAME
 
 __all__ = ["club"]
 

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-
-from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import Api, serve
+from tests.kit.client_api import Api
 from tests.kit.sliding import PATH, PROPOSED, Phone, bodies, entries, room, window
 
 STATE = [("m.room.create", ""), ("m.room.name", ""), ("m.room.topic", ""), ("m.room.member", "$ME")]
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
-
-
-@pytest.fixture
-async def alice(api: Api) -> Phone:
-    return await Phone.register(api, "alice")
-
-
-@pytest.fixture
-async def bob(api: Api) -> Phone:
-    return await Phone.register(api, "bob")
 
 
 async def test_versions_say_so(api: Api) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,30 +14,12 @@ from lmserver.rooms.sliding.connection import MAX_CONNECTIONS
 from lmserver.rooms.sliding.service import MAX_POLLS
 from lmserver.storage import sliding_sync
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import Api, serve
+from tests.kit.client_api import Api
 from tests.kit.rooms import key_of
 from tests.kit.sliding import Phone, bodies, entries, room, window
 
 ALL = {"all": window([0, 99], limit=5, state=[("m.room.name", ""), ("m.room.member", "$LAZY")])}
 EVERYTHING = {name: {"enabled": True} for name in ("to_device", "e2ee", "account_data", "receipts", "typing")}
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
-
-
-@pytest.fixture
-async def alice(api: Api) -> Phone:
-    return await Phone.register(api, "alice")
-
-
-@pytest.fixture
-async def bob(api: Api) -> Phone:
-    return await Phone.register(api, "bob")
 
 
 async def unknown(phone: Phone, pos: str, conn: str = "main") -> bool:
@@ -74,8 +55,7 @@ async def test_positions_outlive_the_server(api: Api, db: Database, alice: Phone
     first = await alice.slide(lists=top)
     assert list(first["rooms"]) == [busy]
     second = await alice.slide(first["pos"], lists=top, room_subscriptions={quiet: room(1)})
-    await api.http.close()
-    await api.server.close()
+    await api.close()
     restarted = Api(assemble(api.server.config, db, key_of("hub.test")))
     await restarted.http.start_server()
     phone = Phone(restarted, alice.id, alice.token, alice.device)
@@ -84,8 +64,7 @@ async def test_positions_outlive_the_server(api: Api, db: Database, alice: Phone
     assert list(third["rooms"]) == [busy]
     said = third["rooms"][busy]
     assert said["initial"] is False and entries(said) == {("m.room.topic", "")} and len(said["timeline"]) == 1
-    await restarted.http.close()
-    await restarted.server.close()
+    await restarted.close()
 
 
 async def test_positions_nobody_gave(alice: Phone, bob: Phone) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,31 +17,13 @@ import pytest
 from lmserver.storage import outside
 from lmserver.storage.database import Database
 from lmserver.storage.outside import OutsideMembership
-from tests.client_api.test_accounts_api import Api, serve
+from tests.kit.client_api import Api
 from tests.kit.sliding import Follower, Phone, bodies, entries, room, window
 
 SECRET = "the-secret"
 EVERYTHING = [("*", "*")]
 ALL = {"all": window([0, 99], limit=50, state=EVERYTHING)}
 EXTENSIONS = {name: {"enabled": True} for name in ("account_data", "receipts", "typing")}
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
-
-
-@pytest.fixture
-async def alice(api: Api) -> Phone:
-    return await Phone.register(api, "alice")
-
-
-@pytest.fixture
-async def bob(api: Api) -> Phone:
-    return await Phone.register(api, "bob")
 
 
 def visibility(value: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from yarl import URL
 from lmserver.accounts.sso import SESSION_MS
 from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, PASSWORD, V3, Api, login, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import Clock
 from tests.kit.oidc_provider import RSA, Provider, ec_key, secret_key
 
@@ -33,11 +33,6 @@ async def provider() -> AsyncIterator[Provider]:
     await made.close()
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def settings(provider: Provider, **more: Any) -> dict[str, Any]:
     return {
         "client": {"public_url": "https://hub.test"},
@@ -51,8 +46,7 @@ def settings(provider: Provider, **more: Any) -> dict[str, Any]:
 async def api(db: Database, tmp_path: Path, provider: Provider, clock: Clock) -> AsyncIterator[Api]:
     made = await serve(db, tmp_path, settings(provider), clock=clock, mode="closed")
     yield made
-    await made.http.close()
-    await made.server.close()
+    await made.close()
 
 
 async def get(api: Api, path: str, cookie: str = "") -> tuple[int, str, Any]:
@@ -212,8 +206,7 @@ async def test_of_several_providers_people_choose_one(
     assert [link.partition("?")[0].rpartition("/")[2] for link in links] == ["corp", "other"]
     status, _, headers = await get(api, links[1])
     assert (status, headers["Location"].startswith(provider.issuer)) == (302, True)
-    await api.http.close()
-    await api.server.close()
+    await api.close()
 
 
 ADDRESSES: list[Any] = [
@@ -277,8 +270,7 @@ async def test_an_account_that_is_there_is_nobodys_unless_the_operator_says_so(
     assert (await come_back(api, provider.authorize(url), cookie))[0] == 403
     other = await serve(db, tmp_path, settings(provider, allow_existing_users=True), mode="closed")
     assert (await log_in(other, provider))["user_id"] == f"@alice:{NAME}"
-    await other.http.close()
-    await other.server.close()
+    await other.close()
 
 
 async def test_user_info_is_taken_only_of_the_same_user(api: Api, provider: Provider) -> None:

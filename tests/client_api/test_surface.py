@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,10 +9,9 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from lmserver.storage.database import Database
 from lmserver.web.endpoint import Endpoint
-from tests.client_api.test_accounts_api import NAME, V3, Api, serve
 from tests.client_api.test_ignoring import Club, club
+from tests.kit.client_api import NAME, V3, Api
 
 __all__ = ["club"]
 
@@ -27,14 +24,6 @@ CORS = {
 PROTOCOL_FIELDS = {
     "hub_server", "hashes", "signatures", "auth_events", "prev_events", "depth", "lpdu", "origin",
 }  # fmt: skip
-
-
-@pytest.fixture
-async def api(db: Database, tmp_path: Path) -> AsyncIterator[Api]:
-    made = await serve(db, tmp_path)
-    yield made
-    await made.http.close()
-    await made.server.close()
 
 
 def registry(app: web.Application) -> list[Endpoint]:

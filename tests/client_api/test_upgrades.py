@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from lmserver.protocol.room_versions import I_1_ID, LM_02_ID
-from tests.client_api.test_accounts_api import NAME
 from tests.client_api.test_ignoring import Club, club
 from tests.federation.sites import sites
+from tests.kit.client_api import NAME
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
 

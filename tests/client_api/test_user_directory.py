@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from lmserver.storage.people import words_of
-from tests.client_api.test_accounts_api import NAME
 from tests.client_api.test_ignoring import Club, club
 from tests.federation.sites import Person, sites
+from tests.kit.client_api import NAME
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
 

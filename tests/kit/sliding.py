@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage import room_reads
-from tests.client_api.test_accounts_api import PASSWORD, V3, Api
+from tests.kit.client_api import PASSWORD, V3, Api
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 PROPOSED = "/_matrix/client/v4/sync"

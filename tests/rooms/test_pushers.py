@@ -17,8 +17,8 @@ from lmserver.config import parse_config
 from lmserver.federation_client import push_gateway
 from lmserver.rooms.push import delivery, following
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, V3, Api
 from tests.evilpeer.network import Network
+from tests.kit.client_api import NAME, V3, Api
 from tests.kit.clock import Clock
 from tests.kit.rooms import key_of
 

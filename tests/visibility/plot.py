@@ -10,7 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME, Api, serve
+from tests.kit.client_api import NAME, Api, serve
 from tests.kit.sliding import Phone
 from tests.visibility.oracle import Entry, Oracle
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tests.client_api.test_accounts_api import V3
+from tests.kit.client_api import V3
 from tests.kit.sliding import PATH as SLIDING
 from tests.kit.sliding import Phone, room, window
 from tests.visibility.oracle import Oracle

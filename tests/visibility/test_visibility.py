@@ -14,7 +14,7 @@ import pytest
 from lmserver.rooms import reading
 from lmserver.rooms.visible_ranges import EVERYTHING, NOTHING
 from lmserver.storage.database import Database
-from tests.client_api.test_accounts_api import NAME
+from tests.kit.client_api import NAME
 from tests.visibility.plot import REGIMES, Plot
 from tests.visibility.reading import everything, leaks, omissions
 
