@@ -194,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         path = _dev_config()
         config = load_config(path)
-        ready = lambda: _dev_banner(config, path)  # noqa: E731
+        ready = partial(_dev_banner, config, path)
     return _with_database_errors(lambda: server.run(config, ready=ready, progress=_tell))
 
 

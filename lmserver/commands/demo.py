@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -204,7 +205,7 @@ async def _talk(alice: User, bob: User, room: str) -> None:
         (alice, bob, "And neither can change what the other wrote."),
     ):
         event_id = await _message(sender, room, text)
-        await _until(f"the message {text!r}", lambda r=reader, e=event_id: _has(r, room, e))  # type: ignore[misc]
+        await _until(f"the message {text!r}", partial(_has, reader, room, event_id))
         _say(f"{_first(sender)} says: {text}")
 
 

@@ -66,7 +66,8 @@ class Listener:
 
     def _address(self, name: str) -> tuple[str, int]:
         """--listen is for the first name; the others listen at the same host, on their own port."""
-        host, port = _host_and_port(self._listen or "", "127.0.0.1" if _is_local(name) else "0.0.0.0")  # noqa: S104
+        everywhere = "0.0.0.0"  # noqa: S104 - the server that is judged must reach it
+        host, port = _host_and_port(self._listen or "", "127.0.0.1" if _is_local(name) else everywhere)
         own = int(name.partition(":")[2] or DEFAULT_PORT)
         return host, port if port and (name == self._first.name or ":" not in name) else own
 

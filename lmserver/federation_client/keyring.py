@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
@@ -304,7 +305,9 @@ class Keyring:
             until = document.valid_until_ts if before.failures else min(document.valid_until_ts, now - 1)
             found = [StoredKey(i, k.key_bytes, 0, None, False, until) for i, k in document.keys.items()]
             found += [StoredKey(i, k.key_bytes, 0, ts, False) for i, (k, ts) in document.old_keys.items()]
-            conflicts, _ = await self._db.run(lambda c: _put_keys(c, server, found, notary, now))  # noqa: B023
+            conflicts, _ = await self._db.run(
+                partial(_put_keys, server=server, found=found, told_by=notary, now=now)
+            )
             for key_id in conflicts:
                 self._alert(server, key_id)
         known = await self._load(server)

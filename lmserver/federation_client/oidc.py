@@ -87,7 +87,7 @@ class OidcClient:
     async def authorization_url(self, state: str, nonce: str, verifier: str) -> str:
         """Where the browser is sent to. Raises OidcError."""
         endpoint = (await self._discover()).authorization_endpoint
-        challenge: str = create_s256_code_challenge(verifier)  # type: ignore[no-untyped-call]
+        challenge: str = create_s256_code_challenge(verifier)  # type: ignore[no-untyped-call]  # its stubs have none
         query = urlencode({
             "response_type": "code",
             "client_id": self.settings.client_id,

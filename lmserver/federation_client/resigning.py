@@ -7,6 +7,7 @@ days for a hub that is away. A signature is part of neither hash nor ID, so the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lmserver.protocol import canonical_json
@@ -23,12 +24,12 @@ async def sign_waiting(db: Database, key: SigningKey, old_key_ids: Sequence[str]
     """Sign again all that is queued or stored for sending; how many queued events. May be repeated."""
     signed, seq = 0, -1
     while True:
-        seq, count = await db.run(lambda c: _queued(c, key, seq))  # noqa: B023 - run before it changes
+        seq, count = await db.run(partial(_queued, key=key, after=seq))
         signed += count
         if not count:
             break
     for destination in await outbound.destinations_signed_with(db, old_key_ids):
-        await db.run(lambda c: _stored(c, key, destination))  # noqa: B023
+        await db.run(partial(_stored, key=key, destination=destination))
     return signed
 
 
