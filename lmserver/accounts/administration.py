@@ -12,6 +12,7 @@ from lmserver.accounts.passwords import check_length
 from lmserver.storage import account_list
 from lmserver.storage.account_list import AccountQuery, ListedAccount
 from lmserver.storage.database import Executor
+from lmserver.storage.list_page import ListPage
 
 DEVICE_NAME = "An administrator of the server"
 
@@ -40,9 +41,9 @@ class AccountAdministration:
         self._accounts = accounts
         self._tell_rooms = tell_rooms
 
-    async def page(self, query: AccountQuery) -> tuple[list[ListedAccount], int]:
+    async def page(self, query: AccountQuery, part: ListPage) -> tuple[list[ListedAccount], int]:
         """One page, and how many there are on all pages."""
-        return await account_list.page(self._db, query), await account_list.count(self._db, query)
+        return await account_list.page(self._db, query, part), await account_list.count(self._db, query)
 
     async def get(self, user_id: str) -> ListedAccount:
         """Raises AccountError 404."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from lmserver.admin_api import parameters as p
+from lmserver.admin_api.paging import next_token, page_of
 from lmserver.admin_api.parameters import OWN, SYNAPSE
 from lmserver.federation_client.blocked import BlockedServers
 from lmserver.federation_client.sender import Sender
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.evidence import case_as_json
 from lmserver.storage import destination_list, evidence, holds
 from lmserver.storage.database import Database
 from lmserver.storage.destination_list import DestinationQuery, ListedDestination
-from lmserver.storage.evidence import StoredEvidence
+from lmserver.storage.list_page import ListPage
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.errors import ApiError, not_found
 
@@ -40,23 +40,22 @@ class FederationEndpoints:
         query = DestinationQuery(
             p.text(request, "destination"),
             p.flag(request, "failing") is True,
-            _ORDERS[order],
-            p.descending(request),
-            p.number(request, "from", 0),
-            p.limit(request),
         )
-        found = await destination_list.page(self._db.patient(), query)
+        part = page_of(request, _ORDERS[order])
+        found = await destination_list.page(self._db.patient(), query, part)
         total = await destination_list.count(self._db, query)
-        answer: JsonObject = {"destinations": [self._shown(d) for d in found], "total": total}
-        if query.start + query.limit < total:
-            answer["next_token"] = str(query.start + query.limit)
-        return answer
+        return {
+            "destinations": [self._shown(d) for d in found],
+            "total": total,
+            **next_token(part.start, part.limit, total),
+        }
 
     @endpoint("GET", DESTINATIONS + "/{destination}", auth=Auth.ADMIN)
     async def destination(self, request: Request) -> JsonObject:
         """One server."""
         name = await self._known(request)
-        found = await destination_list.page(self._db, DestinationQuery(name, limit=p.MAX_PAGE))
+        part = ListPage("destination", limit=p.MAX_PAGE)
+        found = await destination_list.page(self._db, DestinationQuery(name), part)
         shown = [self._shown(d) for d in found if d.destination == name]
         if not shown:
             raise not_found("Nothing was ever sent to this server")
@@ -68,7 +67,7 @@ class FederationEndpoints:
         name, start, limit = await self._known(request), p.number(request, "from", 0), p.limit(request)
         found = await destination_list.rooms(self._db, name, start, limit)
         total = await destination_list.count_rooms(self._db, name)
-        answer: JsonObject = {
+        return {
             "rooms": [
                 {
                     "room_id": room.room_id,
@@ -78,8 +77,8 @@ class FederationEndpoints:
                 for room in found
             ],
             "total": total,
+            **next_token(start, limit, total),
         }
-        return {**answer, "next_token": str(start + limit)} if start + limit < total else answer
 
     @endpoint("POST", DESTINATIONS + "/{destination}/reset_connection", auth=Auth.ADMIN)
     async def reset_connection(self, request: Request) -> JsonObject:
@@ -161,7 +160,7 @@ class HubEndpoints:
         """What hubs did that the protocol forbids, with the signed events that prove it, the newest first."""
         room_id, start, limit = p.text(request, "room_id"), p.number(request, "from", 0), p.limit(request)
         found = await evidence.page(self._db, room_id, start, limit)
-        answer: JsonObject = {"evidence": [_case(case) for case in found]}
+        answer: JsonObject = {"evidence": [case_as_json(case) for case in found]}
         return {**answer, "next_token": str(start + limit)} if len(found) == limit else answer
 
     @endpoint("GET", OWN + "/held_rooms", auth=Auth.ADMIN)
@@ -176,24 +175,3 @@ class HubEndpoints:
         if not await holds.release(self._db, p.room_id(request), decided=True):
             raise not_found("The room is not held")
         return {}
-
-
-def _case(case: StoredEvidence) -> dict[str, Any]:
-    return {
-        "room_id": case.room_id,
-        "hub": case.hub_server,
-        "kind": case.kind,
-        "detail": case.detail,
-        "event_id": case.event_id,
-        "received_ts": case.created_ts,
-        "event": _parsed(case.pdu),
-        "related": None if case.related is None else _parsed(case.related),
-    }
-
-
-def _parsed(data: bytes) -> Any:
-    """None for what a hub sent that is no JSON."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None

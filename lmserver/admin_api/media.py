@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmserver.admin_api import parameters as p
+from lmserver.admin_api.paging import next_token
 from lmserver.admin_api.parameters import SYNAPSE
 from lmserver.admin_api.rooms import known
 from lmserver.media.administration import MediaAdministration
@@ -94,8 +95,8 @@ class ManyMediaEndpoints:
         """What a user has uploaded in pages, the newest first."""
         user_id, start, limit = await self._user(request), p.number(request, "from", 0), p.limit(request)
         found, total = await self._media.of_user(user_id, start, limit)
-        answer: JsonObject = {"media": [_shown(*entry) for entry in found], "total": total}
-        return {**answer, "next_token": start + limit} if start + limit < total else answer
+        more = next_token(start, limit, total, int)
+        return {"media": [_shown(*entry) for entry in found], "total": total, **more}
 
     @endpoint("DELETE", SYNAPSE + "/v1/users/{user_id}/media", auth=Auth.ADMIN)
     async def delete_of_user(self, request: Request) -> JsonObject:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from lmserver.admin_api import parameters as p
+from lmserver.admin_api.paging import next_token
 from lmserver.admin_api.parameters import SYNAPSE
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage import reports, room_log
@@ -34,10 +35,8 @@ class ReportEndpoints:
         start, limit = p.number(request, "from", 0), p.limit(request)
         found = await reports.page(self._db, room_id, reporter, start, limit, oldest_first=oldest_first)
         total = await reports.count(self._db, room_id, reporter)
-        answer: JsonObject = {"event_reports": [_shown(filed) for filed in found], "total": total}
-        if start + limit < total:
-            answer["next_token"] = start + limit
-        return answer
+        more = next_token(start, limit, total, int)
+        return {"event_reports": [_shown(filed) for filed in found], "total": total, **more}
 
     @endpoint("GET", REPORTS + "/{report_id}", auth=Auth.ADMIN)
     async def report(self, request: Request) -> JsonObject:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 from lmserver.admin_api import parameters as p
+from lmserver.admin_api.paging import page_of
 from lmserver.admin_api.parameters import OWN, SYNAPSE
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
@@ -51,21 +52,18 @@ class RoomEndpoints:
         query = RoomQuery(
             p.text(request, "search_term"),
             p.flag(request, "empty_rooms"),
-            _ORDERS[order],
-            p.descending(request),
-            p.number(request, "from", 0),
-            p.limit(request),
         )
-        found, total = await self._administration.page(query)
+        part = page_of(request, _ORDERS[order])
+        found, total = await self._administration.page(query, part)
         answer: JsonObject = {
             "rooms": [_listed(details) for details in found],
-            "offset": query.start,
+            "offset": part.start,
             "total_rooms": total,
         }
-        if query.start + query.limit < total:
-            answer["next_batch"] = query.start + query.limit
-        if query.start:
-            answer["prev_batch"] = max(0, query.start - query.limit)
+        if part.start + part.limit < total:
+            answer["next_batch"] = part.start + part.limit
+        if part.start:
+            answer["prev_batch"] = max(0, part.start - part.limit)
         return answer
 
     @endpoint("GET", ROOM, auth=Auth.ADMIN)

@@ -9,6 +9,7 @@ from lmserver.accounts.administration import AccountAdministration, AccountChang
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import BadPassword
 from lmserver.admin_api import parameters as p
+from lmserver.admin_api.paging import next_token, page_of
 from lmserver.admin_api.parameters import SYNAPSE
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage.account_list import ORDERS, AccountQuery, ListedAccount
@@ -38,16 +39,14 @@ class UserEndpoints:
             p.flag(request, "admins"),
             p.flag(request, "deactivated") is True,
             p.flag(request, "locked") is True,
-            order if order in ORDERS else "name",
-            p.descending(request),
-            p.number(request, "from", 0),
-            p.limit(request),
         )
-        found, total = await self._administration.page(query)
-        answer: JsonObject = {"users": [_listed(account) for account in found], "total": total}
-        if query.start + query.limit < total:
-            answer["next_token"] = str(query.start + query.limit)
-        return answer
+        part = page_of(request, order if order in ORDERS else "name")
+        found, total = await self._administration.page(query, part)
+        return {
+            "users": [_listed(account) for account in found],
+            "total": total,
+            **next_token(part.start, part.limit, total),
+        }
 
     @endpoint("GET", SYNAPSE + "/v2/users/{user_id}", auth=Auth.ADMIN)
     async def user(self, request: Request) -> JsonObject:

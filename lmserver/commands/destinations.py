@@ -14,6 +14,7 @@ from lmserver.protocol import ids
 from lmserver.storage import blocked_servers, destination_list, destinations, lpdus, outbound
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.destination_list import DestinationQuery
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.outbound import Settlement
 
 GIVEN_UP = "the hub refuses the transaction; given up by the operator"
@@ -100,8 +101,9 @@ def run(config: Config, action: str, which: str | None, reason: str) -> int:
 
 
 async def _list(db: Database, term: str | None) -> int:
-    query = DestinationQuery(term, order_by="failing_since", descending=True, limit=MAX_SHOWN)
-    for d in await destination_list.page(db, query):
+    query = DestinationQuery(term)
+    part = ListPage("failing_since", descending=True, limit=MAX_SHOWN)
+    for d in await destination_list.page(db, query, part):
         state = f"fails since {when(d.failing_since)}" if d.failing_since else "takes what it gets"
         print(
             f"{d.destination} {state}; waiting: {d.events} events of {d.rooms} rooms, {d.messages} messages,"

@@ -6,12 +6,9 @@ import asyncio
 import json
 import sys
 from datetime import UTC, datetime
-from typing import Any
 
 from lmserver.config import Config
-from lmserver.protocol import canonical_json
-from lmserver.protocol.errors import ProtocolError
-from lmserver.rooms.evidence import KINDS
+from lmserver.rooms.evidence import KINDS, case_as_json
 from lmserver.server import open_database
 from lmserver.storage import evidence
 from lmserver.storage.evidence import StoredEvidence
@@ -28,7 +25,7 @@ async def _list(config: Config, room_id: str | None, as_json: bool) -> int:
         for room in await evidence.rooms(db) if room_id is None else [room_id]:
             for case in await evidence.of_room(db, room):
                 found += 1
-                print(_object(case) if as_json else _text(case), flush=True)
+                print(json.dumps(case_as_json(case)) if as_json else _text(case), flush=True)
     if not found and not as_json:
         print("Nothing is held against any hub.")
     return 0
@@ -39,26 +36,3 @@ def _text(case: StoredEvidence) -> str:
     what = KINDS.get(case.kind, case.kind)
     hub = case.hub_server or "(unknown hub)"
     return f"{when} {case.room_id} {hub} {what} [{case.kind}: {case.detail}] {case.event_id}"
-
-
-def _object(case: StoredEvidence) -> str:
-    """`event` is what the hub sent, `related` what it contradicts: both with their signatures."""
-    return json.dumps(
-        {
-            "room_id": case.room_id,
-            "hub": case.hub_server,
-            "kind": case.kind,
-            "detail": case.detail,
-            "event_id": case.event_id,
-            "received_ts": case.created_ts,
-            "event": _parsed(case.pdu),
-            "related": None if case.related is None else _parsed(case.related),
-        }
-    )
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return canonical_json.parse(data)
-    except ProtocolError:
-        return None

@@ -13,6 +13,7 @@ from lmserver.protocol import ids
 from lmserver.rooms.administration import RoomDetails, details
 from lmserver.storage import room_list, room_log, room_purges
 from lmserver.storage.database import Database, UniqueViolation
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.room_list import RoomQuery
 
 
@@ -43,8 +44,8 @@ def run(config: Config, action: str, which: str | None, *, forced: bool, as_json
 
 
 async def _list(db: Database, term: str | None, as_json: bool) -> int:
-    query = RoomQuery(term, limit=MAX_SHOWN)
-    for found in await details(db, await room_list.page(db, query)):
+    query = RoomQuery(term)
+    for found in await details(db, await room_list.page(db, query, ListPage("name", limit=MAX_SHOWN))):
         room = found.room
         if as_json:
             print(json.dumps(_object(found)))

@@ -13,6 +13,7 @@ from lmserver.commands.shell import BY, MAX_SHOWN, failed, tell, when
 from lmserver.config import Config
 from lmserver.server import open_accounts
 from lmserver.storage.account_list import AccountQuery
+from lmserver.storage.list_page import ListPage
 
 
 def run(config: Config, action: str, which: str | None, *, admin: bool) -> int:
@@ -36,7 +37,8 @@ async def _nobody(user_id: str) -> None:
 
 
 async def _list(administration: AccountAdministration, term: str | None) -> int:
-    found, total = await administration.page(AccountQuery(term, deactivated=True, limit=MAX_SHOWN))
+    query = AccountQuery(term, deactivated=True)
+    found, total = await administration.page(query, ListPage("name", limit=MAX_SHOWN))
     for account in found:
         marks = {
             "administrator": account.is_admin,

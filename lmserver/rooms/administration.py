@@ -22,6 +22,7 @@ from lmserver.rooms.outcomes import Rejected
 from lmserver.rooms.purging import RoomPurges
 from lmserver.storage import public_list, room_list, room_log, room_purges, room_state
 from lmserver.storage.database import Database, Executor
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.room_list import ListedRoom, RoomQuery
 from lmserver.storage.room_purges import Purge
 
@@ -98,10 +99,10 @@ class RoomAdministration:
         self.purges = purges
         self._clock = clock
 
-    async def page(self, query: RoomQuery) -> tuple[list[RoomDetails], int]:
+    async def page(self, query: RoomQuery, part: ListPage) -> tuple[list[RoomDetails], int]:
         """One page, and how many there are on all pages."""
         db = self._db.patient()
-        found = await details(db, await room_list.page(db, query))
+        found = await details(db, await room_list.page(db, query, part))
         return found, await room_list.count(db, query)
 
     async def get(self, room_id: str) -> RoomDetails:

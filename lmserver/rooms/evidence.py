@@ -7,13 +7,15 @@ An event that breaks a rule never makes us leave the list, which must hash: it i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import orjson
 import structlog
 
+from lmserver.protocol.canonical_json import JsonObject
 from lmserver.storage import evidence
 from lmserver.storage.database import Executor
-from lmserver.storage.evidence import NewEvidence
+from lmserver.storage.evidence import NewEvidence, StoredEvidence
 
 log = structlog.get_logger(__name__)
 
@@ -55,3 +57,25 @@ class EvidenceLog:
         self._count(kind)
         if stored:
             log.warning("hub_misbehaved", room_id=room_id, kind=kind, event_id=event_id)
+
+
+def case_as_json(case: StoredEvidence) -> JsonObject:
+    """`event` is what the hub sent, `related` what it contradicts: both with their signatures."""
+    return {
+        "room_id": case.room_id,
+        "hub": case.hub_server,
+        "kind": case.kind,
+        "detail": case.detail,
+        "event_id": case.event_id,
+        "received_ts": case.created_ts,
+        "event": _parsed(case.pdu),
+        "related": None if case.related is None else _parsed(case.related),
+    }
+
+
+def _parsed(data: bytes) -> Any:
+    """None for what is no JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None

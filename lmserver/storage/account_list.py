@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.storage.database import Executor
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.people import escaped
 
 ORDERS: Final = frozenset({
@@ -15,7 +16,7 @@ ORDERS: Final = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class AccountQuery:
-    """Which accounts, in which order. `term` is looked for in IDs and names, `user_id` in IDs alone; of
+    """Which accounts. `term` is looked for in IDs and names, `user_id` in IDs alone; of
     deactivated and locked ones there are none unless asked for; `admins` None: both kinds."""
 
     term: str | None = None
@@ -23,10 +24,6 @@ class AccountQuery:
     admins: bool | None = None
     deactivated: bool = False
     locked: bool = True
-    order_by: str = "name"
-    descending: bool = False
-    start: int = 0
-    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ async def one(db: Executor, user_id: str) -> ListedAccount | None:
     return None if row is None else _listed(row)
 
 
-async def page(db: Executor, query: AccountQuery) -> list[ListedAccount]:
+async def page(db: Executor, query: AccountQuery, part: ListPage) -> list[ListedAccount]:
     """One page; user IDs decide between equals."""
     rows = await db.fetch(
         "SELECT * FROM (SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.displayname, a.avatar_url,"
@@ -80,10 +77,7 @@ async def page(db: Executor, query: AccountQuery) -> list[ListedAccount]:
         " WHEN 'avatar_url' THEN avatar_url END END DESC NULLS LAST,"
         " CASE WHEN $7 AND $6 = 'name' THEN user_id END DESC, user_id OFFSET $8 LIMIT $9",
         *_filters(query),
-        query.order_by,
-        query.descending,
-        query.start,
-        query.limit,
+        *part.arguments,
     )
     return [_listed(row) for row in rows]
 

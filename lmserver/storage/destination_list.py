@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.storage.database import Executor
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.people import escaped
 
 ORDERS: Final = frozenset({"destination", "failing_since", "retry_at"})
@@ -13,14 +14,10 @@ ORDERS: Final = frozenset({"destination", "failing_since", "retry_at"})
 
 @dataclass(frozen=True, slots=True)
 class DestinationQuery:
-    """Which servers, in which order; `failing`: those alone that take nothing."""
+    """Which servers; `failing`: those alone that take nothing."""
 
     term: str | None = None
     failing: bool = False
-    order_by: str = "destination"
-    descending: bool = False
-    start: int = 0
-    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ def _listed(row: Any) -> ListedDestination:
     return ListedDestination(*(row[name] for name in ListedDestination.__slots__))
 
 
-async def page(db: Executor, query: DestinationQuery) -> list[ListedDestination]:
+async def page(db: Executor, query: DestinationQuery, part: ListPage) -> list[ListedDestination]:
     """One page, counted for its servers alone."""
     rows = await db.fetch(
         "SELECT d.destination, d.failing_since, d.failures, d.retry_at, d.last_failure, o.rooms, o.events,"
@@ -74,10 +71,7 @@ async def page(db: Executor, query: DestinationQuery) -> list[ListedDestination]
         " THEN failing_since WHEN 'retry_at' THEN retry_at END END DESC,"
         " CASE WHEN $4 AND $3 = 'destination' THEN destination END DESC, destination",
         *_filters(query),
-        query.order_by,
-        query.descending,
-        query.start,
-        query.limit,
+        *part.arguments,
     )
     return [_listed(row) for row in rows]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.storage.database import Executor
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.people import escaped
 
 TEXT_ORDERS: Final = frozenset({"name", "canonical_alias", "version", "hub", "public"})
@@ -15,14 +16,10 @@ SIZE_ORDERS: Final = frozenset({"joined_members", "joined_local_members", "state
 
 @dataclass(frozen=True, slots=True)
 class RoomQuery:
-    """Which rooms, in which order; `term` is looked for in names, aliases, IDs and hubs."""
+    """Which rooms; `term` is looked for in names, aliases, IDs and hubs."""
 
     term: str | None = None
     empty: bool | None = None
-    order_by: str = "name"
-    descending: bool = False
-    start: int = 0
-    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,10 @@ class ListedRoom:
     min_position: int
 
 
-async def page(db: Executor, query: RoomQuery) -> list[str]:
+async def page(db: Executor, query: RoomQuery, part: ListPage) -> list[str]:
     """The rooms of one page; room IDs decide between equals, those without a name come last."""
-    if query.order_by in SIZE_ORDERS:
-        return await _by_size(db, query)
+    if part.order_by in SIZE_ORDERS:
+        return await _by_size(db, query, part)
     rows = await db.fetch(
         # What is looked for stands in canonical JSON, where only NUL is written so that it can be no text.
         "SELECT room_id FROM (SELECT r.room_id, r.room_version, r.hub_server, r.is_public, n.value AS name,"
@@ -70,15 +67,12 @@ async def page(db: Executor, query: RoomQuery) -> list[str]:
         " WHEN 'canonical_alias' THEN alias WHEN 'public' THEN is_public::text ELSE lower(name) END END"
         " DESC NULLS LAST, room_id OFFSET $6 LIMIT $7",
         *_filters(query),
-        query.order_by,
-        query.descending,
-        query.start,
-        query.limit,
+        *part.arguments,
     )
     return [row["room_id"] for row in rows]
 
 
-async def _by_size(db: Executor, query: RoomQuery) -> list[str]:
+async def _by_size(db: Executor, query: RoomQuery, part: ListPage) -> list[str]:
     """The largest first, `descending` the smallest."""
     rows = await db.fetch(
         "SELECT room_id FROM (SELECT r.room_id, r.hub_server, c.joined, CASE $4"
@@ -100,10 +94,7 @@ async def _by_size(db: Executor, query: RoomQuery) -> list[str]:
         " AND ($3::boolean IS NULL OR $3 = (joined = 0))"
         " ORDER BY CASE WHEN $5 THEN size ELSE -size END, room_id OFFSET $6 LIMIT $7",
         *_filters(query),
-        query.order_by,
-        query.descending,
-        query.start,
-        query.limit,
+        *part.arguments,
     )
     return [row["room_id"] for row in rows]
 

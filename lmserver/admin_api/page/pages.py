@@ -17,6 +17,7 @@ from lmserver.storage import destination_list, evidence, holds, reports
 from lmserver.storage.account_list import AccountQuery
 from lmserver.storage.database import Database
 from lmserver.storage.destination_list import DestinationQuery
+from lmserver.storage.list_page import ListPage
 from lmserver.storage.room_list import RoomQuery
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
 from lmserver.web.errors import bad_param, not_found
@@ -51,8 +52,9 @@ class OperatorPages:
     async def users(self, request: Request) -> Reply:
         """Users of this server, by name."""
         term, start = p.text(request, "q") or "", p.number(request, "from", 0)
-        query = AccountQuery(term, deactivated=True, start=start, limit=PAGE)
-        found, total = await self._administration.page(query)
+        query = AccountQuery(term, deactivated=True)
+        part = ListPage("name", start=start, limit=PAGE)
+        found, total = await self._administration.page(query, part)
         return self._page(request, "users", "/admin/users", total, term=term, users=found)
 
     @endpoint("POST", "/admin/users/{user_id}/{action}", auth=Auth.ADMIN_PAGE, max_body=MAX_FORM)
@@ -78,8 +80,8 @@ class OperatorPages:
     async def rooms(self, request: Request) -> Reply:
         """Rooms with their hub and size, the largest first; those that are held."""
         term, start = p.text(request, "q") or "", p.number(request, "from", 0)
-        query = RoomQuery(term, order_by="joined_members", start=start, limit=PAGE)
-        found, total = await self._rooms.page(query)
+        part = ListPage("joined_members", start=start, limit=PAGE)
+        found, total = await self._rooms.page(RoomQuery(term), part)
         held = await holds.held(self._db)
         return self._page(request, "rooms", "/admin/rooms", total, term=term, rooms=found, held=held)
 
@@ -87,8 +89,8 @@ class OperatorPages:
     async def destinations(self, request: Request) -> Reply:
         """Servers we send to, what waits for each, and since when one takes nothing."""
         term, start = p.text(request, "q") or "", p.number(request, "from", 0)
-        query = DestinationQuery(term, order_by="failing_since", descending=True, start=start, limit=PAGE)
-        found = await destination_list.page(self._db.patient(), query)
+        query, part = DestinationQuery(term), ListPage("failing_since", True, start, PAGE)
+        found = await destination_list.page(self._db.patient(), query, part)
         total = await destination_list.count(self._db, query)
         return self._page(
             request, "destinations", "/admin/destinations", total, term=term, destinations=found
