@@ -34,6 +34,8 @@ REJOIN_LEAP = 2**32
 """Positions left free between leaving and joining again, for the history in between."""
 CHECKED_AT_ONCE = 100
 """Events judged before others get their turn: a large room must not stop the server."""
+STORED_AT_ONCE = 2_000
+"""Events in one statement: none may take longer than statements are waited for."""
 MAX_STATE_EVENTS = 200_000
 JOIN_WAIT_SECONDS = 20.0
 
@@ -162,10 +164,12 @@ class Joining:
         else:
             position = known.head_position + REJOIN_LEAP
             await room_state.close_all(db, join.room_id, position - 1)
-        await room_log.add_outliers(db, join.room_id, [_row(p, None) for p in state.values()], now)
+        pdus = list(state.values())
+        for start in range(0, len(pdus), STORED_AT_ONCE):
+            some = pdus[start : start + STORED_AT_ONCE]
+            await room_log.add_outliers(db, join.room_id, [_row(p, None) for p in some], now)
+            await room_state.begin_state(db, join.room_id, [_entry(p, position - 1) for p in some])
         await room_log.append(db, join.room_id, [_row(join, position)], now)
-        entries = [_entry(p, position - 1) for p in state.values()]
-        await room_state.set_state(db, join.room_id, entries)
         await room_state.set_state(db, join.room_id, [_entry(join, position)])
         await room_log.move_head(db, join.room_id, position, join.event_id)
         await self._note(db, join, state)

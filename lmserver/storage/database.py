@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import asyncpg
@@ -84,6 +84,8 @@ class Executor(Protocol):
 
 class Connection(Executor, Protocol):
     """An executor inside a transaction."""
+
+    async def executemany(self, query: str, rows: Sequence[Sequence[Any]], /) -> None: ...
 
 
 class FaultHook(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Connection, Executor
 from lmserver.storage.room_log import StoredEvent
 
 
@@ -57,23 +57,24 @@ def _event(row: Any) -> StoredEvent:
     return StoredEvent(*(row[name] for name in StoredEvent._fields))
 
 
-async def set_state(db: Executor, room_id: str, entries: Sequence[NewState]) -> None:
+async def set_state(db: Connection, room_id: str, entries: Sequence[NewState]) -> None:
     """Close what the entries replace and begin them; the caller holds the room's head.
 
     Entries of one (type, state_key) come in list order, each but the last with its `to_position`.
     """
-    await db.execute(
-        "UPDATE room_state AS s SET to_position = n.from_position"
-        " FROM (SELECT type, state_key, min(from_position) AS from_position"
-        " FROM unnest($2::text[], $3::text[], $4::bigint[]) AS u (type, state_key, from_position)"
-        " GROUP BY type, state_key) AS n"
-        " WHERE s.room_id = $1 AND s.type = n.type AND s.state_key = n.state_key"
-        " AND s.to_position IS NULL",
-        room_id,
-        [e.type for e in entries],
-        [e.state_key for e in entries],
-        [e.from_position for e in entries],
+    first = {(e.type, e.state_key): e.from_position for e in reversed(entries)}
+    # One by one: as a join, a plan made while the table was small compares each entry with the whole
+    # state of the room (attack R14).
+    await db.executemany(
+        "UPDATE room_state SET to_position = $4"
+        " WHERE room_id = $1 AND type = $2 AND state_key = $3 AND to_position IS NULL",
+        [(room_id, type_, state_key, position) for (type_, state_key), position in first.items()],
     )
+    await begin_state(db, room_id, entries)
+
+
+async def begin_state(db: Executor, room_id: str, entries: Sequence[NewState]) -> None:
+    """Begin entries that replace nothing."""
     await db.execute(
         "INSERT INTO room_state (room_id, type, state_key, event_id, membership, from_position, to_position)"
         " SELECT $1, n.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],"
