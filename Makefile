@@ -54,7 +54,8 @@ bench: setup ## Measure, beside stock Synapse; writes bench/README.md
 	$(BIN)/python -m bench.run
 
 drills: setup ## Run the fault drills and the suite's mutants in their long form
-	LMSERVER_DRILLS=long $(BIN)/python -m pytest -q tests/drills tests/conformance
+	LMSERVER_DRILLS=long $(BIN)/python -m pytest -q tests/drills tests/conformance \
+		tests/attacks/test_state_and_locks.py
 
 clean: ## Remove what setup and tests made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

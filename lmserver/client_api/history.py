@@ -101,7 +101,7 @@ class HistoryEndpoints:
             raise ApiError(404, "M_NOT_FOUND", "Event not found")
         return access, event
 
-    @endpoint("GET", ROOM + "/context/{event_id}", auth=Auth.USER)
+    @endpoint("GET", ROOM + "/context/{event_id}", auth=Auth.USER, at_once=4)
     async def context(self, request: Request) -> JsonObject:
         """An event with what surrounds it, `limit` events on both sides together, and the state at the
         last event returned. The filter is for everything but the event itself."""
@@ -139,7 +139,7 @@ class HistoryEndpoints:
         senders = {e.sender for e in events}
         return [e for e in state if e.type != "m.room.member" or e.state_key in senders]
 
-    @endpoint("GET", ROOM + "/members", auth=Auth.USER)
+    @endpoint("GET", ROOM + "/members", auth=Auth.USER, at_once=4)
     async def members(self, request: Request) -> JsonObject:
         """Member events, now or at a token; those who left see the moment they left."""
         only, without = request.query.get("membership"), request.query.get("not_membership")

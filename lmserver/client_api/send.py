@@ -149,7 +149,7 @@ class SendEndpoints:
             return whole
         return event.content
 
-    @endpoint("GET", ROOM + "/state", auth=Auth.USER)
+    @endpoint("GET", ROOM + "/state", auth=Auth.USER, at_once=2)
     async def all_state(self, request: Request) -> list[JsonObject]:
         """The current state, or that of the moment the user left."""
         access = await rooms.readable(self._reading, request)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmserver.federation_server.membership import auth_chain, wire, wire_list
+from lmserver.federation_server.event_lists import chain_ids, cited_by, state_answer, state_pieces, wire
 from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.federation_server.rooms_known import hub_view
 from lmserver.federation_server.server_view import ServerView, hides_state_entry, server_view
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import RoomVersion, room_version
 from lmserver.rooms.engine import RoomEngine
-from lmserver.storage import room_log, room_state
+from lmserver.storage import room_log
 from lmserver.storage.database import Database
 from lmserver.storage.room_log import RoomRow, StoredEvent
-from lmserver.web.endpoint import Auth, Reply, Request, endpoint
+from lmserver.web.endpoint import Auth, Reply, Request, Streamed, endpoint
 from lmserver.web.errors import bad_param, missing_param, not_found
 
 MAX_BACKFILL = 100
@@ -54,27 +54,36 @@ class EventEndpoints:
 
     @endpoint("GET", STABLE + "/v1/state/{room_id}", UNSTABLE + "/state/{room_id}",
               auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip
-    async def state(self, request: Request) -> Reply:
+    async def state(self, request: Request) -> Streamed:
         """The state before an event, and what authorizes it; answered by the hub alone."""
-        at, state, chain, view, version = await self._state(request)
+        at, view, version = await self._moment(request)
+
+        def hiding(event: StoredEvent) -> bytes:
+            return wire(event, version, hide=view.hides(event))
+
+        def whole(event: StoredEvent) -> bytes:
+            return wire(event, version)
+
         # Who may see the event may see the state it was sent into, however old that is.
-        pdus = _shown(state, version, view) if view.hides(at) else wire_list(state, version)
-        return Reply(200, b'{"auth_chain":' + _shown(chain, version, view) + b',"pdus":' + pdus + b"}")
+        show = hiding if view.hides(at) else whole
+        return state_answer(self._db, at.room_id, _position(at), b"{", "pdus", show, hiding)
 
     @endpoint("GET", STABLE + "/v1/state_ids/{room_id}", UNSTABLE + "/state_ids/{room_id}",
               auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip
     async def state_ids(self, request: Request) -> dict[str, Any]:
         """The same, event IDs only."""
-        _, state, chain, _, _ = await self._state(request)
-        return {"auth_chain_ids": [e.event_id for e in chain], "pdu_ids": [e.event_id for e in state]}
+        at, _, _ = await self._moment(request)
+        found: list[str] = []
+        cited: set[str] = set()
+        async for piece in state_pieces(self._db, at.room_id, _position(at)):
+            found += [event.event_id for event in piece]
+            cited |= cited_by(piece)
+        return {"auth_chain_ids": await chain_ids(self._db, at.room_id, cited), "pdu_ids": found}
 
-    async def _state(
-        self, request: Request
-    ) -> tuple[StoredEvent, list[StoredEvent], list[StoredEvent], ServerView, RoomVersion]:
+    async def _moment(self, request: Request) -> tuple[StoredEvent, ServerView, RoomVersion]:
         room = await hub_view(self._engine, request.params["room_id"])
         at, view = await self._known(request, await room_log.room(self._db, room.room_id), "event_id")
-        state = await room_state.state_at(self._db, room.room_id, _position(at))
-        return at, state, await auth_chain(self._db, room.room_id, state), view, room.version
+        return at, view, room.version
 
     @endpoint("GET", STABLE + "/v2/backfill/{room_id}", UNSTABLE + "/backfill/{room_id}",
               auth=Auth.SERVER, rate=_RATE, at_once=_AT_ONCE)  # fmt: skip

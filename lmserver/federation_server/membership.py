@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from lmserver.federation_client.errors import FederationError
+from lmserver.federation_server.event_lists import state_answer, wire
 from lmserver.federation_server.once import Once
 from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.federation_server.rooms_known import hub_view
@@ -17,18 +18,16 @@ from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.auth_rules import authorize
 from lmserver.protocol.errors import AuthRejected
 from lmserver.protocol.events import EventDraft, Lpdu, is_lpdu_shaped, parse_lpdu
-from lmserver.protocol.redaction import redact
-from lmserver.protocol.room_versions import RoomVersion
 from lmserver.protocol.room_view import RoomView
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.invites import InviteRefused, Invites
 from lmserver.rooms.outcomes import HELD, Accepted, Outcome, Rejected, RoomBusy
-from lmserver.storage import room_log, room_state
+from lmserver.storage import room_log
 from lmserver.storage.database import Database
 from lmserver.storage.room_log import StoredEvent
-from lmserver.web.endpoint import Auth, Reply, Request, endpoint
+from lmserver.web.endpoint import Auth, Reply, Request, Streamed, endpoint
 from lmserver.web.errors import ApiError, bad_json, bad_param, forbidden, limited, not_found, too_large
 from lmserver.web.limits import RateLimiter
 
@@ -105,9 +104,16 @@ class MembershipEndpoints:
 
     @endpoint("POST", STABLE + "/v3/send_join/{txn_id}", UNSTABLE + "/send_join/{txn_id}",
               auth=Auth.SERVER, rate=_RATE, at_once=4)  # fmt: skip
-    async def send_join(self, request: Request) -> Reply:
-        """D04 §Joins."""
-        return await self._send(request, "join", self._join_answer)
+    async def send_join(self, request: Request) -> Streamed:
+        """D04 §Joins: the state before the join, and what authorizes it, in list order, so it can be
+        replayed. What is kept of the answer is which event it is about: the rest follows from that."""
+
+        async def which(lpdu: Lpdu, event_id: str) -> bytes:
+            return orjson.dumps({"room_id": lpdu.room_id, "event_id": event_id})
+
+        reply = await self._send(request, "join", which, kept_as="joined")
+        joined = orjson.loads(reply.body)
+        return await self._join_answer(joined["room_id"], joined["event_id"])
 
     @endpoint("POST", STABLE + "/v3/send_leave/{txn_id}", UNSTABLE + "/send_leave/{txn_id}",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
@@ -126,7 +132,11 @@ class MembershipEndpoints:
         return await self._send(request, "knock", self._knock_answer)
 
     async def _send(
-        self, request: Request, membership: str, answer: Callable[[Lpdu, str], Awaitable[bytes]]
+        self,
+        request: Request,
+        membership: str,
+        answer: Callable[[Lpdu, str], Awaitable[bytes]],
+        kept_as: str | None = None,
     ) -> Reply:
         body = await request.json()
         origin = request.origin
@@ -144,7 +154,8 @@ class MembershipEndpoints:
                 [outcome] = await self._engine.accept_lpdus(lpdu.room_id, [lpdu])
             return await answer(lpdu, _accepted(outcome).event_id)
 
-        return await self._requests.stored(origin, f"send_{membership}", request.params["txn_id"], work)
+        name = kept_as or f"send_{membership}"
+        return await self._requests.stored(origin, name, request.params["txn_id"], work)
 
     def _limit_knock(self, lpdu: Lpdu) -> None:
         if len(lpdu.canonical) > MAX_KNOCK:
@@ -172,19 +183,21 @@ class MembershipEndpoints:
         if verdict is not None:
             raise forbidden(str(verdict))
 
-    async def _join_answer(self, lpdu: Lpdu, event_id: str) -> bytes:
-        """State before the join, and what authorizes it; in list order, so it can be replayed."""
-        join = await room_log.event(self._db, event_id, lpdu.room_id)
-        if join is None or join.position is None:
-            raise ApiError(500, "M_UNKNOWN", "Internal server error")
-        state = await room_state.state_at(self._db, lpdu.room_id, join.position)
-        chain = await auth_chain(self._db, lpdu.room_id, state)
-        return (
-            b'{"auth_chain":' + wire_list(chain, lpdu.version)
-            + b',"event":' + wire(join, lpdu.version)
-            + b',"members_omitted":false,"origin":' + orjson.dumps(self._engine.our_name)
-            + b',"state":' + wire_list(state, lpdu.version) + b"}"
+    async def _join_answer(self, room_id: str, event_id: str) -> Streamed:
+        join = await room_log.event(self._db, event_id, room_id)
+        view = await self._engine.view(room_id)
+        if join is None or join.position is None or view is None:
+            raise not_found("The room is not here any more")
+        version = view.version
+
+        def show(event: StoredEvent) -> bytes:
+            return wire(event, version)
+
+        beginning = (
+            b'{"event":' + show(join)
+            + b',"members_omitted":false,"origin":' + orjson.dumps(self._engine.our_name) + b","
         )  # fmt: skip
+        return state_answer(self._db, room_id, join.position, beginning, "state", show, show)
 
     async def _knock_answer(self, lpdu: Lpdu, event_id: str) -> bytes:
         view = await hub_view(self._engine, lpdu.room_id)
@@ -274,35 +287,3 @@ def _accepted(outcome: Outcome) -> Accepted:
 def _both(event: bytes) -> bytes:
     """The draft says `pdu`, both peers say `event`."""
     return b'{"event":' + event + b',"pdu":' + event + b"}"
-
-
-# -- events on the wire ---------------------------------------------------------------------------
-
-
-def wire(stored: StoredEvent, version: RoomVersion, *, hide: bool = False) -> bytes:
-    """An event as other servers get it: the bytes as signed, or the redacted copy."""
-    if stored.redacted_by is None and not hide:
-        return stored.pdu
-    return canonical_json.encode(redact(canonical_json.parse_object(stored.pdu), version))
-
-
-def wire_list(events: list[StoredEvent], version: RoomVersion) -> bytes:
-    return b"[" + b",".join(wire(event, version) for event in events) + b"]"
-
-
-async def auth_chain(db: Database, room_id: str, events: list[StoredEvent]) -> list[StoredEvent]:
-    """The auth events of these events and of those, recursively, each once, in list order."""
-    found: dict[str, StoredEvent] = {}
-    known = {event.event_id: event for event in events}
-    wanted = _cited(events)
-    while wanted:
-        here = [known[event_id] for event_id in wanted if event_id in known]
-        missing = [event_id for event_id in wanted if event_id not in known]
-        here += await room_log.events_by_id(db, room_id, missing) if missing else []
-        found.update((event.event_id, event) for event in here)
-        wanted = _cited(here) - found.keys()
-    return sorted(found.values(), key=lambda e: (-1 if e.position is None else e.position, e.event_id))
-
-
-def _cited(events: list[StoredEvent]) -> set[str]:
-    return {event_id for event in events for event_id in orjson.loads(event.pdu)["auth_events"]}

@@ -14,7 +14,7 @@ from lmserver.web.errors import bad_json
 
 MAX_TXN_ID = 255
 MAX_STORED = 256 * 1024
-"""A longer answer (a join to a large room) is not kept: it follows from the event, made again."""
+"""A longer answer is not kept: it follows from the event, made again."""
 
 
 class Once:

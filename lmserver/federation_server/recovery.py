@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmserver.federation_server.membership import wire_list
+from lmserver.federation_server.event_lists import wire_list
 from lmserver.federation_server.paths import RECOVERY
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import room_version

@@ -38,7 +38,7 @@ from lmserver.storage import (
     room_state,
 )
 from lmserver.storage.client_transactions import KnownTransaction
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Connection, Executor
 from lmserver.storage.evidence import NewEvidence
 from lmserver.storage.fanout import RangeChange
 from lmserver.storage.lpdus import OwnLpdu
@@ -156,7 +156,7 @@ class Appended:
 
 
 async def append(
-    db: Executor,
+    db: Connection,
     room_id: str,
     proposals: Sequence[Proposal],
     cached: Snapshot | None,
@@ -357,7 +357,7 @@ def _place_elsewhere(batch: Batch, pdu: Pdu, prev: str, links: _Links) -> Outcom
 
 
 async def write(
-    db: Executor, batch: Batch, row: RoomRow, outcomes: list[Outcome | GapFound], now_ms: int
+    db: Connection, batch: Batch, row: RoomRow, outcomes: list[Outcome | GapFound], now_ms: int
 ) -> Appended:
     """Everything of the batch in the caller's transaction, then the head."""
     if not batch.events:

@@ -7,6 +7,7 @@ caller, so an endpoint cannot forget a check (attacks C6, C7).
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 
 CHUNK: Final = 100
+PIECE: Final = 500
+"""Events parsed or rendered before others get their turn."""
 MAX_SCANNED: Final = 5_000
 """Events one request looks at: a filter that matches nothing must not read the whole room."""
 
@@ -298,7 +301,7 @@ class Reading:
         at = access.state_position if position is None else access.state_at(position)
         if at is None:
             return []
-        return self.shown_all(await room_state.state_at(self._db, access.room_id, at), access.version)
+        return await self.shown_many(await room_state.state_at(self._db, access.room_id, at), access.version)
 
     async def state_entry(self, access: Access, type_: str, state_key: str) -> Shown | None:
         if access.state_position is None:
@@ -341,6 +344,14 @@ class Reading:
     def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
         return [self._parsed.shown(row, version) for row in stored if row.soft_failed is None]
 
+    async def shown_many(self, stored: Sequence[StoredEvent], version: RoomVersion) -> list[Shown]:
+        """The same of any number, so that others get their turn in between (attack R14)."""
+        found = self.shown_all(stored[:PIECE], version)
+        for start in range(PIECE, len(stored), PIECE):
+            await asyncio.sleep(0)
+            found += self.shown_all(stored[start : start + PIECE], version)
+        return found
+
     async def render(
         self, access: Access, reader: Reader, events: Sequence[Shown], *, with_room_id: bool = True
     ) -> list[ClientEvent]:
@@ -351,7 +362,19 @@ class Reading:
     async def render_rooms(
         self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]], *, with_room_id: bool = False
     ) -> list[list[ClientEvent]]:
-        """The same for events of many rooms, in as few round trips."""
+        """The same for events of many rooms, in as few round trips; where there are many events in pieces
+        of them, so that others get their turn in between (attack R14)."""
+        few = [(access, events[:PIECE]) for access, events in rooms]
+        found = await self._render(reader, few, with_room_id=with_room_id)
+        for index, (access, events) in enumerate(rooms):
+            for start in range(PIECE, len(events), PIECE):
+                piece = [(access, events[start : start + PIECE])]
+                found[index] += (await self._render(reader, piece, with_room_id=with_room_id))[0]
+        return found
+
+    async def _render(
+        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]], *, with_room_id: bool
+    ) -> list[list[ClientEvent]]:
         extras = Extras(
             self._clock(),
             await self._transaction_ids(reader, rooms),

@@ -113,6 +113,27 @@ async def state_at(db: Executor, room_id: str, position: int) -> list[StoredEven
     return [_event(r) for r in rows]
 
 
+async def state_after(
+    db: Executor, room_id: str, position: int, after: tuple[int, str], limit: int
+) -> list[tuple[int, StoredEvent]]:
+    """A piece of the same: at most `limit` entries that come after (position set, event ID), with the
+    positions that set them."""
+    rows = await db.fetch(
+        "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
+        " e.stream_xid::text::bigint AS stream_xid, s.from_position FROM room_state AS s"
+        " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
+        " WHERE s.room_id = $1 AND s.from_position >= $3 AND (s.from_position, s.event_id) > ($3, $4)"
+        " AND s.from_position < $2 AND (s.to_position IS NULL OR s.to_position >= $2)"
+        " ORDER BY s.from_position, s.event_id LIMIT $5",
+        room_id,
+        position,
+        after[0],
+        after[1],
+        limit,
+    )
+    return [(r["from_position"], _event(r)) for r in rows]
+
+
 async def current_state(db: Executor, room_id: str) -> list[StoredEvent]:
     """The state after the last event, through the partial index."""
     rows = await db.fetch(
@@ -122,6 +143,22 @@ async def current_state(db: Executor, room_id: str) -> list[StoredEvent]:
         " WHERE s.room_id = $1 AND s.to_position IS NULL"
         " ORDER BY e.position NULLS FIRST, e.event_id",
         room_id,
+    )
+    return [_event(r) for r in rows]
+
+
+async def current_after(db: Executor, room_id: str, after: tuple[str, str], limit: int) -> list[StoredEvent]:
+    """A piece of the same, by type and state key: at most `limit` entries from beyond `after`."""
+    rows = await db.fetch(
+        "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
+        " e.stream_xid::text::bigint AS stream_xid FROM room_state AS s"
+        " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
+        " WHERE s.room_id = $1 AND s.to_position IS NULL AND (s.type, s.state_key) > ($2, $3)"
+        " ORDER BY s.type, s.state_key LIMIT $4",
+        room_id,
+        after[0],
+        after[1],
+        limit,
     )
     return [_event(r) for r in rows]
 

@@ -1,26 +1,25 @@
-"""Rooms with more state than anybody needs (R14), and a room whose row somebody does not let go of (R8).
-
-LMSERVER_STATE says how many entries the room gets.
-"""
+"""Rooms with more state than anybody needs (R14), and a room whose row somebody does not let go of (R8)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from lmserver.storage import database
+from lmserver.federation_server import event_lists
+from lmserver.storage import database, room_log, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.room_log import StoredEvent
 from tests.attacks.test_fairness import median, seconds
+from tests.drills.long import rounds
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.peer import UNSTABLE
-from tests.kit.rooms import HUB, ROOM, draft, message, opening
+from tests.kit.rooms import HUB, PARTICIPANT, ROOM, draft, lpdu, member, message, opening
 
-ENTRIES = int(os.environ.get("LMSERVER_STATE", "2000"))
+ENTRIES = rounds(2_000, 100_000)
 BATCH = 250
 WAITING = 1000
 OTHER = f"!other:{HUB}"
@@ -45,7 +44,53 @@ async def test_r14_state_that_grows_costs_a_message_nothing(arena: Arena) -> Non
     path = f"{UNSTABLE}/state/{ROOM}?event_id={view.head_event_id}"
     status, answer = await arena.ask("GET", path)
     assert status == 200 and len(answer["pdus"]) >= ENTRIES
+    joining = lpdu(member("join", sender=f"@joe:{PARTICIPANT}"))
+    path = f"{UNSTABLE}/send_join/joe"
+    status, answer = await arena.ask("POST", path, joining.fields, origin=PARTICIPANT)
+    assert status == 200 and len(answer["state"]) >= ENTRIES
     assert await arena.problems() == []
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+async def test_r14_state_is_sent_in_pieces_of_which_nothing_is_lost(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(event_lists, "PIECE", piece)
+    for key in ("a", "b", "a", "c"):
+        await arena.engine.send([draft("m.test", {}, state_key=key)])
+    view = await arena.engine.view(ROOM)
+    assert view is not None
+    head = await room_log.event(arena.db, view.head_event_id, ROOM)
+    assert head is not None and head.position is not None
+    known = [e.event_id for e in await room_state.state_at(arena.db, ROOM, head.position)]
+    found = [
+        e for some in [p async for p in event_lists.state_pieces(arena.db, ROOM, head.position)] for e in some
+    ]
+    assert [e.event_id for e in found] == known
+    query = f"/{ROOM}?event_id={view.head_event_id}"
+    _, ids = await arena.ask("GET", f"{UNSTABLE}/state_ids{query}")
+    _, whole = await arena.ask("GET", f"{UNSTABLE}/state{query}")
+    assert ids["pdu_ids"] == known and len(whole["pdus"]) == len(known)
+    cited = {c for pdu in [*whole["pdus"], *whole["auth_chain"]] for c in pdu["auth_events"]}
+    assert set(ids["auth_chain_ids"]) == cited and len(whole["auth_chain"]) == len(cited)
+
+
+async def test_r14_a_state_is_made_in_pieces_of_a_bounded_size(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits while a large answer is made, and the server does not hold it as a whole."""
+    monkeypatch.setattr(event_lists, "PIECE", 4)
+    for key in range(30):
+        await arena.engine.send([draft("m.test", {"n": "x" * 1000}, state_key=str(key))])
+    view = await arena.engine.view(ROOM)
+    assert view is not None
+
+    def show(event: StoredEvent) -> bytes:
+        return event.pdu
+
+    answer = event_lists.state_answer(arena.db, ROOM, view.head_position, b"{", "pdus", show, show)
+    blocks = [block async for block in answer.body]
+    assert len(blocks) > 7 and max(map(len, blocks)) < 4 * 2000
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ async def test_users_of_one_server_who_join_at_once_need_one_handshake(
         for user in crowd:
             assert await participant.membership(room_id, user.user_id) == "join"
         await agree(room_id, hub, participant)
-        handshakes = "SELECT count(*) FROM inbound_transactions WHERE endpoint = 'send_join'"
+        handshakes = "SELECT count(*) FROM inbound_transactions WHERE endpoint = 'joined'"
         assert await hub.db.fetchval(handshakes) == 1
 
 

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms import reading
 from lmserver.rooms.visible_ranges import FOREVER, Span, spans_of, visibility_spans, visible_to_user
 from lmserver.storage.room_state import StateSpan
 from tests.kit.reading_world import CAROL, DAVE, World
@@ -240,3 +242,22 @@ async def test_mls_commits_are_shown_to_members_whatever_the_visibility(world: W
     found = [await world.reading.event(access, event_id) for event_id in (commit, said, later)]
     assert [event is not None for event in found] == [True, False, False]
     assert await world.reading.event(await world.access(DAVE), commit) is None
+
+
+async def test_many_events_are_rendered_as_few_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces (R14): the same events, with the same that is private to the reader."""
+    await world.create()
+    for n in range(5):
+        await world.state("m.test", {"n": n}, key=str(n % 3))
+
+    async def seen() -> list[JsonObject]:
+        access = await world.access(ALICE)
+        state = await world.reading.state(access)
+        rendered = await world.reading.render(access, world.reader(ALICE), state)
+        return [{**e, "unsigned": {k: v for k, v in e["unsigned"].items() if k != "age"}} for e in rendered]
+
+    whole = await seen()
+    assert sum("prev_content" in e["unsigned"] for e in whole) == 2
+    for piece in (1, 2, len(whole)):
+        monkeypatch.setattr(reading, "PIECE", piece)
+        assert await seen() == whole

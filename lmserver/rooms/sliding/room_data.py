@@ -7,12 +7,13 @@ what was there until then; of an invite what the invite said.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lmserver.rooms.client_format import Shown, shown
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import PIECE, Access, Reader, Reading
 from lmserver.rooms.sliding.frames import BUMPING, Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
 from lmserver.rooms.sliding.request import MEMBER
@@ -179,9 +180,11 @@ class RoomData:
         members = await sliding_rooms.with_member_changes(self._db, stretches)
         for frame in frames:
             frame.members_changed = frame.after is None or frame.plan.room_id in members
-            for position, stored in found.get(frame.plan.room_id, {}).values():
+            for count, (position, stored) in enumerate(found.get(frame.plan.room_id, {}).values(), 1):
                 if stored.soft_failed is None:
                     frame.note(position, shown(stored, frame.access.version))
+                if count % PIECE == 0:
+                    await asyncio.sleep(0)
 
     async def _lazy_members(self, frames: Sequence[Frame]) -> None:
         """Member events of those who appear in the timeline, as far as the client lacks them, and of

@@ -200,7 +200,9 @@ class RoomSections:
         if gaps:
             stored |= await room_batches.state_changes(self._db, gaps)
         found = {
-            p.access.room_id: _last_of_each(self._shown(p.access, stored.get(p.access.room_id, ())))
+            p.access.room_id: _last_of_each(
+                await self._reading.shown_many(stored.get(p.access.room_id, ()), p.access.version)
+            )
             for p in plans
         }
         if not form.state_after:
