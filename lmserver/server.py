@@ -44,7 +44,8 @@ from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
 from lmserver.web.addresses import TrustedProxies
-from lmserver.web.listener import Capacity, Listener
+from lmserver.web.app import DISPATCHER
+from lmserver.web.listener import Capacity, Handler, Listener
 
 log = structlog.get_logger(__name__)
 
@@ -216,16 +217,16 @@ async def _listen(server: Server, listeners: list[Listener], certificate: Server
     share = (OPEN_FILES if soft == resource.RLIM_INFINITY else soft) // 4
     peers, anybody = Capacity(share, CONNECTIONS_PER_ADDRESS), Capacity(share)
     federation = config.federation_listener
-    sites: list[tuple[web.Application, Capacity, str, int, ssl.SSLContext | None]] = [
-        (server.client_app, anybody, config.client.host, config.client.port, None),
-        (server.federation_app, peers, federation.host, federation.port, tls),
+    sites: list[tuple[Handler, Capacity, str, int, ssl.SSLContext | None]] = [
+        (server.client_app[DISPATCHER], anybody, config.client.host, config.client.port, None),
+        (server.federation_app[DISPATCHER], peers, federation.host, federation.port, tls),
     ]
     if config.admin is not None:
-        sites.append((server.admin_app, anybody, config.admin.host, config.admin.port, None))
+        sites.append((server.admin_app[DISPATCHER], anybody, config.admin.host, config.admin.port, None))
     if config.metrics is not None:
-        sites.append((_metrics_app(server.metrics), anybody, config.metrics.host, config.metrics.port, None))
-    for app, capacity, host, port, context in sites:
-        listener = Listener(app, capacity, proxies, shutdown_seconds=STOP_SECONDS)
+        sites.append((_shows(server.metrics), anybody, config.metrics.host, config.metrics.port, None))
+    for handler, capacity, host, port, context in sites:
+        listener = Listener(handler, capacity, proxies, shutdown_seconds=STOP_SECONDS)
         listeners.append(listener)
         await listener.start(host, port, context)
 
@@ -240,13 +241,13 @@ def _certificate(config: Config, metrics: Metrics) -> ServerCertificate | None:
         raise ConfigError([f"federation.tls_certificate: {listener.tls_certificate}: {error}"]) from error
 
 
-def _metrics_app(metrics: Metrics) -> web.Application:
-    async def show(_: web.Request) -> web.Response:
+def _shows(metrics: Metrics) -> Handler:
+    async def show(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path != "/metrics" or request.method not in ("GET", "HEAD"):
+            return web.Response(status=404, text="metrics are at /metrics")
         return web.Response(body=metrics.text(), content_type="text/plain")
 
-    app = web.Application()
-    app.router.add_get("/metrics", show)
-    return app
+    return show
 
 
 async def _housekeeping(server: Server) -> None:

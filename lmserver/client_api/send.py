@@ -43,9 +43,10 @@ class SendEndpoints:
         """A message event; the same transaction ID of a device gives the same event."""
         draft = await self._draft(request, request.params["event_type"], None)
         txn = rooms.transaction(request)
-        rooms.check(draft)
-        if await self._reading.repeats_annotation(draft, txn):
-            raise ApiError(400, "M_DUPLICATE_ANNOTATION", "You have reacted with this before")
+        if "m.relates_to" in draft.content:
+            rooms.check(draft)  # before anything of it is looked for
+            if await self._reading.repeats_annotation(draft, txn):
+                raise ApiError(400, "M_DUPLICATE_ANNOTATION", "You have reacted with this before")
         event_id = await rooms.send(self._engine, [draft], txn)
         self._typing.stop(draft.room_id, draft.sender)
         return {"event_id": event_id}

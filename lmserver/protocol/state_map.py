@@ -7,7 +7,7 @@ must not cost a copy of all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from lmserver.protocol.room_view import StateEvent, StateKey
 
@@ -44,6 +44,11 @@ class StateMap(Mapping[StateKey, StateEvent]):
     def __getitem__(self, key: StateKey) -> StateEvent:
         found = self._changes.get(key)
         return self._shared[key] if found is None else found
+
+    def get(self, key: StateKey, default: Any = None) -> Any:
+        """Several times for each event: Mapping's own costs an exception where there is none."""
+        found = self._changes.get(key)
+        return self._shared.get(key, default) if found is None else found
 
     def __contains__(self, key: object) -> bool:
         return key in self._changes or key in self._shared

@@ -26,6 +26,8 @@ class TrustedProxies:
         Each proxy appends whom it heard, so the list is read from its end for as long as those who
         wrote are trusted; what stands before that anybody may have made up.
         """
+        if not forwarded:
+            return peer
         address = peer
         for entry in reversed(",".join(forwarded).split(",")):
             if not self.trusts(address):

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -221,6 +221,10 @@ class _Response(web.Response):
         self.headers.clear()
 
 
+DISPATCHER: Final = web.AppKey("dispatcher", Dispatcher)
+"""The handler of an application: a listener calls it without aiohttp's routes, which know one path."""
+
+
 async def _blocks(data: bytes) -> AsyncGenerator[bytes, None]:
     """A large answer in pieces, so that it is let go of when its reader does not read."""
     view = memoryview(data)
@@ -263,6 +267,7 @@ def build_app(
         return await dispatcher(request)
 
     app = web.Application()
+    app[DISPATCHER] = dispatcher
     # Every path, those with an encoded line break too: aiohttp would answer them with text of its own.
     app.router.add_route("*", r"/{path:[\s\S]*}", handle)
     return app

@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,26 +40,25 @@ class Capacity:
     per_address: int | None = None
 
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
 class Listener:
-    """One application on one socket."""
+    """One handler of requests on one socket."""
 
     def __init__(
         self,
-        app: web.Application,
+        handler: Handler,
         capacity: Capacity,
         proxies: TrustedProxies,
         *,
         shutdown_seconds: float,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=_HttpLog(),
-            keepalive_timeout=keepalive_seconds,
-            shutdown_timeout=shutdown_seconds,
-            auto_decompress=False,
-        )
+        self._handler = handler
+        self._shutdown_seconds = shutdown_seconds
+        self._keepalive_seconds = keepalive_seconds
+        self._server: web.Server | None = None
         self._capacity = capacity
         self._proxies = proxies
         self._open: Counter[str] = Counter()
@@ -71,7 +70,13 @@ class Listener:
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; returns the port. Raises OSError."""
-        await self._runner.setup()
+        self._server = web.Server(
+            self._handler,
+            access_log=None,
+            logger=_HttpLog(),
+            keepalive_timeout=self._keepalive_seconds,
+            auto_decompress=False,
+        )
         self._tls = tls
         infos = await asyncio.get_running_loop().getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -89,7 +94,10 @@ class Listener:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for listening in self._sockets:
             listening.close()
-        await self._runner.cleanup()
+        if self._server is not None:
+            await asyncio.sleep(0)  # what has come is begun before idle connections are closed
+            self._server.pre_shutdown()
+            await self._server.shutdown(self._shutdown_seconds)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -108,10 +116,9 @@ class Listener:
 
     async def _begin(self, accepted: socket.socket, key: str) -> None:
         """TLS, if there is to be, then aiohttp's protocol. What was not begun is not left open."""
-        server = self._runner.server
-        if server is None:
+        if self._server is None:
             raise RuntimeError("the listener is not started")
-        connection = _Connection(server(), partial(self._leave, key))
+        connection = _Connection(self._server(), partial(self._leave, key))
         handshake = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_SECONDS}
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -17,6 +17,8 @@ from lmserver.web.addresses import rate_key
 from lmserver.web.errors import ApiError, too_large
 
 MAX_NESTING = 100
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""What a peer waits for that asks before it sends a large body (RFC 9110 §10.1.1)."""
 SMALL_BODY = 64 * 1024
 MAX_VALUES = 300_000
 """Commas and opening brackets in a body of JSON, those inside of texts too: a full transaction of
@@ -140,6 +142,9 @@ class Request:
             raise too_large()
         size = 0
         self.is_reading = True
+        if self._raw.headers.get("Expect", "").lower() == "100-continue":
+            await self._raw.writer.write(CONTINUE)
+            self._raw.writer.output_size = 0
         async for chunk in self._raw.content.iter_any():
             size += len(chunk)
             if size > max_body:

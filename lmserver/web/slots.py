@@ -34,8 +34,11 @@ class Slots:
             raise Busy
         line.users += 1
         try:
-            async with asyncio.timeout(seconds):
-                await line.turns.acquire()
+            if line.turns.locked():
+                async with asyncio.timeout(seconds):
+                    await line.turns.acquire()
+            else:
+                await line.turns.acquire()  # does not wait
         except BaseException as error:
             self._leave(key, line)
             if isinstance(error, TimeoutError):

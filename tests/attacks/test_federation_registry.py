@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from lmserver.config import DEFAULT_LIMITS
+from lmserver.web.app import DISPATCHER
 from lmserver.web.endpoint import Auth, Endpoint
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.peer import UNSTABLE
@@ -16,11 +17,8 @@ OPEN = {"/_matrix/key/v2/server", "/_matrix/key/v2/query/{server_name}", "/_matr
 
 
 def declared(arena: Arena, app: web.Application | None = None) -> list[Endpoint]:
-    """Every endpoint of the federation listener, or another, through the handler aiohttp holds."""
-    [route] = list((app or arena.victim.server.federation_app).router.routes())
-    closure = route.handler.__closure__
-    assert closure is not None
-    return list(closure[0].cell_contents.endpoints)
+    """Every endpoint of the federation listener, or another, through its dispatcher."""
+    return list((app or arena.victim.server.federation_app)[DISPATCHER].endpoints)
 
 
 async def test_every_endpoint_wants_a_signature_unless_it_is_listed(arena: Arena) -> None:

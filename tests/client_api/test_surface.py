@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from lmserver.web.app import DISPATCHER
 from lmserver.web.endpoint import Endpoint
 from tests.client_api.test_ignoring import Club, club
 from tests.kit.client_api import NAME, V3, Api
@@ -27,10 +28,7 @@ PROTOCOL_FIELDS = {
 
 
 def registry(app: web.Application) -> list[Endpoint]:
-    [route] = list(app.router.routes())
-    closure = route.handler.__closure__
-    assert closure is not None
-    return list(closure[0].cell_contents.endpoints)
+    return list(app[DISPATCHER].endpoints)
 
 
 async def raw(api: Api, method: str, path: str, **more: Any) -> tuple[int, Any, Any]:

@@ -10,6 +10,7 @@ from lmserver.config import DEFAULT_LIMITS, parse_config
 from lmserver.rooms.verifying import Verification
 from lmserver.storage.database import Database
 from lmserver.web.addresses import TrustedProxies
+from lmserver.web.app import DISPATCHER
 from lmserver.web.listener import Capacity, Listener
 from tests.evilpeer.network import Network
 from tests.kit.rooms import EVIL, HUB, KEYS, PARTICIPANT, key_of, now
@@ -48,7 +49,7 @@ class Victim:
     async def listen(self) -> None:
         """Serve other servers, on the port they know if there is one."""
         self._listener = Listener(
-            self.server.federation_app, Capacity(1000), TrustedProxies(), shutdown_seconds=60.0
+            self.server.federation_app[DISPATCHER], Capacity(1000), TrustedProxies(), shutdown_seconds=60.0
         )
         port = self.network.ports.get(self.name, 0)
         self.network.ports[self.name] = await self._listener.start("127.0.0.1", port)

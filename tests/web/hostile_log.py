@@ -10,7 +10,7 @@ import structlog
 
 from lmserver import logs
 from lmserver.web.addresses import TrustedProxies
-from lmserver.web.app import build_app
+from lmserver.web.app import DISPATCHER, build_app
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.listener import Capacity, Listener
 
@@ -52,7 +52,9 @@ async def say(port: int, said: bytes) -> None:
 
 async def main(kind: str) -> None:
     logs.configure("INFO", kind)
-    listener = Listener(build_app([Endpoints()], {}), Capacity(1000), TrustedProxies(), shutdown_seconds=0.1)
+    listener = Listener(
+        build_app([Endpoints()], {})[DISPATCHER], Capacity(1000), TrustedProxies(), shutdown_seconds=0.1
+    )
     port = await listener.start("127.0.0.1", 0)
     for text in HOSTILE:
         structlog.get_logger().info("hostile", text=text, number=1)

@@ -18,7 +18,7 @@ from lmserver.web import app as web_app
 from lmserver.web import listener as web_listener
 from lmserver.web import request as web_request
 from lmserver.web.addresses import TrustedProxies
-from lmserver.web.app import build_app
+from lmserver.web.app import DISPATCHER, build_app
 from lmserver.web.endpoint import Auth, Reply, Request, Streamed, endpoint
 from lmserver.web.listener import Capacity, Listener
 
@@ -67,7 +67,7 @@ async def listen() -> AsyncIterator[Port]:
 
     async def start(capacity: Capacity) -> int:
         listener = Listener(
-            build_app([Endpoints()], {}),
+            build_app([Endpoints()], {})[DISPATCHER],
             capacity,
             TrustedProxies(),
             shutdown_seconds=0.1,
@@ -185,7 +185,7 @@ async def test_r1_half_handshakes_are_counted_and_end(
     monkeypatch.setattr(web_listener, "HANDSHAKE_SECONDS", 0.5)
     server, client = contexts
     listener = Listener(
-        build_app([Endpoints()], {}), Capacity(100, 6), TrustedProxies(), shutdown_seconds=0.1
+        build_app([Endpoints()], {})[DISPATCHER], Capacity(100, 6), TrustedProxies(), shutdown_seconds=0.1
     )
     port = await listener.start("127.0.0.1", 0, server)
 
@@ -218,7 +218,9 @@ def test_r1_a_trusted_proxy_may_hold_what_it_needs() -> None:
     from ipaddress import ip_network
 
     proxies = TrustedProxies([ip_network("127.0.0.0/8")])
-    listener = Listener(build_app([Endpoints()], {}), Capacity(100, 2), proxies, shutdown_seconds=0.1)
+    listener = Listener(
+        build_app([Endpoints()], {})[DISPATCHER], Capacity(100, 2), proxies, shutdown_seconds=0.1
+    )
     assert [listener.admit("127.0.0.1") for _ in range(50)] == [""] * 50
     assert [listener.admit("192.0.2.1") is None for _ in range(2)] == [False, False]
 
@@ -344,3 +346,24 @@ async def test_a_broken_stream_breaks_its_connection(listen: Port) -> None:
     assert b"Content-Length: 8" in said or said == b""
     assert not said.endswith(b"halfhalf")
     connection.close()
+
+
+async def test_who_asks_before_sending_a_large_body_is_told_to_go_on(listen: Port) -> None:
+    """RFC 9110 §10.1.1: curl waits a second otherwise, some clients for ever."""
+    port = await listen(Capacity(10))
+    body = json.dumps({"a": 1, "b": 2}).encode()
+    head = f"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    client = await Raw.open(port, head.encode())
+    assert await client.status() == 100
+    assert await client.reader.readline() == b"\r\n"
+    client.writer.write(body)
+    assert await client.status() == 200
+    client.close()
+
+
+async def test_a_body_that_is_refused_is_not_asked_for(listen: Port) -> None:
+    port = await listen(Capacity(10))
+    said = b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9000000\r\n\r\n"
+    client = await Raw.open(port, said)
+    assert await client.status() == 413
+    client.close()

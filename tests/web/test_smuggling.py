@@ -18,7 +18,7 @@ from aiohttp import http_parser
 
 from lmserver import dev_ca
 from lmserver.web.addresses import TrustedProxies
-from lmserver.web.app import build_app
+from lmserver.web.app import DISPATCHER, build_app
 from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.listener import Capacity, Listener
 from tests.kit.processes import free_port
@@ -104,7 +104,9 @@ class Endpoints:
 async def behind() -> AsyncIterator[tuple[Endpoints, int]]:
     """The endpoints and the port that serves them in the clear."""
     endpoints, port = Endpoints(), free_port()
-    listener = Listener(build_app([endpoints], {}), Capacity(500), TrustedProxies(), shutdown_seconds=0.1)
+    listener = Listener(
+        build_app([endpoints], {})[DISPATCHER], Capacity(500), TrustedProxies(), shutdown_seconds=0.1
+    )
     await listener.start("127.0.0.1", port)
     yield endpoints, port
     await listener.close()
