@@ -5,7 +5,7 @@ Steps, and what a crash after each means:
 1. take the room's row: nothing has happened yet;
 2. dedupe by LPDU hash, event ID and client transaction: still nothing;
 3. decide and complete every event against the head (pure);
-4. write events, state, fan-out ranges and transaction IDs, move the head: all of it or nothing,
+4. write events and head, state, fan-out ranges and transaction IDs: all of it or nothing,
    at COMMIT. A crash after COMMIT and before the answer leaves an event stored and not
    acknowledged; the retry finds it in step 2.
 """
@@ -359,12 +359,11 @@ def _place_elsewhere(batch: Batch, pdu: Pdu, prev: str, links: _Links) -> Outcom
 async def write(
     db: Connection, batch: Batch, row: RoomRow, outcomes: list[Outcome | GapFound], now_ms: int
 ) -> Appended:
-    """Everything of the batch in the caller's transaction, then the head."""
+    """The list and its head, then what stands beside them, in the caller's transaction."""
     if not batch.events:
         held = await _hold(db, batch, now_ms)
         return Appended(outcomes, batch.snapshot, row.head_position, evidence=held)
-    view = batch.snapshot.view
-    await room_log.append(db, batch.room_id, batch.events, now_ms, after=row.head_event_id)
+    xid = await room_log.append(db, batch.room_id, batch.events, now_ms, after=row.head_event_id)
     if batch.states:
         await room_state.set_state(db, batch.room_id, batch.states)
         await _note_people(db, batch)
@@ -377,7 +376,6 @@ async def write(
     if batch.redactions:
         await _apply_redactions(db, batch)
     settled = await _settle_own_lpdus(db, batch) if row.hub_server != batch.our_name else ()
-    xid = await room_log.move_head(db, batch.room_id, view.head_position, view.head_event_id)
     return Appended(
         outcomes,
         batch.snapshot,

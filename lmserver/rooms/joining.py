@@ -171,7 +171,6 @@ class Joining:
             await room_state.begin_state(db, join.room_id, [_entry(p, position - 1) for p in some])
         await room_log.append(db, join.room_id, [_row(join, position)], now)
         await room_state.set_state(db, join.room_id, [_entry(join, position)])
-        await room_log.move_head(db, join.room_id, position, join.event_id)
         await self._note(db, join, state)
         await outside.forget_room(db, join.room_id)
 

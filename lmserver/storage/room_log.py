@@ -114,28 +114,35 @@ async def create_room(db: Executor, row: RoomRow, now_ms: int) -> None:
 
 async def append(
     db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int, *, after: str | None = None
-) -> None:
-    """Write events in one statement; the caller holds the head. `after` is the event one position
-    below the first of them, None where the list begins.
+) -> int:
+    """Write events at consecutive positions and move the head to the last, in one statement; the caller
+    holds the head. `after` is the event one position below the first of them, None where the list
+    begins. Returns the transaction's ID, the stream position readers wait for.
 
     A predecessor is stored only where it is not the event one position below: for most events the
     position says it, and costs nothing.
     """
-    below = [after, *(e.event_id for e in events)]
-    await db.execute(
-        "INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type, state_key,"
-        " sender, pdu, soft_failed, received_ts, words)"
-        " SELECT $1, n.event_id, n.position, n.prev_event_id, n.lpdu_hash, n.type, n.state_key,"
-        " n.sender, n.pdu, n.soft_failed, $2, to_tsvector('simple', n.text)"
-        " FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],"
-        " $9::text[], $10::bytea[], $11::text[], $12::text[])"
-        " AS n (event_id, position, prev_event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed,"
-        " text)",
+    first, last = events[0], events[-1]
+    if [e.prev_event_id for e in events[1:]] != [e.event_id for e in events[:-1]]:
+        raise ValueError("the events do not follow one another")
+    xid: int = await db.fetchval(
+        "WITH added AS (INSERT INTO events (room_id, event_id, position, prev_event_id, lpdu_hash, type,"
+        " state_key, sender, pdu, soft_failed, received_ts, words)"
+        " SELECT $1, n.event_id, $3::bigint + n.place - 1, CASE n.place WHEN 1 THEN $4::text END,"
+        " n.lpdu_hash, n.type, n.state_key, n.sender, n.pdu, n.soft_failed, $2,"
+        " to_tsvector('simple', n.text)"
+        " FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[],"
+        " $13::text[], $14::text[]) WITH ORDINALITY"
+        " AS n (event_id, lpdu_hash, type, state_key, sender, pdu, soft_failed, text, place))"
+        " UPDATE rooms SET head_position = $5, head_event_id = $6 WHERE room_id = $1"
+        " RETURNING pg_current_xact_id()::text::bigint",
         room_id,
         now_ms,
+        first.position,
+        None if first.prev_event_id == after else first.prev_event_id,
+        last.position,
+        last.event_id,
         [e.event_id for e in events],
-        [e.position for e in events],
-        [None if e.prev_event_id == b else e.prev_event_id for e, b in zip(events, below, strict=False)],
         [e.lpdu_hash for e in events],
         [e.type for e in events],
         [e.state_key for e in events],
@@ -144,6 +151,7 @@ async def append(
         [e.soft_failed for e in events],
         [e.text for e in events],
     )
+    return xid
 
 
 async def add_outliers(db: Executor, room_id: str, events: Sequence[NewEvent], now_ms: int) -> None:
@@ -164,18 +172,6 @@ async def add_outliers(db: Executor, room_id: str, events: Sequence[NewEvent], n
         [e.sender for e in events],
         [e.pdu for e in events],
     )
-
-
-async def move_head(db: Executor, room_id: str, position: int, event_id: str) -> int:
-    """Move the head and return the transaction's ID, the stream position readers wait for."""
-    xid: int = await db.fetchval(
-        "UPDATE rooms SET head_position = $2, head_event_id = $3 WHERE room_id = $1"
-        " RETURNING pg_current_xact_id()::text::bigint",
-        room_id,
-        position,
-        event_id,
-    )
-    return xid
 
 
 async def set_public(db: Executor, room_id: str, public: bool) -> None:
