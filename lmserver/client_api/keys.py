@@ -65,7 +65,7 @@ class KeyEndpoints:
 
     @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER)
     async def query(self, request: Request) -> dict[str, Any]:
-        """Device keys of users, here and elsewhere."""
+        """Device keys of users, here and elsewhere; what is no user ID has none, and the others are told."""
         body = await request.json()
         wanted, seconds = body.get("device_keys"), _seconds(body)
         if not isinstance(wanted, dict) or len(wanted) > MAX_USERS:
@@ -81,8 +81,10 @@ class KeyEndpoints:
         elsewhere: dict[str, dict[str, list[str]]] = {}
         for user_id, devices in wanted.items():
             names = devices if isinstance(devices, list) else []
-            if not ids.is_user_id(user_id) or not all(isinstance(n, str) and "\0" not in n for n in names):
+            if not all(isinstance(n, str) and "\0" not in n for n in names):
                 raise bad_json("device_keys maps user IDs to lists of device IDs")
+            if not ids.is_user_id(user_id):
+                continue  # clients ask of whoever their rooms name
             server = ids.server_of(user_id)
             if server == self._our_name:
                 here[user_id] = names
