@@ -75,27 +75,45 @@ class Accounts:
         return user_id
 
     async def register(
-        self, name: str, password: str, *, is_admin: bool = False, claim: Claim | None = None
+        self,
+        name: str,
+        password: str,
+        *,
+        displayname: str | None = None,
+        is_admin: bool = False,
+        claim: Claim | None = None,
     ) -> str:
-        """Make an account and return its user ID; raises AccountError, BadPassword or what `claim` does."""
+        """Make an account and return its user ID. Without a display name it has its localpart, with an
+        empty one none. Raises AccountError, BadPassword or what `claim` does."""
         password_hash = await self._passwords.hash(password)
-        return await self._create(name, password_hash, is_admin=is_admin, claim=claim)
+        return await self._create(name, password_hash, displayname, is_admin=is_admin, claim=claim)
 
-    async def register_without_password(self, name: str, claim: Claim) -> str:
+    async def register_without_password(
+        self, name: str, claim: Claim, *, displayname: str | None = None
+    ) -> str:
         """Make an account of somebody who logs in otherwise; raises AccountError or what `claim` does."""
-        return await self._create(name, NO_PASSWORD, is_admin=False, claim=claim)
+        return await self._create(name, NO_PASSWORD, displayname, is_admin=False, claim=claim)
 
     async def has_password(self, user_id: str) -> bool:
         account = await accounts.get(self._db, user_id)
         return account is not None and account.password_hash != NO_PASSWORD
 
-    async def _create(self, name: str, password_hash: str, *, is_admin: bool, claim: Claim | None) -> str:
+    async def _create(
+        self,
+        name: str,
+        password_hash: str,
+        displayname: str | None,
+        *,
+        is_admin: bool,
+        claim: Claim | None,
+    ) -> str:
         user_id = self.user_id(name)
+        shown = ids.localpart_of(user_id) if displayname is None else displayname or None
 
         async def work(db: Connection) -> None:
             if claim is not None:
                 await claim(db)
-            await accounts.create(db, user_id, password_hash, is_admin, self._clock())
+            await accounts.create(db, user_id, password_hash, shown, is_admin, self._clock())
             if self.on_created is not None:
                 await self.on_created(db, user_id)
 
@@ -147,7 +165,7 @@ class Accounts:
         password_hash = await self._passwords.hash(password)
 
         async def work(db: Connection) -> None:
-            await accounts.reactivate(db, user_id, password_hash)
+            await accounts.reactivate(db, user_id, password_hash, ids.localpart_of(user_id))
             await departures.done(db, user_id)
 
         await self._db.run(work)

@@ -73,8 +73,11 @@ class AccountAdministration:
     async def _create(self, user_id: str, change: AccountChange) -> None:
         if change.password is None:
             raise AccountError("M_MISSING_PARAM", 400, "password is missing")
-        await self._accounts.register(user_id, change.password, is_admin=change.admin is True)
-        await self._set_profile(user_id, change)
+        await self._accounts.register(
+            user_id, change.password, displayname=change.displayname, is_admin=change.admin is True
+        )
+        if change.avatar_url:
+            await self._accounts.set_profile(user_id, "avatar_url", change.avatar_url)
         if change.locked:
             await self._accounts.set_locked(user_id, True)
 

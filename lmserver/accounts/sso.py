@@ -174,17 +174,22 @@ class SingleSignOn:
                 return user_id
             await self._registration.check_name(localpart)
             await self._accounts.register_without_password(
-                localpart, lambda db: sso.link(db, settings.id, subject, user_id)
+                localpart,
+                lambda db: sso.link(db, settings.id, subject, user_id),
+                displayname=_display_name(provider, claims),
             )
         except UniqueViolation:
             raise SsoFailed("Try again.") from None
         except AccountError as error:
             log.warning("sso_no_account", provider=settings.id, reason=error.reason)
             raise SsoFailed(f"There can be no account for you here: {error.reason}.") from None
-        name = provider.render(settings.display_name_template, claims)[:MAX_NAME]
-        if name and "\0" not in name:
-            await self._accounts.set_profile(user_id, "displayname", name)
         return user_id
+
+
+def _display_name(provider: Provider, claims: Mapping[str, Any]) -> str | None:
+    """As the provider names its user, if it does."""
+    name = provider.render(provider.settings.display_name_template, claims)[:MAX_NAME]
+    return name if name and "\0" not in name else None
 
 
 def _hash(text: str) -> bytes:

@@ -4,6 +4,7 @@ by a user of its own that nobody logs in as."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -136,11 +137,10 @@ class Notices:
         """An account without a password, so that nobody else is given the name."""
         if await accounts.get(self._db, self.speaker) is not None:
             return
-        try:
-            await accounts.create(self._db, self.speaker, NO_PASSWORD, False, self._clock())
-        except UniqueViolation:
-            return  # somebody was faster
-        await accounts.set_displayname(self._db, self.speaker, self._settings.name)
+        with contextlib.suppress(UniqueViolation):  # somebody was faster
+            await accounts.create(
+                self._db, self.speaker, NO_PASSWORD, self._settings.name, False, self._clock()
+            )
 
     async def _invite(self, room_id: str, user_id: str) -> None:
         content = {"membership": "invite", **await self._profile_of(user_id)}

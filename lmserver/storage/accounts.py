@@ -33,12 +33,16 @@ def _device(row: Any) -> Device:
     return Device(*(row[name] for name in Device.__slots__))
 
 
-async def create(db: Executor, user_id: str, password_hash: str, is_admin: bool, now_ms: int) -> None:
+async def create(
+    db: Executor, user_id: str, password_hash: str, displayname: str | None, is_admin: bool, now_ms: int
+) -> None:
     """Raises UniqueViolation when the user exists, deactivated or not."""
     await db.execute(
-        "INSERT INTO accounts (user_id, password_hash, is_admin, created_ts) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO accounts (user_id, password_hash, displayname, is_admin, created_ts)"
+        " VALUES ($1, $2, $3, $4, $5)",
         user_id,
         password_hash,
+        displayname,
         is_admin,
         now_ms,
     )
@@ -80,12 +84,14 @@ async def set_admin(db: Executor, user_id: str, admin: bool) -> bool:
     return done == "UPDATE 1"
 
 
-async def reactivate(db: Executor, user_id: str, password_hash: str) -> None:
+async def reactivate(db: Executor, user_id: str, password_hash: str, displayname: str) -> None:
     """Let a deactivated user log in again, with nothing of what was."""
     await db.execute(
-        "UPDATE accounts SET deactivated = false, password_hash = $2 WHERE user_id = $1 AND deactivated",
+        "UPDATE accounts SET deactivated = false, password_hash = $2, displayname = $3"
+        " WHERE user_id = $1 AND deactivated",
         user_id,
         password_hash,
+        displayname,
     )
 
 

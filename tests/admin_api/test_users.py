@@ -49,6 +49,10 @@ async def test_an_account_is_made_and_changed(admin: AdminApi) -> None:
     assert (await admin.clients.call("GET", member, None, carol["access_token"]))[1]["displayname"] == "C."
     await admin.ok("PUT", f"{V2}/users/{CAROL}", {"displayname": ""})
     assert (await admin.ok("GET", f"{V2}/users/{CAROL}"))["displayname"] is None
+    for name, body in (("dave", {}), (None, {"displayname": ""})):
+        who = f"{V2}/users/@{name or 'erin'}:{NAME}"
+        status, made = await admin.call("PUT", who, {"password": PASSWORD, **body})
+        assert (status, made["displayname"]) == (201, name)
     await admin.ok("PUT", f"{V2}/users/{CAROL}", {"password": "another password"})
     assert (await admin.clients.call("GET", member, None, carol["access_token"]))[0] == 401
     assert (await admin.clients.call("POST", f"{V3}/login", login("carol", "another password")))[0] == 200
@@ -64,6 +68,7 @@ async def test_c3_a_deactivated_account_comes_back_with_a_password_alone(admin: 
     assert (await admin.call("POST", f"{V1}/reset_password/{ALICE}", new))[0] == 400
     assert (await admin.call("PUT", f"{V2}/users/{ALICE}", {"deactivated": False}))[0] == 400
     await admin.ok("PUT", f"{V2}/users/{ALICE}", {"deactivated": False, "password": "another password"})
+    assert (await admin.ok("GET", f"{V2}/users/{ALICE}"))["displayname"] == "alice"
     assert (await admin.clients.call("POST", f"{V3}/login", login("alice")))[0] == 403
     assert (await admin.clients.call("POST", f"{V3}/login", login("alice", "another password")))[0] == 200
 

@@ -37,6 +37,7 @@ class Bridged(Api):
         body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
         status, answer = await self.call("POST", f"{V3}/register", body, AS_TOKEN)
         assert (status, answer["user_id"]) == (200, f"@{name}:{NAME}")
+        assert (await self.call("GET", f"{V3}/profile/@{name}:{NAME}"))[1] == {"displayname": name}
 
     async def room(self, token: str, *invite: str, **more: Any) -> str:
         body = {"invite": list(invite), "preset": "public_chat", **more}

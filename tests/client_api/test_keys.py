@@ -187,7 +187,17 @@ async def test_a_device_that_is_deleted_leaves_nothing(world: EduWorld) -> None:
 async def test_what_is_no_user_id_keeps_nobody_from_the_keys_of_others(world: EduWorld) -> None:
     alice = await world.device("alice")
     keys = await alice.upload_keys()
-    bad = ["", "alice", "@Alice:x", "@alice", "@:x", "@a b:x", "@a:127.1", f"@a\0:{HUB}", "@" + "a" * 255 + ":x"]
+    bad = [
+        "",
+        "alice",
+        "@Alice:x",
+        "@alice",
+        "@:x",
+        "@a b:x",
+        "@a:127.1",
+        f"@a\0:{HUB}",
+        "@" + "a" * 255 + ":x",
+    ]
     wanted = {**{user_id: [] for user_id in bad}, ALICE: []}
     seen = await alice.ok("POST", "/keys/query", {"device_keys": wanted})
     assert list(seen["device_keys"]) == [ALICE] and seen["failures"] == {}

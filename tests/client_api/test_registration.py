@@ -11,7 +11,7 @@ import pytest
 
 from lmserver.accounts.registration_tokens import RegistrationTokens
 from lmserver.storage.database import Database
-from tests.kit.client_api import NAME, PASSWORD, V3, Api, serve
+from tests.kit.client_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import HOUR, Clock
 
 REGISTER = f"{V3}/register"
@@ -47,6 +47,28 @@ async def test_without_a_name_one_is_made_up_and_login_can_wait(api: Api, db: Da
     status, answer = await api.call("POST", REGISTER, body(None, inhibit_login=True))
     assert (status, set(answer)) == (200, {"user_id", "home_server"})
     assert await db.fetchval("SELECT count(*) FROM devices") == 0
+
+
+async def test_a_new_user_is_called_by_the_localpart_in_rooms_too(api: Api) -> None:
+    status, alice = await api.call("POST", REGISTER, body("Alice"))
+    assert (status, alice["user_id"]) == (200, f"@alice:{NAME}")
+    path = f"{V3}/profile/{alice['user_id']}"
+    assert await api.call("GET", path) == (200, {"displayname": "alice"})
+    token = alice["access_token"]
+    _, room = await api.call("POST", f"{V3}/createRoom", {"preset": "public_chat"}, token)
+    _, other = await api.call("POST", REGISTER, body(None))
+    made_up = other["user_id"][1:].split(":")[0]
+    assert (await api.call("POST", f"{V3}/join/{room['room_id']}", {}, other["access_token"]))[0] == 200
+    for user_id, name in ((alice["user_id"], "alice"), (other["user_id"], made_up)):
+        member = f"{V3}/rooms/{room['room_id']}/state/m.room.member/{user_id}"
+        assert await api.call("GET", member, token=token) == (
+            200,
+            {"membership": "join", "displayname": name},
+        )
+    # Who wants no name has none, and keeps none.
+    assert (await api.call("DELETE", f"{path}/displayname", token=token))[0] == 200
+    assert (await api.call("POST", f"{V3}/login", login("alice")))[0] == 200
+    assert await api.call("GET", path) == (200, {})
 
 
 IMPOSSIBLE: list[Any] = [

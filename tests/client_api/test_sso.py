@@ -102,6 +102,8 @@ async def test_a_new_user_comes_back_as_the_same_user(api: Api, provider: Provid
     assert (first["user_id"], (await api.call("POST", f"{V3}/login", body))[0]) == (f"@alice:{NAME}", 403)
     profile = (await api.call("GET", f"{V3}/profile/@alice:{NAME}"))[1]
     assert profile == {"displayname": "Alice A."}
+    await log_in(api, provider, sub="2", preferred_username="nameless", name="")
+    assert (await api.call("GET", f"{V3}/profile/@nameless:{NAME}"))[1] == {"displayname": "nameless"}
     again = await log_in(api, provider, preferred_username="somebody-else")
     assert again["user_id"] == first["user_id"]
     assert (await api.call("POST", f"{V3}/login", login("alice", "")))[0] == 403
