@@ -93,8 +93,6 @@ def client_app(
         rooms,
         reading,
         accounts,
-        data,
-        push.rules,
         limiter,
         clock,
     )

@@ -77,6 +77,7 @@ from lmserver.rooms.remote_ephemeral import RemoteEphemeral
 from lmserver.rooms.rollback import TailRecovery
 from lmserver.rooms.sync.journal import Journal
 from lmserver.rooms.turns import Turns
+from lmserver.rooms.upgrades import Upgrades
 from lmserver.storage.database import Database
 from lmserver.storage.restore_guard import RestoreGuard
 from lmserver.web.addresses import TrustedProxies
@@ -146,6 +147,7 @@ class Server:
     notices: Notices
     profile_news: ProfileNews
     purges: RoomPurges
+    upgrades: Upgrades
     blocked: BlockedServers
     client_app: web.Application
     federation_app: web.Application
@@ -244,14 +246,26 @@ def assemble(
     rooms_admin = _room_administration(config, db, engine, turns, joining, membership, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
     data = ClientData(db, notifier.publish)
-    rooms = room_parts(config, db, engine, client, remote.alias, accounts, data, bridges.bridged, clock)
+    push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
+    audience.following = push.following
+    rooms = room_parts(
+        config,
+        db,
+        engine,
+        client,
+        remote.alias,
+        accounts,
+        data,
+        bridges.bridged,
+        push.rules,
+        rooms_admin.purges,
+        clock,
+    )
     devices = DeviceStore(
         db, name, device_lists, notifier.publish, audience.wake, metrics.observe_dropped, limiter, clock
     )
     edus = edu_parts(config, db, engine, sender, notifier, metrics, clock)
     audience.remote_ephemeral = edus.remote
-    push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
-    audience.following = push.following
     dispatcher = edu_dispatcher(config, db, edus, devices, device_lists, clock)
     transactions = TransactionEndpoints(
         db,
@@ -314,6 +328,7 @@ def assemble(
         rooms.notices,
         rooms.profile_news,
         rooms_admin.purges,
+        rooms.upgrades,
         blocked,
         client_app(
             config,

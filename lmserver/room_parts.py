@@ -33,6 +33,7 @@ from lmserver.rooms.notices import Notices, NoticeSettings
 from lmserver.rooms.presets import Versions
 from lmserver.rooms.profile_news import ProfileNews
 from lmserver.rooms.public_list import PublicList
+from lmserver.rooms.purging import RoomPurges
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.remote_list import RemoteLists
 from lmserver.rooms.search import Search
@@ -54,6 +55,7 @@ class RoomParts:
     timestamps: Timestamps
     notices: Notices
     profile_news: ProfileNews
+    upgrades: Upgrades
 
 
 def room_parts(
@@ -65,12 +67,15 @@ def room_parts(
     accounts: Accounts,
     data: ClientData,
     bridges: Bridges,
+    push_rules: PushRules,
+    purges: RoomPurges,
     clock: Callable[[], int],
 ) -> RoomParts:
-    """Aliases, public lists, spaces, notices and news of profiles."""
+    """Aliases, public lists, spaces, notices, news of profiles and replacements."""
     of = config.server_notices
     settings = NoticeSettings(of.localpart, of.name, of.can_be_declined)
     listing = PublicList(db)
+    copy_push_rule = partial(_copy_push_rule, push_rules)
     return RoomParts(
         Directory(db, engine, clock, listing.changed, remote_alias, bridges),
         listing,
@@ -79,6 +84,7 @@ def room_parts(
         Timestamps(db, Reading(db, clock), client, engine.our_name),
         Notices(db, engine, data, accounts.profile, settings, config.rooms.default_version, clock),
         ProfileNews(db, engine, accounts.profile, clock),
+        Upgrades(db, engine, data, copy_push_rule, listing.changed, accounts.profile, purges, clock),
     )
 
 
@@ -90,15 +96,11 @@ def room_endpoints(
     rooms: RoomParts,
     reading: Reading,
     accounts: Accounts,
-    data: ClientData,
-    push_rules: PushRules,
     limiter: RateLimiter,
     clock: Callable[[], int],
 ) -> list[object]:
     """What the client API has to say of rooms as a whole."""
     versions = Versions(config.rooms.default_version, config.rooms.map_numeric_versions)
-    copy_push_rule = partial(_copy_push_rule, push_rules)
-    upgrades = Upgrades(db, engine, data, copy_push_rule, rooms.listing.changed, accounts.profile, clock)
     return [
         RoomEndpoints(
             db,
@@ -109,10 +111,10 @@ def room_endpoints(
             limiter,
             clock,
             versions,
-            upgrades.carry_over,
+            rooms.upgrades.carry_over,
             rooms.notices.may_leave,
         ),
-        UpgradeEndpoints(upgrades, versions),
+        UpgradeEndpoints(rooms.upgrades, versions),
         DirectoryEndpoints(db, rooms.directory, reading, all_local=config.search_all_users),
         PublicRoomEndpoints(db, rooms.directory, rooms.listing, rooms.lists, config.server_name),
         SpaceEndpoints(rooms.spaces, rooms.directory),

@@ -266,6 +266,7 @@ async def _housekeeping(server: Server) -> None:
             await e2e_keys.forget_claimed(db)
             await outbound.purge_edus(db, now - KEEP_EDUS_MS)
             await sliding_sync.purge(db, now - KEEP_SLIDING_MS)
+            await server.upgrades.tidy()
             await server.purges.tidy()
             await server.media.local.tidy()
             await server.media.remote.tidy()

@@ -2,7 +2,8 @@
 
 First the replacement is made, then the tombstone in the old room says so: a crash in between leaves
 a room nobody knows of. What follows the tombstone is done again whenever the upgrade is asked for
-again, which names the same replacement.
+again, which names the same replacement. A replacement whose tombstone was refused is deleted, unless
+somebody has come into it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lmserver.rooms import replacement
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import ClientTxn, Rejected, RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
+from lmserver.rooms.purging import AlreadyPurging, RoomPurges
 from lmserver.storage import aliases, lpdus
 from lmserver.storage.database import Database
 
@@ -31,6 +33,8 @@ TAGS, DIRECT = "m.tag", "m.direct"
 SERVERS_OWN = ""
 """The device in whose name upgrades send tombstones; no client's is called so."""
 MAX_WAITING = 20
+MAX_REFUSED = 500
+REFUSED = "the upgrade was refused"
 
 JsonObject = dict[str, Any]
 
@@ -69,6 +73,7 @@ class Upgrades:
         copy_push_rule: Callable[[str, str, str], Awaitable[None]],
         list_changed: Callable[[], None],
         profile_of: Callable[[str], Awaitable[JsonObject]],
+        purges: RoomPurges,
         clock: Callable[[], int],
     ) -> None:
         self._db = db
@@ -77,6 +82,7 @@ class Upgrades:
         self._copy_push_rule = copy_push_rule
         self._list_changed = list_changed
         self._profile_of = profile_of
+        self._purges = purges
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -128,9 +134,31 @@ class Upgrades:
     async def _announce(self, view: RoomView, new_id: str, user_id: str) -> None:
         """The tombstone, one for a replacement however often it is asked for."""
         draft = replacement.tombstone(view, new_id, user_id, self._clock())
-        [outcome] = await self._engine.send([draft], ClientTxn(user_id, SERVERS_OWN, new_id))
+        try:
+            [outcome] = await self._engine.send([draft], ClientTxn(user_id, SERVERS_OWN, new_id))
+        except RoomBusy:
+            await self._discard(user_id, view.room_id, new_id)
+            raise
         if isinstance(outcome, Rejected):
-            raise NotUpgraded(outcome.errcode, outcome.reason)
+            await self._discard(user_id, view.room_id, new_id)
+            raise NotUpgraded(outcome.errcode, f"the room cannot be replaced: {outcome.reason}")
+
+    async def tidy(self) -> None:
+        """Delete replacements whose tombstone was refused after who asked for it had gone."""
+        for lpdu in map(
+            canonical_json.parse_object, await lpdus.refused_of(self._db, SERVERS_OWN, MAX_REFUSED)
+        ):
+            named = lpdu["content"].get("replacement_room")
+            if lpdu["type"] == "m.room.tombstone" and isinstance(named, str):
+                await self._discard(lpdu["sender"], lpdu["room_id"], named)
+
+    async def _discard(self, user_id: str, old_id: str, new_id: str) -> None:
+        """Delete a replacement that came to nothing; where others are in it, it is a room like any other."""
+        view = await self._engine.view(new_id)
+        if view is None or _predecessor(view) != old_id or _joined(view) != {user_id}:
+            return
+        with contextlib.suppress(AlreadyPurging):
+            await self._purges.begin(new_id, REFUSED, deletes=True, forced=False)
 
     async def _move_names(self, old: RoomView, new_id: str, user_id: str) -> None:
         """Aliases and the place in the public list go along; the old room falls silent, as far as
@@ -172,6 +200,11 @@ def _predecessor(view: RoomView) -> str | None:
     named = None if create is None else create.content.get("predecessor")
     room_id = named.get("room_id") if isinstance(named, dict) else None
     return room_id if isinstance(room_id, str) and ids.is_room_id(room_id) else None
+
+
+def _joined(view: RoomView) -> set[str]:
+    members = (key for type_, key in view.state if type_ == "m.room.member")
+    return {user_id for user_id in members if view.membership(user_id) == "join"}
 
 
 def _with_room(direct: JsonObject | None, old_id: str, new_id: str) -> JsonObject | None:

@@ -115,6 +115,17 @@ async def unsettled(db: Executor, room_id: str, user_id: str, device_id: str, li
     return [r["lpdu"] for r in rows]
 
 
+async def refused_of(db: Executor, device_id: str, limit: int) -> list[bytes]:
+    """The newest LPDUs of devices of this name that came to nothing."""
+    rows = await db.fetch(
+        "SELECT lpdu FROM outbound_lpdus WHERE device_id = $1 AND status IN ('rejected', 'given_up')"
+        " ORDER BY seq DESC LIMIT $2",
+        device_id,
+        limit,
+    )
+    return [r["lpdu"] for r in rows]
+
+
 async def by_hash(db: Executor, room_id: str, hashes: Sequence[str]) -> dict[str, OwnLpdu]:
     """LPDU hash to what we sent: used when the hub's echo comes."""
     rows = await db.fetch(

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from lmserver.protocol.room_versions import I_1_ID, LM_02_ID
 from tests.client_api.test_ignoring import Club, club
-from tests.federation.sites import sites
+from tests.federation.sites import Person, Site, sites
 from tests.kit.client_api import NAME
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
@@ -162,3 +164,73 @@ async def test_while_the_hub_is_silent_asking_again_makes_no_second_room(
         participant.victim.server.engine._own_lpdus._answer_seconds = 10
         new = (await bob.ok("POST", f"{room(old)}/upgrade", {"new_version": LM_02_ID}))["replacement_room"]
         assert set((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == {old, new}
+
+
+async def lower(alice: Person, room_id: str) -> None:
+    """Bob may not replace the room any more."""
+    levels = {"users": {alice.user_id: 100}, "events": {"m.room.tombstone": 50}}
+    await alice.ok("PUT", f"{room(room_id)}/state/m.room.power_levels", levels)
+
+
+async def is_gone(site: Site, room_id: str) -> None:
+    async with asyncio.timeout(20):
+        while await site.engine.view(room_id) is not None:
+            await site.server.purges.check()
+            await asyncio.sleep(0.05)
+
+
+async def test_a_replacement_that_the_hub_refuses_is_not_left_behind(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice, bob = await hub.user("alice"), await participant.user("bob")
+        levels = {"users": {alice.user_id: 100, bob.user_id: 90}, "events": {"m.room.tombstone": 50}}
+        old = await alice.create(preset="public_chat", power_level_content_override=levels)
+        await bob.act("join", old)
+        await bob.sync()
+        await participant.victim.unlisten()  # so that it does not hear that bob may not any more
+        await lower(alice, old)
+        status, answer = await bob.room("upgrade", old, {"new_version": LM_02_ID})
+        assert (status, answer["errcode"]) == (403, "M_FORBIDDEN")
+        assert answer["error"].startswith("the room cannot be replaced: ")
+        [new] = [r for r in (await bob.sync())["join"] if r != old]
+        await is_gone(participant, new)
+        assert (await bob.ok("GET", "/joined_rooms"))["joined_rooms"] == [old]
+        assert await participant.db.fetchval("SELECT count(*) FROM rooms") == 1
+        assert await alice.ok("GET", "/joined_rooms") == {"joined_rooms": [old]}
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_replacement_that_is_refused_later_goes_unless_somebody_has_come(
+    cluster: Cluster, tmp_path: Path, used: bool
+) -> None:
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice, bob = await hub.user("alice"), await participant.user("bob")
+        levels = {"users": {alice.user_id: 100, bob.user_id: 90}, "events": {"m.room.tombstone": 50}}
+        old = await alice.create(preset="public_chat", power_level_content_override=levels)
+        await bob.act("join", old)
+        participant.victim.server.engine._own_lpdus._answer_seconds = 0.1
+        await hub.victim.unlisten()
+        assert (await bob.room("upgrade", old, {"new_version": LM_02_ID}))[0] == 504
+        rooms = (await bob.ok("GET", "/joined_rooms"))["joined_rooms"]
+        [new] = [room_id for room_id in rooms if room_id != old]
+        await participant.server.upgrades.tidy()
+        assert await participant.db.fetchval("SELECT count(*) FROM room_purges") == 0
+        if used:
+            assert (await alice.call("POST", f"/join/{quote(new)}?via={PARTICIPANT}"))[0] == 200
+        await hub.victim.listen()
+        await lower(alice, old)  # whom we hear from is tried at once
+        async with asyncio.timeout(30):
+            while not await participant.db.fetchval(
+                "SELECT EXISTS (SELECT FROM outbound_lpdus WHERE status = 'rejected')"
+            ):
+                await asyncio.sleep(0.05)
+        await participant.server.upgrades.tidy()
+        if used:
+            assert await participant.db.fetchval("SELECT count(*) FROM room_purges") == 0
+        else:
+            await is_gone(participant, new)
+            await participant.server.upgrades.tidy()
+            assert await participant.db.fetchval("SELECT count(*) FROM room_purges") == 1
+        expected = {old, new} if used else {old}
+        assert set((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == expected
