@@ -77,7 +77,9 @@ def client_app(
     clock: Callable[[], int],
 ) -> web.Application:
     reading = Reading(db, clock)
-    receipts = Receipts(db, reading, data, notifier.publish, edus.announcements, clock)
+    receipts = Receipts(
+        db, reading, data, notifier.publish, edus.announcements, push.delivery.has_read, clock
+    )
     feeds = Feeds(db, devices, data, edus.presence)
     sliding = SlidingSync(
         db, journal, notifier, reading, edus.typing, feeds, data, invite_policy.refuses, push.unread, clock

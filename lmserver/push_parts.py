@@ -76,7 +76,7 @@ def push_parts(
         federation.plain_http_servers,
     )
     reading = Reading(db, clock)
-    delivery = Delivery(db, gateways, reading, unread, clock)
+    delivery = Delivery(db, gateways, reading, unread, journal.advance, clock)
     following = Following(db, unread, rules.compiled, delivery.wake, clock)
     pushers = Pushers(db, following, clock)
     notifications = Notifications(db, reading, unread, rules.compiled)

@@ -64,14 +64,17 @@ class Receipts:
         markers: Markers,
         publish: Callable[[Iterable[str]], None],
         announcer: Announcer,
+        has_read: Callable[[str], None],
         clock: Callable[[], int],
     ) -> None:
+        """`has_read` hears after COMMIT of users who have read something."""
         self._db = db
         self._reading = reading
         self._markers = markers
         self._publish = publish
         self._clock = clock
         self._announcer = announcer
+        self._has_read = has_read
 
     async def record(
         self, user_id: str, access: Access, kind: str, event_id: str, thread: str | None
@@ -105,6 +108,7 @@ class Receipts:
         if await self._db.run(work):
             self._publish([access.room_id if kind == PUBLIC else user_id])
             self._announcer.wake(servers)
+            self._has_read(user_id)
 
     async def _mark(self, user_id: str, access: Access, event_id: str, position: int) -> None:
         old = await self._markers.get(user_id, access.room_id, FULLY_READ)

@@ -119,6 +119,14 @@ async def of_user(db: Executor, user_id: str) -> list[Pusher]:
     ]
 
 
+async def of_users(db: Executor, user_ids: Sequence[str]) -> list[PusherKey]:
+    """The pushers of these users."""
+    rows = await db.fetch(
+        "SELECT user_id, app_id, pushkey FROM pushers WHERE user_id = ANY($1::text[])", list(user_ids)
+    )
+    return [PusherKey(r["user_id"], r["app_id"], r["pushkey"]) for r in rows]
+
+
 async def users(db: Executor) -> list[str]:
     """Everybody with a pusher."""
     return [r["user_id"] for r in await db.fetch("SELECT DISTINCT user_id FROM pushers")]

@@ -166,7 +166,9 @@ class World:
         )
 
     def receipts(self, markers: Markers) -> Receipts:
-        return Receipts(self.db, self.reading, markers, self.notifier.publish, NobodyElse(), self.clock)
+        return Receipts(
+            self.db, self.reading, markers, self.notifier.publish, NobodyElse(), lambda _: None, self.clock
+        )
 
     # -- playing --------------------------------------------------------------------------------
 

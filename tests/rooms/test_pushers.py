@@ -46,6 +46,10 @@ class Gateway:
     def texts(self) -> list[str]:
         return [n["content"]["body"] for n in self.told]
 
+    def badges(self) -> list[int]:
+        """The numbers that came without an event."""
+        return [n["counts"]["unread"] for n in self.told if "event_id" not in n]
+
 
 class World:
     """A server with its pushers running, which can be started again."""
@@ -92,6 +96,9 @@ class World:
         event_id: str = answer["event_id"]
         return event_id
 
+    async def read(self, who: dict[str, str], room_id: str, event_id: str, kind: str = "m.read") -> None:
+        await self.ok(who, "POST", f"/rooms/{quote(room_id)}/receipt/{kind}/{quote(event_id)}", {})
+
     async def quiet(self) -> bool:
         """Whether nothing waits any more."""
         return not await self.db.fetchval("SELECT count(*) FROM push_queue")
@@ -114,6 +121,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 @pytest.fixture
 async def world(db: Database, tmp_path: Path, gateway: Gateway, monkeypatch: Any) -> AsyncIterator[World]:
     monkeypatch.setattr(delivery, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(delivery, "BADGE_SECONDS", 0.05)
     made = World(db, tmp_path, gateway)
     await made.start()
     yield made
@@ -145,6 +153,10 @@ def told(gateway: Gateway, number: int) -> Callable[[], Awaitable[bool]]:
     return check
 
 
+async def _has_told(gateway: Gateway, text: str) -> bool:
+    return any(note.get("content", {}).get("body") == text for note in gateway.told)
+
+
 async def test_a_message_is_told_to_the_gateway(world: World, gateway: Gateway) -> None:
     alice, bob, room_id = await room_of_two(world)
     event_id = await world.say(alice, room_id, "hello")
@@ -161,6 +173,7 @@ async def test_a_message_is_told_to_the_gateway(world: World, gateway: Gateway) 
     assert note == {
         "event_id": event_id, "room_id": room_id, "type": "m.room.message", "sender": alice["user_id"],
         "content": {"msgtype": "m.text", "body": "hello"}, "prio": "high", "room_name": "Tea",
+        "sender_display_name": "alice",
     }  # fmt: skip
 
 
@@ -186,6 +199,79 @@ async def test_invites_are_told_and_rooms_joined_later_followed(world: World, ga
     await until(told(gateway, 2))
     await until(world.quiet)
     assert [n["content"].get("body") for n in gateway.told] == [None, "after"]
+
+
+@pytest.mark.parametrize("kind", ["m.read", "m.read.private"])
+async def test_what_is_read_elsewhere_is_told_as_a_number_alone(
+    world: World, gateway: Gateway, kind: str
+) -> None:
+    alice, bob, room_id = await room_of_two(world)
+    event_id = await world.say(alice, room_id, "one")
+    await until(told(gateway, 1))
+    await world.read(alice, room_id, event_id)
+    await world.read(bob, room_id, event_id, kind)
+    await until(told(gateway, 2))
+    [device] = gateway.told[1].pop("devices")
+    assert device.pop("pushkey_ts") > 0
+    assert device == {"app_id": "org.example.app", "pushkey": "key", "data": {"brand": "x"}}
+    assert gateway.told[1] == {"counts": {"unread": 0}, "prio": "low"}
+    # What leaves the number as it was is not told: Bob reads on, and there was nothing.
+    await world.read(bob, room_id, await world.say(bob, room_id, "own words"), kind)
+    await world.say(alice, room_id, "two")
+    await until(lambda: _has_told(gateway, "two"))
+    numbers = [note["counts"]["unread"] for note in gateway.told]
+    assert all(
+        n != before
+        for n, before, note in zip(numbers[2:], numbers[1:], gateway.told[2:], strict=False)
+        if "event_id" not in note
+    )
+
+
+async def test_a_burst_of_receipts_is_one_badge(
+    world: World, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, room_id = await room_of_two(world)
+    rooms = [room_id]
+    for _ in range(2):
+        rooms.append((await world.ok(alice, "POST", "/createRoom", {"preset": "public_chat"}))["room_id"])
+        await world.ok(bob, "POST", f"/rooms/{quote(rooms[-1])}/join", {})
+    sent = [await world.say(alice, r, f"text{n}") for n, r in enumerate(rooms)]
+    await until(told(gateway, 3))
+    of_badges = world.api.server.push.delivery
+    gate, catch_up = asyncio.Event(), of_badges._catch_up
+
+    async def late() -> None:
+        await gate.wait()
+        await catch_up()
+
+    monkeypatch.setattr(of_badges, "_catch_up", late)
+    for r, event_id in zip(rooms, sent, strict=True):
+        await world.read(bob, r, event_id)
+    gate.set()
+    await until(told(gateway, 4))
+    assert gateway.badges()[0] == 0
+
+
+async def test_a_badge_that_the_gateway_does_not_take_is_told_later(world: World, gateway: Gateway) -> None:
+    alice, bob, room_id = await room_of_two(world)
+    event_id = await world.say(alice, room_id, "one")
+    await until(told(gateway, 1))
+    await until(world.quiet)
+    gateway.status = 502
+    await world.read(bob, room_id, event_id)
+    row: Any = None
+    while row is None or not row["failures"]:
+        row = await world.db.fetchrow("SELECT failures FROM pushers")
+        await asyncio.sleep(0.01)
+    gateway.status = 200
+    world.clock.pass_(delivery.MAX_PAUSE_MS)
+    await until(told(gateway, 3))
+    assert gateway.badges() == [0, 0]
+
+    async def forgiven() -> bool:
+        return bool(await world.db.fetchval("SELECT failures = 0 FROM pushers"))
+
+    await until(forgiven)
 
 
 async def test_nothing_is_lost_or_doubled_over_a_restart(world: World, gateway: Gateway) -> None:

@@ -1,12 +1,16 @@
 """Takes what is queued to the push gateways, one notification of a pusher after the other.
 
 A gateway that fails is asked again after ever longer pauses; what is older than a day is no news any more.
+
+When a user reads, their pushers are told the new number of unread rooms, without an event, if it is another
+than they were told last. Such badges wait in memory: a restart loses them, and the next notification has
+the number too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -31,6 +35,10 @@ MAX_AGE_MS: Final = 24 * 3_600_000
 POLL_SECONDS: Final = 5.0
 GATHER_SECONDS: Final = 0.05
 AT_ONCE: Final = 50
+BADGE_SECONDS: Final = 2.0
+"""Receipts of so long a time are told as one badge."""
+MAX_TOLD: Final = 100_000
+"""Pushers whose last number is remembered."""
 
 
 class Gateways(Protocol):
@@ -50,18 +58,30 @@ class Delivery:
         gateways: Gateways,
         reading: Reading,
         unread: Unread,
+        catch_up: Callable[[], Awaitable[object]],
         clock: Callable[[], int],
     ) -> None:
+        """`catch_up`: what is unread is counted with all that was committed before."""
         self._db = db
         self._gateways = gateways
         self._reading = reading
         self._unread = unread
+        self._catch_up = catch_up
         self._clock = clock
         self._tasks: dict[PusherKey, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._again: set[PusherKey] = set()
         self._users: set[str] = set()
         self._woken = asyncio.Event()
+        self._readers: set[str] = set()
+        self._read = asyncio.Event()
+        self._badges: set[PusherKey] = set()
+        self._told: dict[PusherKey, int] = {}
+
+    def has_read(self, user_id: str) -> None:
+        """A user has read something: the number their pushers show may be another."""
+        self._readers.add(user_id)
+        self._read.set()
 
     def wake(self, users: Iterable[str]) -> None:
         """Something waits for these users' pushers."""
@@ -73,15 +93,28 @@ class Delivery:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(repeat("push delivery", POLL_SECONDS, self._serve_all))
             tasks.create_task(repeat("push wake-ups", GATHER_SECONDS, self._when_woken))
+            tasks.create_task(repeat("push badges", GATHER_SECONDS, self._when_read))
 
     async def _serve_all(self) -> None:
-        self._begin(await pushers.waiting(self._db, self._clock()))
+        self._begin({*await pushers.waiting(self._db, self._clock()), *self._badges})
 
     async def _when_woken(self) -> None:
         await self._woken.wait()
         self._woken.clear()
         users, self._users = self._users, set()
-        self._begin(await pushers.waiting(self._db, self._clock(), sorted(users)))
+        waiting = await pushers.waiting(self._db, self._clock(), sorted(users))
+        self._begin({*waiting, *(key for key in self._badges if key.user_id in users)})
+
+    async def _when_read(self) -> None:
+        await self._read.wait()
+        await asyncio.sleep(BADGE_SECONDS)
+        self._read.clear()
+        readers, self._readers = self._readers, set()
+        keys = await pushers.of_users(self._db, sorted(readers))
+        if keys:
+            await self._catch_up()
+            self._badges.update(keys)
+            self._begin(keys)
 
     def _begin(self, keys: Iterable[PusherKey]) -> None:
         for key in keys:
@@ -121,25 +154,47 @@ class Delivery:
         pusher = next((p for p in await pushers.of_user(self._db, key.user_id) if p.key == key), None)
         if pusher is None:
             await self._db.run(lambda db: pushers.remove(db, key))  # what waited for one that is gone
+            self._badges.discard(key)
             return False
         if pusher.retry_at > self._clock():
             return False
         queued = await pushers.next_for(self._db, key)
         if queued is None:
+            await self._badge(pusher)
             return False
         notification = await self._notification(pusher, queued)
-        if notification is not None:
-            try:
-                rejected = await self._gateways.notify(pusher.url, notification)
-            except GatewayFailed as error:
-                await self._pause(pusher, str(error))
-                return False
-            if key.pushkey in rejected:
-                await self._db.run(lambda db: pushers.remove(db, key))
-                return False
+        if notification is not None and not await self._tell(pusher, notification):
+            return False
         await pushers.done(self._db, key, queued.seq)
+        return True
+
+    async def _badge(self, pusher: Pusher) -> None:
+        """The number alone, if the user has read something and it is another than the pusher shows."""
+        if pusher.key not in self._badges:
+            return
+        self._badges.discard(pusher.key)  # what is read from now on is another badge
+        counts = {"unread": await self._unread_rooms(pusher.key.user_id)}
+        if self._told.get(pusher.key) != counts["unread"]:
+            body: JsonObject = {"counts": counts, "prio": "low", "devices": [_device(pusher)]}
+            if not await self._tell(pusher, body):
+                self._badges.add(pusher.key)
+
+    async def _tell(self, pusher: Pusher, notification: JsonObject) -> bool:
+        """Whether the gateway has taken it; one that fails gets a pause, and a key it rejects is no
+        pusher any more."""
+        try:
+            rejected = await self._gateways.notify(pusher.url, notification)
+        except GatewayFailed as error:
+            await self._pause(pusher, str(error))
+            return False
+        if pusher.key.pushkey in rejected:
+            await self._db.run(lambda db: pushers.remove(db, pusher.key))
+            return False
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[pusher.key] = notification["counts"]["unread"]
         if pusher.failures:
-            await pushers.settle(self._db, key, 0, 0)
+            await pushers.settle(self._db, pusher.key, 0, 0)
         return True
 
     async def _pause(self, pusher: Pusher, reason: str) -> None:
@@ -158,14 +213,8 @@ class Delivery:
         if access is None or event is None or event.redacted_by is not None:
             return None
         tweaks = orjson.loads(queued.tweaks)
-        shown = orjson.loads(pusher.shown)
-        only_id = shown["data"].get("format") == "event_id_only"
-        device: JsonObject = {
-            "app_id": pusher.key.app_id,
-            "pushkey": pusher.key.pushkey,
-            "pushkey_ts": pusher.set_ts // 1000,
-            "data": {name: value for name, value in shown["data"].items() if name != "url"},
-        }
+        device = _device(pusher)
+        only_id = device["data"].get("format") == "event_id_only"
         return {
             "event_id": event.event_id,
             "room_id": queued.room_id,
@@ -206,3 +255,13 @@ class Delivery:
         rooms = await room_state.joined_rooms(self._db, user_id)
         counts: Any = await self._unread.of(user_id, rooms)
         return sum(c.whole.notifications > 0 for c in counts.values())
+
+
+def _device(pusher: Pusher) -> JsonObject:
+    data = orjson.loads(pusher.shown)["data"]
+    return {
+        "app_id": pusher.key.app_id,
+        "pushkey": pusher.key.pushkey,
+        "pushkey_ts": pusher.set_ts // 1000,
+        "data": {name: value for name, value in data.items() if name != "url"},
+    }
