@@ -240,14 +240,24 @@ def assemble(
     joining = Joining(db, key, api, keyring, turns, audience.publish, clock)
     limiter = RateLimiter(config.limits)
     invite_policy = InvitePolicy(db, limiter)
-    invites = Invites(db, key, api, keyring, turns, bridges.bridged, invite_policy, notifier.publish)
+    push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
+    audience.following = push.following
+    invites = Invites(
+        db,
+        key,
+        api,
+        keyring,
+        turns,
+        bridges.bridged,
+        invite_policy,
+        push.outside_invites,
+        notifier.publish,
+    )
     handshakes = Handshakes(db, key, api, notifier.publish, clock)
     membership = Membership(db, key, engine, joining, handshakes, invites, api, accounts.profile, clock)
     rooms_admin = _room_administration(config, db, engine, turns, joining, membership, clock)
     remote = RemoteUsers(name, client, sender.in_reach)
     data = ClientData(db, notifier.publish)
-    push = push_parts(config, db, journal, engine, dns, notifier.publish, clock)
-    audience.following = push.following
     rooms = room_parts(
         config,
         db,
@@ -270,7 +280,7 @@ def assemble(
     transactions = TransactionEndpoints(
         db,
         engine,
-        Outsiders(db, name, invite_policy, notifier.publish),
+        Outsiders(db, name, invite_policy, push.outside_invites, notifier.publish),
         keyring,
         joining.settled,
         dispatcher,

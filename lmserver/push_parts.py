@@ -17,8 +17,10 @@ from lmserver.federation_client.dns_lookup import Dns
 from lmserver.federation_client.push_gateway import PushGateways
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.notifications import Notifications
+from lmserver.rooms.push.contents import Contents
 from lmserver.rooms.push.delivery import Delivery
 from lmserver.rooms.push.following import Following
+from lmserver.rooms.push.outside_invites import OutsideInvites
 from lmserver.rooms.push.pushers import Pushers
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.journal import Journal
@@ -37,6 +39,7 @@ class PushParts:
     delivery: Delivery
     gateways: PushGateways
     notifications: Notifications
+    outside_invites: OutsideInvites
 
     def endpoints(self) -> list[object]:
         return [
@@ -76,8 +79,9 @@ def push_parts(
         federation.plain_http_servers,
     )
     reading = Reading(db, clock)
-    delivery = Delivery(db, gateways, reading, unread, journal.advance, clock)
+    delivery = Delivery(db, gateways, Contents(db, reading), unread, journal.advance, clock)
     following = Following(db, unread, rules.compiled, delivery.wake, clock)
     pushers = Pushers(db, following, clock)
     notifications = Notifications(db, reading, unread, rules.compiled)
-    return PushParts(rules, unread, pushers, following, delivery, gateways, notifications)
+    invites = OutsideInvites(rules.compiled, delivery.wake, clock)
+    return PushParts(rules, unread, pushers, following, delivery, gateways, notifications, invites)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lmserver.federation_client.errors import RemoteError
 from lmserver.federation_client.room_api import RoomApi
-from lmserver.protocol import hub, ids
+from lmserver.protocol import canonical_json, hub, ids
 from lmserver.protocol.errors import ProtocolError
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu, parse_pdu
 from lmserver.protocol.hashes import check_hashes
@@ -23,10 +23,12 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
 from lmserver.rooms.outcomes import CLOSED, HELD, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.push.outside_invites import OutsideInvites
 from lmserver.rooms.turns import Turns
 from lmserver.storage import holds, outside, room_log, room_purges, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
+from lmserver.storage.pushers import NewNotification
 
 MAX_ASKS = 3
 PROXIED_STATUS = (400, 403, 404, 413, 429)
@@ -84,6 +86,7 @@ class Invites:
         turns: Turns,
         accounts: Accounts,
         policy: Policy,
+        pushes: OutsideInvites,
         publish: Callable[[Iterable[str]], None],
     ) -> None:
         self._db = db
@@ -93,6 +96,7 @@ class Invites:
         self._turns = turns
         self._accounts = accounts
         self._policy = policy
+        self._pushes = pushes
         self._publish = publish
 
     # -- as the hub -----------------------------------------------------------------------------
@@ -191,12 +195,16 @@ class Invites:
             event_id=pdu.event_id,
             stripped_state=outside.encode_state(stripped_state.clean(stripped)),
         )
-        await self._db.run(lambda db: self._keep(db, invite))
+        news = await self._pushes.news(pdu)
+        await self._db.run(lambda db: self._keep(db, invite, pdu, news))
         self._publish([invite.user_id])
+        self._pushes.wake([invite.user_id])
         signature = self._key.sign_base64(pdu.reference_bytes)
         return pdu.with_signature(self._key.server_name, self._key.key_id, signature)
 
-    async def _keep(self, db: Connection, invite: OutsideMembership) -> None:
+    async def _keep(
+        self, db: Connection, invite: OutsideMembership, pdu: Pdu, news: NewNotification | None
+    ) -> None:
         """Store it, unless the room has a list here that its hub can and has to use (attack I5)."""
         await outside.lock_room(db, invite.room_id)
         room = await room_log.room(db, invite.room_id)
@@ -204,7 +212,10 @@ class Invites:
             raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from the room's hub")
         if await room_state.has_joined_user(db, invite.room_id, self._key.server_name):
             raise InviteRefused(403, "M_FORBIDDEN", "this server is in the room already")
+        known = await outside.get(db, invite.user_id, invite.room_id)
         await outside.store(db, invite)
+        if news is not None and (known is None or not is_same_invite(known, pdu)):
+            await self._pushes.queue(db, news)
 
     async def _check_invite(self, origin: str, event: Mapping[str, Any], version_id: object) -> Pdu:
         try:
@@ -237,6 +248,16 @@ class Invites:
         # The hub is the creator's server, whose room ID it is (D04 §Auth Rules Algorithm, 3.2).
         if hub_server != origin or ids.server_of(pdu.room_id) != origin:
             raise InviteRefused(403, "M_FORBIDDEN", "the invite does not come from its hub")
+
+
+def is_same_invite(known: OutsideMembership, pdu: Pdu) -> bool:
+    """Whether an invite is the one that is known, completed anew because its room had moved on meanwhile."""
+    if known.membership != "invite" or known.event is None:
+        return False
+    asked = parse_pdu(canonical_json.parse_object(known.event), pdu.version)
+    return (asked.sender, asked.origin_server_ts, asked.content) == (
+        pdu.sender, pdu.origin_server_ts, pdu.content,
+    )  # fmt: skip
 
 
 def _raise(refusal: Refusal | None) -> None:

@@ -8,17 +8,22 @@ event delivered late does not undo an invite that overtook it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.events import Pdu, parse_pdu
 from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.invites import Policy
+from lmserver.rooms.invites import Policy, is_same_invite
+from lmserver.rooms.push.outside_invites import OutsideInvites
 from lmserver.rooms.visible_ranges import FOREVER
 from lmserver.storage import outside, room_log, room_state
 from lmserver.storage.database import Connection, Database, Executor
 from lmserver.storage.outside import OutsideMembership
+from lmserver.storage.pushers import NewNotification
+
+News = Mapping[str, NewNotification | None]
+"""What invites are worth to who is invited, by event ID."""
 
 
 class Outsiders:
@@ -29,11 +34,13 @@ class Outsiders:
         db: Database,
         server_name: str,
         policy: Policy,
+        pushes: OutsideInvites,
         publish: Callable[[Iterable[str]], None],
     ) -> None:
         self._db = db
         self._server_name = server_name
         self._policy = policy
+        self._pushes = pushes
         self._publish = publish
 
     async def version_told_by(self, room_id: str, origin: str) -> str | None:
@@ -48,8 +55,12 @@ class Outsiders:
         wanted = [pdu for pdu in pdus if self._concerns_us(pdu, origin) and await self._welcome(pdu)]
         if not wanted:
             return set()
-        told = await self._db.run(lambda db: self._apply(db, origin, room_id, wanted))
-        self._publish({pdu.state_key or "" for pdu in told})
+        invites = [pdu for pdu in wanted if pdu.membership == "invite"]
+        news = {pdu.event_id: await self._pushes.news(pdu) for pdu in invites}
+        told = await self._db.run(lambda db: self._apply(db, origin, room_id, wanted, news))
+        users = {pdu.state_key or "" for pdu in told}
+        self._publish(users)
+        self._pushes.wake(users)
         return {pdu.event_id for pdu in told}
 
     def _concerns_us(self, pdu: Pdu, origin: str) -> bool:
@@ -72,13 +83,15 @@ class Outsiders:
             return True
         return await self._policy.refusal(pdu.state_key or "", pdu.sender) is None
 
-    async def _apply(self, db: Connection, origin: str, room_id: str, pdus: Sequence[Pdu]) -> list[Pdu]:
+    async def _apply(
+        self, db: Connection, origin: str, room_id: str, pdus: Sequence[Pdu], news: News
+    ) -> list[Pdu]:
         await outside.lock_room(db, room_id)
         if await room_state.has_joined_user(db, room_id, self._server_name):
             return []
-        return [pdu for pdu in pdus if await self._take(db, origin, pdu)]
+        return [pdu for pdu in pdus if await self._take(db, origin, pdu, news)]
 
-    async def _take(self, db: Connection, origin: str, pdu: Pdu) -> bool:
+    async def _take(self, db: Connection, origin: str, pdu: Pdu, news: News) -> bool:
         known = await newest(db, pdu.state_key or "", pdu.room_id)
         if known is None or known.hub_server != origin:
             return False
@@ -89,6 +102,9 @@ class Outsiders:
         if not _follows(pdu, known):
             return False
         await outside.store(db, _changed(known, pdu))
+        notification = news.get(pdu.event_id)
+        if notification is not None:
+            await self._pushes.queue(db, notification)
         return True
 
 
@@ -145,12 +161,7 @@ def _changed(known: OutsideMembership, pdu: Pdu) -> OutsideMembership:
 async def _settle_invite(db: Connection, known: OutsideMembership, pdu: Pdu) -> bool:
     """The invite we signed, completed anew because its room had moved on meanwhile: its event ID
     is the one that the hub's next event about the user will cite."""
-    if known.membership != "invite" or known.event is None:
-        return False
-    asked = parse_pdu(canonical_json.parse_object(known.event), pdu.version)
-    same = (asked.sender, asked.origin_server_ts, asked.content) == (
-        pdu.sender, pdu.origin_server_ts, pdu.content,
-    )  # fmt: skip
+    same = is_same_invite(known, pdu)
     if same:
         await outside.replace_event(db, known, pdu.canonical, pdu.event_id)
     return same

@@ -80,7 +80,7 @@ async def test_names_avatars_and_counts_change(alice: Phone, bob: Phone) -> None
     await alice.set(room_id, "m.room.avatar", {})
     said = (await alice.slide(answer["pos"], lists=lists))["rooms"][room_id]
     assert said["name"] is None and said["avatar"] is None
-    assert said["heroes"] == [{"user_id": bob.id}]
+    assert said["heroes"] == [{"user_id": bob.id, "displayname": "bob"}]
 
 
 async def test_windows_follow_activity(alice: Phone) -> None:

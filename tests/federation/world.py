@@ -10,6 +10,7 @@ from urllib.parse import quote
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from lmserver.accounts.push_rules import PushRules
 from lmserver.federation_server.authenticator import ServerAuthenticator
 from lmserver.federation_server.edus import EduDispatcher
 from lmserver.federation_server.events import EventEndpoints
@@ -21,6 +22,7 @@ from lmserver.protocol import canonical_json, transport
 from lmserver.protocol.signatures import VerifyKey
 from lmserver.rooms.invites import Invites
 from lmserver.rooms.outsiders import Outsiders
+from lmserver.rooms.push.outside_invites import OutsideInvites
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.timestamps import Timestamps
 from lmserver.storage.database import Database
@@ -61,13 +63,14 @@ class World:
         self.to_device: list[RemoteMessage] = []
         remote: Any = RemoteUsers()
         verifier = self.verifier = StaticVerifier()
+        pushes = OutsideInvites(PushRules(db, lambda keys: None).compiled, lambda users: None, now)
         invites = Invites(
-            db, key_of(HUB), remote, verifier, self.kit.turns, remote, remote, lambda keys: None
+            db, key_of(HUB), remote, verifier, self.kit.turns, remote, remote, pushes, lambda keys: None
         )
         self.transactions = TransactionEndpoints(
             db,
             self.engine,
-            Outsiders(db, HUB, remote, lambda keys: None),
+            Outsiders(db, HUB, remote, pushes, lambda keys: None),
             verifier,
             self._settled,
             EduDispatcher(HUB, self._to_device, {}),

@@ -20,10 +20,9 @@ import structlog
 from lmserver.federation_client.push_gateway import GatewayFailed
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.background import repeat
-from lmserver.rooms.client_format import Shown
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.push.contents import Contents
 from lmserver.rooms.unread import Unread
-from lmserver.storage import pushers, room_log, room_state
+from lmserver.storage import pushers, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.pushers import Pusher, PusherKey, Queued
 
@@ -56,7 +55,7 @@ class Delivery:
         self,
         db: Database,
         gateways: Gateways,
-        reading: Reading,
+        contents: Contents,
         unread: Unread,
         catch_up: Callable[[], Awaitable[object]],
         clock: Callable[[], int],
@@ -64,7 +63,7 @@ class Delivery:
         """`catch_up`: what is unread is counted with all that was committed before."""
         self._db = db
         self._gateways = gateways
-        self._reading = reading
+        self._contents = contents
         self._unread = unread
         self._catch_up = catch_up
         self._clock = clock
@@ -208,47 +207,20 @@ class Delivery:
         """The body (Push Gateway API); None for what is old, redacted, or no longer the user's to see."""
         if self._clock() - queued.created_ts > MAX_AGE_MS:
             return None
-        access = await self._reading.access(pusher.key.user_id, queued.room_id)
-        event = None if access is None else await self._event(access, queued.event_id, pusher.key.user_id)
-        if access is None or event is None or event.redacted_by is not None:
+        told = await self._contents.of(pusher.key.user_id, queued)
+        if told is None:
             return None
         tweaks = orjson.loads(queued.tweaks)
         device = _device(pusher)
         only_id = device["data"].get("format") == "event_id_only"
         return {
-            "event_id": event.event_id,
+            "event_id": told.event_id,
             "room_id": queued.room_id,
             "counts": {"unread": await self._unread_rooms(pusher.key.user_id)},
-            "prio": "high" if tweaks or event.type == "m.room.encrypted" else "low",
+            "prio": "high" if tweaks or told.type == "m.room.encrypted" else "low",
             "devices": [device if only_id else {**device, "tweaks": tweaks}],
-            **({} if only_id else await self._details(access, event, pusher.key.user_id)),
+            **({} if only_id else told.details),
         }
-
-    async def _event(self, access: Access, event_id: str, user_id: str) -> Shown | None:
-        """As the user may see it; of a room they are only invited to, the invite."""
-        event = await self._reading.event(access, event_id)
-        if event is None and access.membership == "invite":
-            stored = await room_log.event(self._db, event_id, access.room_id)
-            found = [] if stored is None else self._reading.shown_all([stored], access.version)
-            event = next((e for e in found if (e.type, e.state_key) == ("m.room.member", user_id)), None)
-        return event
-
-    async def _details(self, access: Access, event: Shown, user_id: str) -> JsonObject:
-        """What a phone shows without asking us."""
-        found: JsonObject = {"type": event.type, "sender": event.sender, "content": event.content}
-        if event.state_key is not None:
-            found["user_is_target"] = event.type == "m.room.member" and event.state_key == user_id
-        entries = {
-            "room_name": ("m.room.name", "", "name"),
-            "room_alias": ("m.room.canonical_alias", "", "alias"),
-            "sender_display_name": ("m.room.member", event.sender, "displayname"),
-        }
-        for name, (type_, state_key, member) in entries.items():
-            entry = await self._reading.state_entry(access, type_, state_key)
-            value = None if entry is None else entry.content.get(member)
-            if isinstance(value, str):
-                found[name] = value
-        return found
 
     async def _unread_rooms(self, user_id: str) -> int:
         """Rooms with something unread: the number on the application's icon."""
