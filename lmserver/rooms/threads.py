@@ -15,6 +15,8 @@ MAIN: Final = "main"
 """The thread of what is in none, thread roots among it."""
 MAX_HOPS: Final = 3
 THREAD: Final = "m.thread"
+BUNDLED: Final = ("m.replace", "m.reference", THREAD)
+"""Relations that are told with the event they are about (§Aggregations of child events)."""
 
 
 def relation(content: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from lmserver.rooms.sync import journal as journals
@@ -99,6 +101,24 @@ async def test_what_is_let_go_of_is_not_covered(
     source.add(*(UserChange("inbox", "@a:x", "D", 106 + n) for n in range(3)))
     await journal.advance()
     assert not journal._events and not journal._devices
+
+
+async def test_what_relates_to_an_event_is_known_as_long_as_it_is_here(
+    journal: Journal, source: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "MAX_CHANGES", 3)
+    for number, kind in enumerate(("m.replace", "m.thread", "m.annotation", "m.replace")):
+        parent = "$b" if kind == "m.thread" else "$a"
+        content = {"m.relates_to": {"rel_type": kind, "event_id": parent}}
+        made = event(number, 100 + number)
+        source.add(replace(made, stored=made.stored._replace(pdu=orjson.dumps({"content": content}))))
+    source.add(event(9, 110, key=""))
+    await journal.advance()
+    assert [journal.is_related("!r", parent) for parent in ("$a", "$b", "$c")] == [True, False, False]
+    assert not journal.is_related("!s", "$a")
+    source.add(*(event(n, 100 + n) for n in range(20, 23)))
+    await journal.advance()
+    assert not journal.is_related("!r", "$a") and not journal._related
 
 
 async def test_too_much_at_once_and_another_database_begin_anew(journal: Journal, source: Stream) -> None:

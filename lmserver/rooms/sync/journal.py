@@ -9,10 +9,13 @@ database only where something did happen.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import orjson
+
+from lmserver.rooms.threads import BUNDLED, relation
 from lmserver.storage import stream
 from lmserver.storage.database import Executor
 from lmserver.storage.stream import Change, NewEvent, NewReceipt, Reading, UserChange
@@ -21,6 +24,7 @@ MAX_CHANGES: Final = 20_000
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Changes kept, and the bytes of their events together."""
 _OVERHEAD: Final = 256
+_RELATES: Final = b'"m.relates_to"'
 
 K = TypeVar("K")
 C = TypeVar("C", NewEvent, NewReceipt)
@@ -42,6 +46,7 @@ class Journal:
         self._members: dict[str, deque[NewEvent]] = {}
         self._users: dict[tuple[str, str, str], int] = {}
         self._devices: deque[UserChange] = deque()
+        self._related: Counter[tuple[str, str]] = Counter()
         self._windows: dict[tuple[str, int, int], list[NewEvent]] = {}
         self._running: asyncio.Task[Reading] | None = None
         self._next: asyncio.Task[Reading] | None = None
@@ -91,6 +96,7 @@ class Journal:
         self._bytes = 0
         for kept in (self._all, self._devices, self._events, self._receipts, self._members, self._users):
             kept.clear()
+        self._related.clear()
 
     def _add(self, change: Change) -> None:
         self._all.append(change)
@@ -100,6 +106,8 @@ class Journal:
                 self._events.setdefault(change.stored.room_id, deque()).append(change)
                 if change.member is not None:
                     self._members.setdefault(change.member, deque()).append(change)
+                if (parent := _parent(change)) is not None:
+                    self._related[parent] += 1
             case NewReceipt(receipt=receipt):
                 self._receipts.setdefault(receipt.room_id, deque()).append(change)
             case UserChange(kind="devices"):
@@ -116,6 +124,10 @@ class Journal:
                 _pop(self._events, change.stored.room_id)
                 if change.member is not None:
                     _pop(self._members, change.member)
+                if (parent := _parent(change)) is not None:
+                    self._related[parent] -= 1
+                    if not self._related[parent]:
+                        del self._related[parent]
             case NewReceipt(receipt=receipt):
                 _pop(self._receipts, receipt.room_id)
             case UserChange(kind="devices"):
@@ -162,6 +174,11 @@ class Journal:
         events, _ = _between(self._events.get(room_id), since, self.end)
         return any(event.type == "m.room.redaction" for event in events)
 
+    def is_related(self, room_id: str, event_id: str) -> bool:
+        """Whether events that came later relate to one of these in a way that is told with it. Whatever
+        relates to an event came after it, so this is so of every event in the journal."""
+        return (room_id, event_id) in self._related
+
     def receipts(self, room_id: str, since: int, upto: int) -> list[NewReceipt]:
         return _between(self._receipts.get(room_id), since, upto)[0]
 
@@ -197,6 +214,14 @@ def _pop(by_key: dict[K, deque[C]], key: K) -> None:
     found.popleft()
     if not found:
         del by_key[key]
+
+
+def _parent(event: NewEvent) -> tuple[str, str] | None:
+    """What an event relates to; few do, and only those are parsed."""
+    if _RELATES not in event.stored.pdu or event.state_key is not None:
+        return None
+    found = relation(orjson.loads(event.stored.pdu)["content"])
+    return None if found is None or found[0] not in BUNDLED else (event.stored.room_id, found[1])
 
 
 def position_of(event: NewEvent) -> int:

@@ -101,8 +101,14 @@ class RecentRooms:
         """The room's events in a stream interval, in list order; empty when the journal cannot tell them
         as they are."""
         events = self._journal.events(room_id, since, upto)
-        plain = all(e.state_key is None and e.stored.redacted_by is None for e in events)
+        plain = all(self._is_plain(room_id, event) for event in events)
         return events if plain and not self._journal.redacted(room_id, since) else []
+
+    def _is_plain(self, room_id: str, event: NewEvent) -> bool:
+        """Whether nothing is told with the event but its age: what others say of it differs by reader."""
+        stored = event.stored
+        known = event.state_key is not None or stored.redacted_by is not None
+        return not known and not self._journal.is_related(room_id, stored.event_id)
 
     async def sections(
         self,
