@@ -47,7 +47,7 @@ class Bridged:
     async def makes_alias(self, alias: str) -> bool:
         """Whether a service has made the alias, being asked."""
         for service in self._services.services:
-            if service.url is not None and any(namespace.has(alias) for namespace in service.aliases):
+            if service.url is not None and service.has_alias(alias):
                 return await self._api.knows_alias(service, alias)
         return False
 

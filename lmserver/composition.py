@@ -269,6 +269,7 @@ def assemble(
         bridges.bridged,
         push.rules,
         rooms_admin.purges,
+        notifier.publish,
         clock,
     )
     devices = DeviceStore(

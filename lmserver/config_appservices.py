@@ -33,8 +33,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class AppService:
-    """An application service; `url` None: it only sends, and is told of nothing. A namespace of rooms may
-    stand in the file and means nothing here: a service is told of the rooms its users are in."""
+    """An application service; `url` None: it only sends, and is told of nothing."""
 
     id: str
     url: str | None
@@ -44,6 +43,7 @@ class AppService:
     rate_limited: bool
     users: tuple[Namespace, ...]
     aliases: tuple[Namespace, ...]
+    rooms: tuple[Namespace, ...]
     receives_ephemeral: bool
 
     def owns(self, user_id: str) -> bool:
@@ -52,6 +52,17 @@ class AppService:
 
     def owns_alone(self, user_id: str) -> bool:
         return user_id == self.sender or any(n.exclusive and n.has(user_id) for n in self.users)
+
+    def has_alias(self, alias: str) -> bool:
+        return any(namespace.has(alias) for namespace in self.aliases)
+
+    def has_room(self, room_id: str) -> bool:
+        return any(namespace.has(room_id) for namespace in self.rooms)
+
+    @property
+    def room_namespaces(self) -> str:
+        """By what it is interested in rooms that its users need not be in; empty for one that is not."""
+        return "\n".join(namespace.pattern.pattern for namespace in (*self.rooms, *self.aliases))
 
 
 def read_appservices(
@@ -104,6 +115,7 @@ def _read(path: Path, server_name: str, problems: list[str]) -> AppService | Non
         raw.get("rate_limited", True) is not False,
         _namespaces(namespaces, "users", where, problems),
         _namespaces(namespaces, "aliases", where, problems),
+        _namespaces(namespaces, "rooms", where, problems),
         any(raw.get(key) is True for key in EPHEMERAL),
     )
     return made if len(problems) == before else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,6 +69,7 @@ def room_parts(
     bridges: Bridges,
     push_rules: PushRules,
     purges: RoomPurges,
+    publish: Callable[[Iterable[str]], None],
     clock: Callable[[], int],
 ) -> RoomParts:
     """Aliases, public lists, spaces, notices, news of profiles and replacements."""
@@ -76,15 +77,16 @@ def room_parts(
     settings = NoticeSettings(of.localpart, of.name, of.can_be_declined)
     listing = PublicList(db)
     copy_push_rule = partial(_copy_push_rule, push_rules)
+    directory = Directory(db, engine, clock, listing.changed, publish, remote_alias, bridges)
     return RoomParts(
-        Directory(db, engine, clock, listing.changed, remote_alias, bridges),
+        directory,
         listing,
         RemoteLists(client),
         Spaces(db, engine, client),
         Timestamps(db, Reading(db, clock), client, engine.our_name),
         Notices(db, engine, data, accounts.profile, settings, config.rooms.default_version, clock),
         ProfileNews(db, engine, accounts.profile, clock),
-        Upgrades(db, engine, data, copy_push_rule, listing.changed, accounts.profile, purges, clock),
+        Upgrades(db, engine, data, copy_push_rule, directory.move, accounts.profile, purges, clock),
     )
 
 

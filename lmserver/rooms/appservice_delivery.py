@@ -2,7 +2,8 @@
 
 One task for each service. What is to be told is found by comparing, room by room, what the service knows
 with what the room has; a wake-up is a hint. A service sees of a room what one of its users in it may see,
-and the membership of all of them.
+and the membership of all of them; of a room that its namespaces name, by its ID or an alias, everything
+since it does (AS API §Registration).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -21,10 +23,12 @@ from lmserver.federation_client.errors import FederationError
 from lmserver.rooms.client_format import Extras, Shown, client_event
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.typing import Typing
-from lmserver.storage import appservices, outside, receipts, room_log, room_reads
+from lmserver.rooms.visible_ranges import EVERYTHING
+from lmserver.storage import aliases, appservices, outside, receipts, room_log, room_reads
 from lmserver.storage.appservices import OutsideNews, Told, Waiting, Witness
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.receipts import Receipt
+from lmserver.storage.room_log import RoomRow
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +40,7 @@ LOOK_SECONDS: Final = 60.0
 UNSETTLED_SECONDS: Final = 0.2
 MAX_RECEIPTS: Final = 500
 MAX_EPHEMERAL_ROOMS: Final = 200
+PAGE: Final = 1000
 
 
 class Delivery:
@@ -58,6 +63,10 @@ class Delivery:
         self._clock = clock
         self._witnesses: dict[str, str] = {}
         """By room of interest a user of the service, likely to be joined."""
+        self._named: set[str] = set()
+        """Rooms with an alias of the service's, or that had one."""
+        self._since = 0
+        """Since when (ms) it has its namespaces."""
         self._dirty: dict[str, None] = {}
         self._look_outside = True
         self._woken = asyncio.Event()
@@ -69,7 +78,13 @@ class Delivery:
         for room_id in rooms if users else ():
             # At once, so that what follows a join at its heels is not overlooked.
             self._witnesses.setdefault(room_id, users[0])
-        wanted = [room_id for room_id in rooms if room_id in self._witnesses]
+        if any(key.startswith("#") and self._service.has_alias(key) for key in keys):
+            self._named.update(rooms)
+        wanted = [
+            room_id
+            for room_id in rooms
+            if room_id in self._witnesses or room_id in self._named or self._service.has_room(room_id)
+        ]
         self._look_outside = self._look_outside or bool(users)
         if not wanted and not users:
             return
@@ -118,6 +133,19 @@ class Delivery:
         for room_id in await appservices.rooms_of_interest(self._db, self._service.id):
             self._witnesses.setdefault(room_id, self._service.sender)
             self._dirty[room_id] = None
+        namespaces = self._service.room_namespaces
+        if not namespaces:
+            return
+        self._since = await appservices.interested_since(
+            self._db, self._service.id, namespaces, self._clock()
+        )
+        last = ""
+        while self._service.aliases and (page := await aliases.after(self._db, last, PAGE)):
+            self._named.update(room_id for alias, room_id in page if self._service.has_alias(alias))
+            last = page[-1][0]
+        for room_id in await appservices.rooms_behind(self._db, self._service.id, self._since):
+            if room_id in self._named or self._service.has_room(room_id):
+                self._dirty[room_id] = None
 
     async def _send(self, waiting: Waiting) -> bool:
         """Whether it was taken."""
@@ -184,28 +212,65 @@ class Delivery:
     async def _of_room(self, room_id: str, limit: int) -> tuple[list[dict[str, Any]], Told | None, bool]:
         """Events the service has not been told of, what it knows after them, and whether there are more."""
         room = await room_log.room(self._db, room_id)
+        told = await appservices.told(self._db, self._service.id, room_id)
+        since = None if room is None else await self._interested_since(room_id)
+        if room is not None and since is not None:
+            return await self._of_named_room(room, told, since, limit)
         witness = await self._witness(room_id)
         if room is None or witness is None:
             self._lose_interest(room_id)
-            return [], None, False
+            lost = told is not None and told.present
+            return [], Told(told.position, False) if told is not None and lost else None, False
         joined = witness.membership == "join"
-        told = await appservices.told(self._db, self._service.id, room_id)
         after = await self._begin(room_id, told, witness)
-        stored = await room_log.events_between(
-            self._db, room_id, after, room.head_position, limit, newest_first=False
-        )
         access = await self._reading.access(witness.user_id, room_id)
         if access is None:
             return [], None, False
-        visible = [e for e in self._reading.shown_all(stored, access.version) if self._may_see(e, access)]
-        rendered = await self._reading.render(access, Reader(witness.user_id), visible)
-        upto = stored[-1].position or after if stored else max(after, room.head_position)
+        rendered, upto = await self._stretch(room, access, witness.user_id, after, limit)
         if joined or witness.membership in ("invite", "knock"):
             self._witnesses[room_id] = witness.user_id
         elif upto >= room.head_position:
             self._lose_interest(room_id)
         now_told = Told(upto, joined or upto < room.head_position)
         return rendered, None if now_told == told else now_told, upto < room.head_position
+
+    async def _of_named_room(
+        self, room: RoomRow, told: Told | None, since: int, limit: int
+    ) -> tuple[list[dict[str, Any]], Told | None, bool]:
+        """The same of a room that is the service's by its namespaces, whoever is in it."""
+        room_id, after = room.room_id, -1 if told is None else told.position
+        if told is None or not told.present:
+            after = max(after, await appservices.position_before(self._db, room_id, since))
+        access = await self._reading.access(self._service.sender, room_id)
+        if access is None:
+            return [], None, False
+        whole = replace(access, visible=EVERYTHING, ignored=frozenset())
+        rendered, upto = await self._stretch(room, whole, self._service.sender, after, limit)
+        now_told = Told(upto, True)
+        return rendered, None if now_told == told else now_told, upto < room.head_position
+
+    async def _interested_since(self, room_id: str) -> int | None:
+        """Since when (ms) the service's namespaces name the room; None for one they do not."""
+        if self._service.has_room(room_id):
+            return self._since
+        if room_id not in self._named:
+            return None
+        names = await aliases.times_of_room(self._db, room_id)
+        times = [created for alias, created in names.items() if self._service.has_alias(alias)]
+        if not times:
+            self._named.discard(room_id)
+        return max(self._since, min(times)) if times else None
+
+    async def _stretch(
+        self, room: RoomRow, access: Access, user_id: str, after: int, limit: int
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The next events of a room as a user may see them, and the position they go to."""
+        stored = await room_log.events_between(
+            self._db, room.room_id, after, room.head_position, limit, newest_first=False
+        )
+        visible = [e for e in self._reading.shown_all(stored, access.version) if self._may_see(e, access)]
+        rendered = await self._reading.render(access, Reader(user_id), visible)
+        return rendered, stored[-1].position or after if stored else max(after, room.head_position)
 
     def _lose_interest(self, room_id: str) -> None:
         """Unless something came up while we looked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from lmserver.protocol import ids
@@ -15,7 +15,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.storage import aliases
-from lmserver.storage.database import Executor, UniqueViolation
+from lmserver.storage.database import Database, UniqueViolation
 
 MAX_SERVERS: Final = 10
 MAX_ALIASES: Final = 100
@@ -52,10 +52,11 @@ class Directory:
 
     def __init__(
         self,
-        db: Executor,
+        db: Database,
         engine: RoomEngine,
         clock: Callable[[], int],
         list_changed: Callable[[], None],
+        publish: Callable[[Iterable[str]], None],
         remote: Remote | None = None,
         bridges: Bridges | None = None,
     ) -> None:
@@ -64,6 +65,7 @@ class Directory:
         self._engine = engine
         self._clock = clock
         self._list_changed = list_changed
+        self._publish = publish
         self._remote = remote
 
     # -- aliases --------------------------------------------------------------------------------
@@ -101,9 +103,16 @@ class Directory:
     async def reserve(self, alias: str, room_id: str, user_id: str) -> None:
         """Give a room that the user is making one of our aliases; raises AliasTaken."""
         try:
-            await aliases.add(self._db, alias, room_id, user_id)
+            await aliases.add(self._db, alias, room_id, user_id, self._clock())
         except UniqueViolation:
             raise AliasTaken(alias) from None
+        self._publish([room_id, alias])
+
+    async def move(self, old_id: str, new_id: str) -> None:
+        """Aliases and the place in the public list go to a room that replaces another."""
+        await self._db.run(lambda db: aliases.move(db, old_id, new_id))
+        self._list_changed()
+        self._publish([new_id, *await aliases.of_room(self._db, new_id)])
 
     async def remove(self, alias: str, user_id: str, *, admin: bool = False) -> bool:
         """Remove an alias: its creator may, and whoever may set the room's canonical alias

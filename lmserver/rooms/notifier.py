@@ -1,9 +1,9 @@
 """Waking whoever waits for news: one event per waiter, found by key.
 
-Keys are room IDs, user IDs and "user:device". A wake-up is a hint, never data: the waiter reads
-the database again. Reading stops below the oldest open transaction (storage/stream.py), so a
-commit can be unreadable for a moment after it was published; one task holds such wake-ups back
-until the settled position has passed them, instead of every waiter polling for it.
+Keys are room IDs, user IDs, "user:device" and, beside its room, a new alias. A wake-up is a hint,
+never data: the waiter reads the database again. Reading stops below the oldest open transaction
+(storage/stream.py), so a commit can be unreadable for a moment after it was published; one task holds
+such wake-ups back until the settled position has passed them, instead of every waiter polling for it.
 """
 
 from __future__ import annotations

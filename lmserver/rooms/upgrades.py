@@ -71,7 +71,7 @@ class Upgrades:
         engine: RoomEngine,
         data: UserData,
         copy_push_rule: Callable[[str, str, str], Awaitable[None]],
-        list_changed: Callable[[], None],
+        move_names: Callable[[str, str], Awaitable[None]],
         profile_of: Callable[[str], Awaitable[JsonObject]],
         purges: RoomPurges,
         clock: Callable[[], int],
@@ -80,7 +80,7 @@ class Upgrades:
         self._engine = engine
         self._data = data
         self._copy_push_rule = copy_push_rule
-        self._list_changed = list_changed
+        self._give_names = move_names
         self._profile_of = profile_of
         self._purges = purges
         self._clock = clock
@@ -163,8 +163,7 @@ class Upgrades:
     async def _move_names(self, old: RoomView, new_id: str, user_id: str) -> None:
         """Aliases and the place in the public list go along; the old room falls silent, as far as
         the user may do that."""
-        await self._db.run(lambda db: aliases.move(db, old.room_id, new_id))
-        self._list_changed()
+        await self._give_names(old.room_id, new_id)
         changes: list[tuple[str, JsonObject]] = []
         levels = replacement.silenced(old)
         if levels is not None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from lmserver.storage.database import Executor
 
 
-async def add(db: Executor, alias: str, room_id: str, creator: str) -> None:
+async def add(db: Executor, alias: str, room_id: str, creator: str, now_ms: int) -> None:
     """Raises UniqueViolation when the alias is taken."""
     await db.execute(
-        "INSERT INTO room_aliases (alias, room_id, creator) VALUES ($1, $2, $3)", alias, room_id, creator
+        "INSERT INTO room_aliases (alias, room_id, creator, created_ts) VALUES ($1, $2, $3, $4)",
+        alias,
+        room_id,
+        creator,
+        now_ms,
     )
 
 
@@ -26,6 +30,20 @@ async def owner_of(db: Executor, alias: str) -> tuple[str, str] | None:
 async def of_room(db: Executor, room_id: str) -> list[str]:
     rows = await db.fetch("SELECT alias FROM room_aliases WHERE room_id = $1 ORDER BY alias", room_id)
     return [r["alias"] for r in rows]
+
+
+async def times_of_room(db: Executor, room_id: str) -> dict[str, int]:
+    """A room's aliases, and since when (ms) they are its; 0 for those of older versions."""
+    rows = await db.fetch("SELECT alias, created_ts FROM room_aliases WHERE room_id = $1", room_id)
+    return {r["alias"]: r["created_ts"] for r in rows}
+
+
+async def after(db: Executor, alias: str, limit: int) -> list[tuple[str, str]]:
+    """(alias, room ID) of all, a page at a time."""
+    rows = await db.fetch(
+        "SELECT alias, room_id FROM room_aliases WHERE alias > $1 ORDER BY alias LIMIT $2", alias, limit
+    )
+    return [(r["alias"], r["room_id"]) for r in rows]
 
 
 async def remove(db: Executor, alias: str) -> None:

@@ -140,6 +140,45 @@ async def first_position(db: Executor, service: str, room_id: str, after: int) -
     return position
 
 
+async def interested_since(db: Executor, service: str, namespaces: str, now_ms: int) -> int:
+    """Since when (ms) the service is interested in the rooms of these namespaces: now, unless they are the
+    same as before."""
+    since: int = await db.fetchval(
+        "INSERT INTO appservice_interests AS i (service, namespaces, since_ts) VALUES ($1, $2, $3)"
+        " ON CONFLICT (service) DO UPDATE SET namespaces = excluded.namespaces, since_ts ="
+        " CASE WHEN i.namespaces = excluded.namespaces THEN i.since_ts ELSE excluded.since_ts END"
+        " RETURNING since_ts",
+        service,
+        namespaces,
+        now_ms,
+    )
+    return since
+
+
+async def rooms_behind(db: Executor, service: str, since_ms: int) -> list[str]:
+    """Rooms with something newer than the service was told of them, if it ever was, and than a time."""
+    rows = await db.fetch(
+        "SELECT r.room_id FROM rooms AS r JOIN events AS h ON h.event_id = r.head_event_id"
+        " AND h.room_id = r.room_id LEFT JOIN appservice_rooms AS t ON t.service = $1"
+        " AND t.room_id = r.room_id WHERE h.received_ts >= $2"
+        " AND (t.position IS NULL OR t.position < r.head_position)",
+        service,
+        since_ms,
+    )
+    return [row["room_id"] for row in rows]
+
+
+async def position_before(db: Executor, room_id: str, since_ms: int) -> int:
+    """The last position that was filled before a time (ms); -1 without one."""
+    position: int | None = await db.fetchval(
+        "SELECT position FROM events WHERE room_id = $1 AND position IS NOT NULL AND received_ts < $2"
+        " ORDER BY position DESC LIMIT 1",
+        room_id,
+        since_ms,
+    )
+    return -1 if position is None else position
+
+
 async def outside_news(db: Executor, service: str, limit: int) -> list[OutsideNews]:
     """Memberships in rooms this server is not in that the service has not been told of."""
     rows = await db.fetch(

@@ -34,6 +34,13 @@ CREATE TABLE accounts (
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 
+CREATE TABLE appservice_interests (
+    service text NOT NULL,
+    namespaces text NOT NULL,
+    since_ts bigint NOT NULL
+);
+CREATE UNIQUE INDEX appservice_interests_pkey ON appservice_interests USING btree (service);
+
 CREATE TABLE appservice_invites (
     service text NOT NULL,
     user_id text NOT NULL,
@@ -602,7 +609,8 @@ CREATE UNIQUE INDEX restore_guard_pkey ON restore_guard USING btree (id);
 CREATE TABLE room_aliases (
     alias text NOT NULL,
     room_id text NOT NULL,
-    creator text NOT NULL
+    creator text NOT NULL,
+    created_ts bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX room_aliases_pkey ON room_aliases USING btree (alias);
 CREATE INDEX room_aliases_room ON room_aliases USING btree (room_id);

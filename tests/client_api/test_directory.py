@@ -50,7 +50,7 @@ async def test_c11_aliases_are_taken_and_deleted_by_nobody_else(club: Club) -> N
 
 async def test_c11_one_room_does_not_take_all_names(club: Club, db: Database) -> None:
     for n in range(MAX_ALIASES - 1):
-        await aliases.add(db, f"#n{n}:{NAME}", club.room_id, f"@alice:{NAME}")
+        await aliases.add(db, f"#n{n}:{NAME}", club.room_id, f"@alice:{NAME}", 0)
     for name, status in (("one", 200), ("more", 403)):
         answer = await club.call("bob", "PUT", alias_path(f"#{name}:{NAME}"), {"room_id": club.room_id})
         assert answer[0] == status, answer

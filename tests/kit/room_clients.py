@@ -184,7 +184,7 @@ class RoomServer:
         self.markers = MemoryMarkers()
         receipts = world.receipts(self.markers)
         listing = PublicList(db)
-        directory = Directory(db, world.engine, world.clock, listing.changed)
+        directory = Directory(db, world.engine, world.clock, listing.changed, world.notifier.publish)
         nowhere: Any = None
         self.filters: dict[tuple[str, str], JsonObject] = {}
         nobody: Any = NobodyOnline()

@@ -23,6 +23,7 @@ DISTRIBUTED_BY = {
     "access_tokens": "token_hash",
     "account_data": "user_id",
     "accounts": "user_id",
+    "appservice_interests": "service",
     "appservice_invites": "service",
     "appservice_rooms": "service",
     "appservice_transactions": "service",
