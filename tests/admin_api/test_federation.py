@@ -15,7 +15,7 @@ from tests.admin_api.conftest import ALICE, OWN, ROOT, V1, AdminApi
 from tests.federation.sites import sites
 from tests.kit.client_api import NAME, V3
 from tests.kit.postgres import Cluster
-from tests.kit.users import eventually
+from tests.kit.waiting import eventually
 
 DESTINATIONS = f"{V1}/federation/destinations"
 NOTICE = f"{V1}/send_server_notice"

@@ -19,7 +19,7 @@ from tests.admin_api.conftest import ALICE, BOB, OWN, ROOT, V1, V2, AdminApi
 from tests.federation.sites import Site, sites
 from tests.kit.client_api import NAME, V3
 from tests.kit.postgres import Cluster
-from tests.kit.users import eventually
+from tests.kit.waiting import HANGS, eventually
 
 NOWHERE = f"!nowhere:{NAME}"
 
@@ -292,7 +292,7 @@ async def test_other_servers_hear_of_the_end_of_a_room(cluster: Cluster, tmp_pat
             room = await alice.create(preset="public_chat")
             await bob.act("join", room)
             delete_id = await site.server.purges.begin(room, "root", deletes=True, forced=False)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANGS):
                 while (purge := await room_purges.one(site.db, delete_id)) and purge.ended_ts is None:
                     await site.server.purges.check()
             assert purge is not None and (purge.status, list(purge.kicked)) == ("complete", [ours.user_id])
@@ -332,7 +332,7 @@ async def test_a_stored_transaction_survives_the_end_of_its_room(cluster: Cluste
         await hub.server.sender.start()
         answer = await bob.until("join", other)
         bodies: list[str] = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANGS):
             while "life goes on" not in bodies:
                 bodies += [e["content"].get("body") for e in answer["timeline"]["events"]]
                 if "life goes on" not in bodies:

@@ -17,6 +17,7 @@ from lmserver.storage import client_transactions, evidence, lpdus
 from tests.evilpeer.peer import Received
 from tests.evilpeer.prey import Prey
 from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, draft, key_of, member, message
+from tests.kit.waiting import HANGS
 
 TXN = ClientTxn(BOB, "PHONE", "t1")
 
@@ -24,9 +25,13 @@ TXN = ClientTxn(BOB, "PHONE", "t1")
 @pytest.fixture
 async def bob(prey: Prey) -> Prey:
     await prey.join()
-    prey.victim.server.engine._own_lpdus._answer_seconds = 0.2
     await prey.victim.server.sender.start()
     return prey
+
+
+def waits(prey: Prey, seconds: float) -> None:
+    """How long our users wait for the hub's answer."""
+    prey.victim.server.engine._own_lpdus._answer_seconds = seconds
 
 
 async def says(prey: Prey, text: str = "hello", txn: ClientTxn = TXN) -> Outcome:
@@ -39,14 +44,14 @@ async def statuses(prey: Prey) -> list[str]:
 
 
 async def until(prey: Prey, status: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while await statuses(prey) != [status]:
             await asyncio.sleep(0.01)
 
 
 async def taken(prey: Prey, times: int) -> Lpdu:
     """The LPDU, once the hub has been given it so often; it is the same every time."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while len(prey.hub.taken) < times:
             await asyncio.sleep(0.01)
     assert len({lpdu.canonical for lpdu in prey.hub.taken}) == 1
@@ -55,7 +60,7 @@ async def taken(prey: Prey, times: int) -> Lpdu:
 
 async def time_passes(prey: Prey, *, hub_answers: bool = True) -> int:
     """Until everything is due that waits for a while, and is looked after."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while hub_answers and await prey.db.fetchval("SELECT count(*) FROM outbound_transactions"):
             await asyncio.sleep(0.01)
     await prey.db.execute("UPDATE outbound_lpdus SET check_at = 0, resend_at = 0")
@@ -113,12 +118,14 @@ async def test_b10_the_same_lpdu_is_sent_again_and_given_up_in_the_end(bob: Prey
 
 async def test_b10_silence_is_pending_for_the_client_until_it_is_given_up(bob: Prey) -> None:
     bob.hub.names = False
+    waits(bob, 0.2)
     with pytest.raises(HubSilent):
         await says(bob)
     await taken(bob, 1)
     with pytest.raises(HubSilent):
         await says(bob)
     await bob.db.execute("UPDATE outbound_lpdus SET sends = $1", MAX_SENDS)
+    waits(bob, HANGS)
     waiting = asyncio.create_task(says(bob))
     await asyncio.sleep(0.05)
     await time_passes(bob)
@@ -147,6 +154,7 @@ async def test_b10_a_hub_that_is_away_withholds_nothing(bob: Prey) -> None:
 
 async def test_b10_the_end_of_the_wait_is_a_week_without_any_answer(bob: Prey) -> None:
     await bob.hub.stop()
+    waits(bob, 0.2)
     with pytest.raises(HubSilent):
         await says(bob)
     await bob.db.execute("UPDATE outbound_lpdus SET created_ts = 0")
@@ -234,6 +242,7 @@ async def test_what_is_settled_is_forgotten_in_the_end(bob: Prey) -> None:
     await says(bob)
     await bob.hub.deliver(PARTICIPANT, "echo", bob.hub.echo_of(await taken(bob, 1)))
     await bob.hub.stop()
+    waits(bob, 0.2)
     with pytest.raises(HubSilent):
         await bob.victim.engine.send([draft("m.x", sender=BOB)], ClientTxn(BOB, "PHONE", "t2"))
     await lpdus.purge(bob.db, 2**60)

@@ -10,14 +10,16 @@ import asyncpg
 import pytest
 
 from lmserver.federation_server import event_lists
+from lmserver.rooms.outcomes import Accepted
 from lmserver.storage import database, room_log, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.room_log import StoredEvent
-from tests.attacks.test_fairness import median, seconds
+from tests.attacks.test_fairness import fastest, median
 from tests.drills.long import rounds
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.peer import UNSTABLE
 from tests.kit.rooms import HUB, PARTICIPANT, ROOM, draft, lpdu, member, message, opening
+from tests.kit.waiting import HANGS, eventually
 
 ENTRIES = rounds(2_000, 100_000)
 BATCH = 250
@@ -32,14 +34,14 @@ async def test_r14_state_that_grows_costs_a_message_nothing(arena: Arena) -> Non
     async def set_() -> None:
         await arena.engine.send([draft("m.test", {"n": 0}, state_key="0")])
 
-    few = await median(say), await median(set_)
+    few = await fastest(say), await fastest(set_)
     for start in range(0, ENTRIES, BATCH):
         await arena.engine.send(
             [draft("m.test", {"n": n}, state_key=str(n)) for n in range(start, start + BATCH)]
         )
     view = await arena.engine.view(ROOM)
     assert view is not None and len(view.state) >= ENTRIES
-    many = await median(say), await median(set_)
+    many = await fastest(say), await fastest(set_)
     assert all(after < 5 * before for before, after in zip(few, many, strict=True)), (few, many)
     path = f"{UNSTABLE}/state/{ROOM}?event_id={view.head_event_id}"
     status, answer = await arena.ask("GET", path)
@@ -124,29 +126,28 @@ async def test_r8_who_waits_for_a_stuck_room_waits_a_bounded_time(
         *(impatient.engine.send([message(f"m{n}")]) for n in range(WAITING)), return_exceptions=True
     )
     other = await median(lambda: impatient.engine.send([message("x", room_id=OTHER)]))
-    assert other < 20 * usual, (other, usual)
-    async with asyncio.timeout(20):
+    assert other < max(20 * usual, 0.25), (other, usual)
+    async with asyncio.timeout(HANGS):
         results = await waiting
     assert {type(result) for result in results} == {DatabaseUnavailable}
     await holding.execute("ROLLBACK")
     await holding.close()
-    assert await seconds(lambda: impatient.engine.send([message("again")])) < 1
+    [outcome] = await impatient.engine.send([message("again")])
+    assert isinstance(outcome, Accepted)
     assert await impatient.problems() == []
 
 
-async def test_r8_a_lock_that_is_let_go_lets_everybody_through_once(
-    impatient: Arena, database_url: str
-) -> None:
+async def test_r8_a_lock_that_is_let_go_lets_everybody_through_once(arena: Arena, database_url: str) -> None:
     holding = await hold_row(database_url)
-    before = await impatient.engine.view(ROOM)
-    waiting = asyncio.gather(*(impatient.engine.send([message(f"m{n}")]) for n in range(WAITING)))
-    await asyncio.sleep(0.1)
+    before = await arena.engine.view(ROOM)
+    waiting = asyncio.gather(*(arena.engine.send([message(f"m{n}")]) for n in range(WAITING)))
+    await eventually(lambda: holding.fetchval("SELECT true FROM pg_locks WHERE NOT granted"))
     await holding.execute("ROLLBACK")
     await holding.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANGS):
         await waiting
-    after = await impatient.engine.view(ROOM)
+    after = await arena.engine.view(ROOM)
     assert before is not None and after is not None
     assert after.head_position == before.head_position + WAITING
-    status, _ = await impatient.send("honest", [])
+    status, _ = await arena.send("honest", [])
     assert status == 200

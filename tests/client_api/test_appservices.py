@@ -16,6 +16,7 @@ from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
 from tests.kit.bridge import AS_TOKEN, Bridge
 from tests.kit.client_api import NAME, PASSWORD, V3, Api, serve
+from tests.kit.waiting import eventually
 
 BOT = f"@_bridge_bot:{NAME}"
 GHOST = f"@_bridge_ghost:{NAME}"
@@ -167,17 +168,17 @@ async def test_everything_comes_once_and_in_order_through_outages_and_restarts(
     before = await api.room(token)
     await api.say(before, "not for the bridge", token, "0")
     room = await api.room(token, BOT)
-    await bridge.until(lambda: any(e.get("state_key") == BOT for e in bridge.events()))
+    await eventually(lambda: any(e.get("state_key") == BOT for e in bridge.events()))
     [invite] = bridge.events()
     assert (invite["content"]["membership"], invite["room_id"]) == ("invite", room)
     assert (await api.call("POST", f"{V3}/join/{room}", {}, AS_TOKEN))[0] == 200
     await api.say(room, "one", token, "1")
-    await bridge.until(lambda: bridge.texts() == ["one"])
+    await eventually(lambda: bridge.texts() == ["one"])
     bridge.status = 503
     for number in range(150):
         await api.say(room, f"away {number}", token, f"away{number}")
     sent = len(bridge.bodies)
-    await bridge.until(lambda: len(bridge.bodies) > sent)
+    await eventually(lambda: len(bridge.bodies) > sent)
     await api.stop()  # with a transaction on its way that nobody has taken
     api = await start(db, tmp_path, bridge)
     token = (await api.call("POST", f"{V3}/login", {
@@ -186,7 +187,7 @@ async def test_everything_comes_once_and_in_order_through_outages_and_restarts(
     await api.say(room, "after the restart", token, "2")
     bridge.status = 200
     wanted = ["one", *(f"away {number}" for number in range(150)), "after the restart"]
-    await bridge.until(lambda: len(bridge.texts()) >= len(wanted), 20.0)
+    await eventually(lambda: len(bridge.texts()) >= len(wanted))
     assert bridge.texts() == wanted
     ids = [event["event_id"] for event in bridge.events()]
     assert len(ids) == len(set(ids))
@@ -210,14 +211,14 @@ async def test_a_service_sees_what_its_users_may_see(api: Bridged, bridge: Bridg
     await api.say(room, "while invited", alice, "2")
     await api.call("POST", f"{V3}/join/{room}{acting(GHOST)}", {}, AS_TOKEN)
     event = await api.say(room, "hello", alice, "3")
-    await bridge.until(lambda: bridge.texts() == ["hello"])
+    await eventually(lambda: bridge.texts() == ["hello"])
     assert [e["content"]["membership"] for e in bridge.events() if e.get("state_key") == GHOST] == [
         "invite",
         "join",
     ]
     await api.call("POST", f"{V3}/rooms/{room}/kick", {"user_id": GHOST}, alice)
     await api.say(room, "behind its back", alice, "4")
-    await bridge.until(lambda: any(e["content"].get("membership") == "leave" for e in bridge.events()))
+    await eventually(lambda: any(e["content"].get("membership") == "leave" for e in bridge.events()))
     await api.call("PUT", f"{V3}/rooms/{room}/redact/{event}/5", {}, alice)
     await api.call("POST", f"{V3}/join/{room}{acting(GHOST)}", {}, AS_TOKEN)
     await api.say(
@@ -226,7 +227,7 @@ async def test_a_service_sees_what_its_users_may_see(api: Bridged, bridge: Bridg
         alice,
         "6",
     )
-    await bridge.until(lambda: "again" in bridge.texts())
+    await eventually(lambda: "again" in bridge.texts())
     assert bridge.texts() == ["hello", "again"]
 
 
@@ -234,7 +235,7 @@ async def test_a_user_in_a_shared_namespace_is_followed_too(api: Bridged, bridge
     puppet = (await api.register("puppet"))["access_token"]
     room = await api.room(puppet)
     await api.say(room, "of a person", puppet, "1")
-    await bridge.until(lambda: bridge.texts() == ["of a person"])
+    await eventually(lambda: bridge.texts() == ["of a person"])
     assert (await api.call("GET", WHOAMI + acting(f"@puppet:{NAME}"), token=AS_TOKEN))[0] == 200
 
 
@@ -266,11 +267,11 @@ async def test_typing_and_receipts_come_when_they_are_wanted(
     room = await api.room(token, BOT)
     await api.call("POST", f"{V3}/join/{room}", {}, AS_TOKEN)
     event = await api.say(room, "hello", token, "1")
-    await bridge.until(lambda: bridge.texts() == ["hello"])
+    await eventually(lambda: bridge.texts() == ["hello"])
     await api.call("PUT", f"{V3}/rooms/{room}/typing/{alice['user_id']}", {"typing": True}, token)
-    await bridge.until(lambda: any(e["type"] == "m.typing" for e in bridge.ephemeral()))
+    await eventually(lambda: any(e["type"] == "m.typing" for e in bridge.ephemeral()))
     await api.call("POST", f"{V3}/rooms/{room}/receipt/m.read/{event}", {}, token)
-    await bridge.until(lambda: any(e["type"] == "m.receipt" for e in bridge.ephemeral()))
+    await eventually(lambda: any(e["type"] == "m.receipt" for e in bridge.ephemeral()))
     receipts = [e for e in bridge.ephemeral() if e["type"] == "m.receipt"]
     assert list(receipts[0]["content"][event]["m.read"]) == [alice["user_id"]]
     assert len(receipts) == 1

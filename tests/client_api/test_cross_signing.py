@@ -15,6 +15,7 @@ from tests.federation.test_device_endpoints import answers
 from tests.kit.cross_signing import Identity, SigningDevice, only, public, signing_key
 from tests.kit.edu_world import PASSWORD, Device, EduWorld
 from tests.kit.rooms import ALICE, EVIL, HUB, PARTICIPANT
+from tests.kit.waiting import eventually
 
 UPLOAD, SIGN = "/keys/device_signing/upload", "/keys/signatures/upload"
 CAROL = f"@carol:{HUB}"
@@ -240,20 +241,20 @@ async def test_other_servers_hear_of_keys_and_of_signatures(world: EduWorld) -> 
     """SS API §m.signing_key_update; a signed device is a changed device. User-signing keys are private."""
     alice = await signer(world)
     ours = alice.identity
-    await world.until(lambda: len(world.received(SIGNING)) == 1)
+    await eventually(lambda: len(world.received(SIGNING)) == 1)
     public_keys = {"master_key": ours.master_key, "self_signing_key": ours.self_signing_key}
     assert world.received(SIGNING)[0]["content"] == {"user_id": ALICE, **public_keys}
     signed = only(alice.device.keys, ours.self_signing)
     assert await alice.sign(ALICE, "D", signed) is None
     assert await alice.sign(ALICE, "D", signed) is None
-    await world.until(lambda: len(world.received(LIST)) == 2)
+    await eventually(lambda: len(world.received(LIST)) == 2)
     content = world.received(LIST)[1]["content"]
     assert set(content["keys"]["signatures"][ALICE]) == {"ed25519:D", ours.self_signing.key_id}
     assert (content["stream_id"], content["prev_id"]) == (2, [1])
     ours.user_signing = signing_key(ALICE)
     assert (await alice.confirmed({"user_signing_key": ours.user_signing_key}))[0] == 200
     await alice.client.upload_keys(SigningDevice(ALICE, "D").keys)
-    await world.until(lambda: len(world.received(LIST)) == 3)
+    await eventually(lambda: len(world.received(LIST)) == 3)
     assert len(world.received(SIGNING)) == 1
 
 

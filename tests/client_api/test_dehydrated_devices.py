@@ -15,6 +15,7 @@ from lmserver.storage.database import Database
 from tests.kit.cross_signing import SigningDevice
 from tests.kit.edu_world import Device, EduWorld, to_device
 from tests.kit.rooms import ALICE
+from tests.kit.waiting import eventually
 
 PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 ID = "cur/ve+key"
@@ -100,7 +101,7 @@ async def test_a_new_device_takes_the_place_of_the_old_one_and_others_are_told(w
     await call(alice, "PUT", body=new())
     await call(alice, "PUT", body=new("another"))
     assert (await call(alice, "GET"))[1]["device_id"] == "another"
-    await world.until(lambda: len(world.received(LIST)) == 4)
+    await eventually(lambda: len(world.received(LIST)) == 4)
     told = [(edu["content"]["device_id"], edu["content"]["deleted"]) for edu in world.received(LIST)]
     assert told == [("D", False), (ID, False), (ID, True), ("another", False)]
     assert [d["device_id"] for d in (await alice.ok("GET", "/devices"))["devices"]] == ["D", "another"]

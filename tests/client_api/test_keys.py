@@ -14,6 +14,7 @@ from lmserver.storage.database import Database
 from tests.kit.cross_signing import SigningDevice
 from tests.kit.edu_world import Device, EduWorld
 from tests.kit.rooms import ALICE, HUB
+from tests.kit.waiting import eventually
 
 UPLOAD = "/keys/upload"
 CURVE = "signed_curve25519"
@@ -53,7 +54,7 @@ async def test_c9_device_keys_that_are_none_are_refused_and_nothing_is_sent(worl
         assert (await alice.call("POST", UPLOAD, {"device_keys": junk}))[0] == status, str(junk)[:100]
     assert await world.db.fetchval("SELECT count(*) FROM outbound_edus") == 0
     await alice.upload_keys(good)
-    await world.until(lambda: len(world.received("m.device_list_update")) == 1)
+    await eventually(lambda: len(world.received("m.device_list_update")) == 1)
 
 
 async def test_what_is_no_one_time_key(world: EduWorld) -> None:
@@ -149,14 +150,14 @@ async def test_r10_a_user_here_cannot_drain_a_device(world: EduWorld) -> None:
 async def test_a_renamed_device_is_looked_up_again_by_users_here(world: EduWorld) -> None:
     alice = await world.device("alice")
     await alice.upload_keys()
-    await world.until(lambda: len(world.received("m.device_list_update")) == 1)
+    await eventually(lambda: len(world.received("m.device_list_update")) == 1)
     await alice.sync()
     await alice.ok("PUT", "/devices/D", {"display_name": "phone"})
     assert (await alice.sync())["device_lists"]["changed"] == [ALICE]
     seen = await alice.ok("POST", "/keys/query", {"device_keys": {ALICE: []}})
     assert seen["device_keys"][ALICE]["D"]["unsigned"] == {"device_display_name": "phone"}
     await alice.ok("POST", "/logout")
-    await world.until(lambda: len(world.received("m.device_list_update")) == 2)
+    await eventually(lambda: len(world.received("m.device_list_update")) == 2)
     assert world.received("m.device_list_update")[1]["content"]["stream_id"] == 2
 
 
@@ -176,7 +177,7 @@ async def test_a_device_that_is_deleted_leaves_nothing(world: EduWorld) -> None:
     assert (await alice.call("DELETE", "/devices/E", {"auth": auth}))[0] == 200
     assert (await other.call("GET", "/account/whoami"))[0] == 401
     assert (await alice.sync())["device_lists"]["changed"] == [ALICE]
-    await world.until(lambda: len(world.received("m.device_list_update")) == 2)
+    await eventually(lambda: len(world.received("m.device_list_update")) == 2)
     assert world.received("m.device_list_update")[1]["content"]["removed"] == ["E"]
     again = await world.device("alice", "E")
     assert (await again.sync())["to_device"]["events"] == []

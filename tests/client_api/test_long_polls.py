@@ -13,7 +13,7 @@ from tests.client_api.test_logins import log_in, refresh, refreshable, works
 from tests.kit.client_api import V3, Api
 from tests.kit.clock import SECOND, Clock
 from tests.kit.sliding import PATH, Phone
-from tests.kit.users import eventually
+from tests.kit.waiting import eventually
 
 ALICE = "@alice:hub.test"
 WAIT_MS = 55_000

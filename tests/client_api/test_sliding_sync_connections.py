@@ -17,6 +17,7 @@ from lmserver.storage.database import Database
 from tests.kit.client_api import Api
 from tests.kit.rooms import key_of
 from tests.kit.sliding import Phone, bodies, entries, room, window
+from tests.kit.waiting import HANGS, eventually, polling, polls
 
 ALL = {"all": window([0, 99], limit=5, state=[("m.room.name", ""), ("m.room.member", "$LAZY")])}
 EVERYTHING = {name: {"enabled": True} for name in ("to_device", "e2ee", "account_data", "receipts", "typing")}
@@ -154,7 +155,7 @@ async def test_many_rooms_come_in_parts(
     pos = None
     wanted = {"lists": {"all": window(limit=5, state=[("*", "*")])}, "extensions": EVERYTHING}
     for size in (2, 2, 1, 0):
-        answer = await alice.slide(pos, timeout=20_000 if size else 0, **wanted)
+        answer = await alice.slide(pos, timeout=60_000 if size else 0, **wanted)
         assert len(answer["rooms"]) == size and answer["lists"]["all"]["count"] == 5
         seen += answer["rooms"]
         pos = answer["pos"]
@@ -178,11 +179,11 @@ async def test_many_rooms_come_in_parts(
 async def polled(phone: Phone, what: Callable[[], Awaitable[Any]], **body: Any) -> Any:
     """The answer of a long poll that something wakes."""
     pos = (await phone.slide(**body))["pos"]
-    waiting = asyncio.create_task(phone.slide(pos, timeout=20_000, settle=False, **body))
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
+    waiting = await polling(
+        phone.api.server.notifier, phone.id, phone.slide(pos, timeout=60_000, settle=False, **body)
+    )
     await what()
-    return await asyncio.wait_for(waiting, 3)
+    return await asyncio.wait_for(waiting, HANGS)
 
 
 async def test_a_message_wakes(alice: Phone, bob: Phone) -> None:
@@ -228,38 +229,39 @@ async def test_asking_for_something_else_is_answered_at_once(alice: Phone) -> No
     await alice.create()
     pos = (await alice.slide(lists=ALL))["pos"]
     changed = await asyncio.wait_for(
-        alice.slide(pos, lists={"top": window([0, 3], limit=5)}, timeout=20_000), 3
+        alice.slide(pos, lists={"top": window([0, 3], limit=5)}, timeout=60_000), 3
     )
     assert changed["rooms"] == {}
     idle = await alice.slide(changed["pos"], lists={"top": window([0, 3], limit=5)}, timeout=150)
     assert idle["rooms"] == {} and idle["pos"].split(".")[0] == changed["pos"].split(".")[0]
-    anew = await asyncio.wait_for(alice.slide(lists={"top": window([5, 9])}, timeout=20_000), 3)
+    anew = await asyncio.wait_for(alice.slide(lists={"top": window([5, 9])}, timeout=60_000), HANGS)
     assert anew["rooms"] == {} and anew["lists"]["top"]["count"] == 1
 
 
 async def test_a_newer_request_ends_the_older_and_loses_nothing(alice: Phone) -> None:
     room_id = await alice.create()
     pos = (await alice.slide(lists=ALL))["pos"]
-    older = asyncio.create_task(alice.slide(pos, lists=ALL, timeout=20_000))
-    await asyncio.sleep(0.1)
-    newer = asyncio.create_task(alice.slide(pos, lists=ALL, timeout=20_000))
-    ended = await asyncio.wait_for(older, 3)
+    older = await polling(alice.api.server.notifier, alice.id, alice.slide(pos, lists=ALL, timeout=60_000))
+    newer = asyncio.create_task(alice.slide(pos, lists=ALL, timeout=60_000))
+    ended = await asyncio.wait_for(older, HANGS)
     assert ended["rooms"] == {} and ended["pos"] == pos
+    await eventually(lambda: polls(alice.api.server.notifier, alice.id) == 1)
     await alice.say(room_id, "x")
-    assert bodies((await asyncio.wait_for(newer, 3))["rooms"][room_id]) == ["x"]
+    assert bodies((await asyncio.wait_for(newer, HANGS))["rooms"][room_id]) == ["x"]
 
 
 async def test_r6_a_user_with_too_many_polls_lets_the_oldest_go(alice: Phone) -> None:
     """Attack R6."""
     phones = [alice, await alice.log_in()]
-    polls: list[asyncio.Task[Any]] = []
+    made: list[asyncio.Task[Any]] = []
     for number in range(MAX_POLLS + 1):
         phone, conn = phones[number % 2], f"c{number // 2}"
         pos = (await phone.slide(conn=conn))["pos"]
-        polls.append(asyncio.create_task(phone.slide(pos, conn=conn, timeout=20_000)))
-        await asyncio.sleep(0.05)
-    done, waiting = await asyncio.wait(polls, timeout=1)
-    assert done == {polls[0]} and len(waiting) == MAX_POLLS
+        made.append(asyncio.create_task(phone.slide(pos, conn=conn, timeout=60_000)))
+        expected = min(number + 1, MAX_POLLS)
+        await eventually(lambda: polls(alice.api.server.notifier, alice.id) == expected)  # noqa: B023
+    done, waiting = await asyncio.wait(made, timeout=HANGS, return_when=asyncio.FIRST_COMPLETED)
+    assert done == {made[0]} and len(waiting) == MAX_POLLS
     await alice.put_data("org.test", {})
     for poll in waiting:
         poll.cancel()

@@ -7,13 +7,16 @@ import asyncio
 import pytest
 
 from tests.kit.room_clients import RoomServer
+from tests.kit.waiting import HANGS, polling
 
 
 async def test_first_answer_at_once_and_complete_in_form(server: RoomServer) -> None:
     alice = server.user("alice")
     room_id = await alice.create()
     await server.world.settle()
-    answer = await asyncio.wait_for(alice.sync(timeout="30000", set_presence="online", _cacheBuster="1"), 2)
+    answer = await asyncio.wait_for(
+        alice.sync(timeout="60000", set_presence="online", _cacheBuster="1"), HANGS
+    )
     assert set(answer) == {
         "next_batch", "rooms", "account_data", "presence", "to_device", "device_lists",
         "device_one_time_keys_count", "device_unused_fallback_key_types",
@@ -30,10 +33,9 @@ async def test_long_poll_over_http(server: RoomServer) -> None:
     await bob.change(room_id, "join")
     await server.world.settle()
     since = (await bob.sync())["next_batch"]
-    poll = asyncio.create_task(bob.sync(since, timeout="10000"))
-    await asyncio.sleep(0.1)
+    poll = await polling(server.world.notifier, bob.id, bob.sync(since, timeout="60000"))
     await alice.say(room_id, "news")
-    answer = await asyncio.wait_for(poll, 3)
+    answer = await asyncio.wait_for(poll, HANGS)
     [event] = answer["rooms"]["join"][room_id]["timeline"]["events"]
     assert event["content"]["body"] == "news"
 
@@ -72,7 +74,7 @@ async def test_a_token_from_a_lost_database_begins_anew(server: RoomServer) -> N
     alice = server.user("alice")
     room_id = await alice.create()
     await server.world.settle()
-    answer = await asyncio.wait_for(alice.sync("s999999999999_5", timeout="30000"), 2)
+    answer = await asyncio.wait_for(alice.sync("s999999999999_5", timeout="60000"), HANGS)
     assert room_id in answer["rooms"]["join"]
 
 

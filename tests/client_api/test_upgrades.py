@@ -15,6 +15,7 @@ from tests.federation.sites import Person, Site, sites
 from tests.kit.client_api import NAME
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
+from tests.kit.waiting import HANGS
 
 __all__ = ["club"]
 
@@ -161,7 +162,7 @@ async def test_while_the_hub_is_silent_asking_again_makes_no_second_room(
         assert len((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == 2
         await hub.victim.listen()
         await alice.say(old, "back again", "t1")  # whom we hear from is tried at once
-        participant.victim.server.engine._own_lpdus._answer_seconds = 10
+        participant.victim.server.engine._own_lpdus._answer_seconds = HANGS
         new = (await bob.ok("POST", f"{room(old)}/upgrade", {"new_version": LM_02_ID}))["replacement_room"]
         assert set((await bob.ok("GET", "/joined_rooms"))["joined_rooms"]) == {old, new}
 

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "js"
 MODULES = FOLDER / "node_modules"
 OLDEST_NODE = 20
 INSTALL_SECONDS = 180
-SCRIPT_SECONDS = 180
+SCRIPT_SECONDS = 600
 
 
 @dataclass(frozen=True)

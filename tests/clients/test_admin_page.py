@@ -10,7 +10,8 @@ import yaml
 from tests.clients.node import Node
 from tests.clients.test_hydrogen import ARTEFACTS, chromium
 from tests.kit.processes import ServerProcess, lmserver
-from tests.kit.users import eventually, register
+from tests.kit.users import register
+from tests.kit.waiting import eventually
 
 __all__ = ["chromium"]
 PASSWORD = "a long password"

@@ -21,6 +21,7 @@ from mautrix.types import EventType, LoginType, MessageEvent, TOFUSigningKey, Tr
 
 from tests.kit.processes import ServerProcess
 from tests.kit.users import register
+from tests.kit.waiting import HANGS
 
 PASSWORD = "a long password"
 ENCRYPTION = {
@@ -78,13 +79,13 @@ class Phone:
         await self.client.send_text(room_id, text)
 
     async def until_read(self, *texts: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while not set(texts) <= set(self.read):
                 await asyncio.sleep(0.05)
 
     async def until_knows(self, other: Phone) -> None:
         """The other's device is known with its keys: it is looked up when it is not."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while await self.trust(other) is None:
                 await asyncio.sleep(0.05)
 
@@ -117,7 +118,7 @@ async def test_an_encrypted_and_cross_signed_conversation_across_two_servers(
         room_id = await alice.client.create_room(initial_state=[ENCRYPTION], invitees=[bob.user_id])
         await bob.client.join_room(room_id)
         await alice.until_knows(bob)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while len(await alice.rooms.get_members(room_id) or []) < 2:
                 await asyncio.sleep(0.05)
         await alice.say(room_id, "from the hub")
@@ -130,7 +131,7 @@ async def test_an_encrypted_and_cross_signed_conversation_across_two_servers(
         stack.push_async_callback(later.stop)
         await later.client.crypto.verify_with_recovery_key(recovery_key)
         await alice.until_knows(later)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while await alice.trust(later) != TrustState.CROSS_SIGNED_TOFU:
                 await asyncio.sleep(0.1)
         await alice.say(room_id, "for both of your devices")

@@ -20,6 +20,7 @@ from nio import (
 )
 
 from tests.kit.processes import ServerProcess
+from tests.kit.waiting import HANGS
 
 PASSWORD = "a long password"
 ENCRYPTION = {
@@ -70,13 +71,13 @@ class Phone:
             await self.client.keys_claim(self.client.get_users_for_key_claiming())
 
     async def until_read(self, *texts: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while not set(texts) <= set(self.read):
                 await self.follow(500)
 
     async def until_knows(self, *devices: Phone) -> None:
         """The devices are known to it, with their keys."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while any(d.client.device_id not in self.client.device_store[d.client.user_id] for d in devices):
                 await self.follow(500)
 
@@ -86,7 +87,7 @@ class Phone:
             one.client.verify_device(one.client.device_store[two.client.user_id][two.client.device_id])
         for event in self.unreadable:
             await self.client.request_room_key(event)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while self.client.outgoing_key_requests:
                 await other.follow(200)
                 await self.follow(200)
@@ -146,7 +147,7 @@ async def test_an_encrypted_conversation_across_two_servers(
 
         # A device that is gone is not encrypted for any more.
         await bob.client.logout()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while any(
                 d.id == bob.client.device_id
                 for d in alice.client.device_store.active_user_devices(bob.client.user_id)

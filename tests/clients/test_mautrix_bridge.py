@@ -19,7 +19,8 @@ from mautrix.appservice.state_store import FileASStateStore
 from mautrix.types import EventType, Membership
 
 from tests.kit.processes import ServerProcess, configure, free_port
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 AS_TOKEN, HS_TOKEN = "token-of-the-bridge-to-us", "token-of-ours-to-the-bridge"
 
@@ -158,7 +159,7 @@ async def test_a_bridge_joins_speaks_and_hears_everything_once(
         await say(users[0], rooms[0], "after the restart")
         await bridge.start()
         away = [f"away {number} of {user.user_id}" for number in range(3) for user in users]
-        await eventually(lambda: heard(*away, "while the server was away", "after the restart"), 60.0)
+        await eventually(lambda: heard(*away, "while the server was away", "after the restart"), 4 * HANGS)
         ids = [event_id for event_id, _ in bridge.heard]
         assert len(ids) == len(set(ids)), "an event came twice"
         for user in users:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from io import BytesIO
 
@@ -20,6 +21,7 @@ from nio import (
 )
 
 from tests.kit.processes import ServerProcess
+from tests.kit.waiting import HANGS
 
 PASSWORD = "a long password"
 
@@ -40,10 +42,9 @@ async def texts(client: AsyncClient, room_id: str, wanted: int) -> list[tuple[st
         seen.append((event.event_id, event.sender, event.body))
 
     client.add_event_callback(remember, RoomMessageText)
-    for _ in range(20):
-        await client.sync(timeout=1000)
-        if len(seen) >= wanted:
-            break
+    async with asyncio.timeout(HANGS):
+        while len(seen) < wanted:
+            await client.sync(timeout=1000)
     return seen
 
 

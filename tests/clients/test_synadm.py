@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from tests.kit.processes import ServerProcess, lmserver
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 PROGRAM = Path(sys.executable).parent / "synadm"
 PASSWORD = "a long password"
@@ -31,7 +32,7 @@ class Synadm:
 
     def use(self, user: str, token: str) -> None:
         settings = {
-            "user": user, "token": token, "base_url": self._base_url, "protocol": "http", "timeout": 30,
+            "user": user, "token": token, "base_url": self._base_url, "protocol": "http", "timeout": 120,
             "admin_path": "/_synapse/admin", "matrix_path": "/_matrix", "homeserver": self._server_name,
             "server_discovery": "well-known", "ssl_verify": True, "format": "minified",
         }  # fmt: skip
@@ -42,7 +43,7 @@ class Synadm:
         done = await asyncio.to_thread(
             subprocess.run,
             [str(PROGRAM), "--batch", "-o", "minified", "-c", str(self._config), *command],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=4 * HANGS,
         )  # fmt: skip
         assert done.returncode == 0 and done.stdout, (command, done.stdout, done.stderr)
         answer = done.stdout.splitlines()[-1]

@@ -9,9 +9,10 @@ from pathlib import Path
 from lmserver.protocol.room_versions import LM_02
 from lmserver.storage import holds
 from tests.evilpeer.network import Network
-from tests.kit.federation import Node, until
+from tests.kit.federation import Node
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import EVIL, HUB, PARTICIPANT, ROOM, opening
+from tests.kit.waiting import HANGS, eventually
 
 
 class World:
@@ -63,8 +64,8 @@ class World:
         for node in self.nodes:
             await node.has(ROOM, event_id)
 
-    async def released(self, seconds: float = 20.0) -> None:
+    async def released(self, seconds: float = HANGS) -> None:
         async def free() -> bool:
             return await holds.held(self.hub.db) == []
 
-        await until(free, seconds)
+        await eventually(free, seconds)

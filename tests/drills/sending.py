@@ -17,8 +17,9 @@ from tests.evilpeer.network import Network
 from tests.evilpeer.peer import EvilPeer, Received
 from tests.kit.clock import HOUR, Clock
 from tests.kit.faultproxy import FaultProxy
-from tests.kit.federation import Node, until
+from tests.kit.federation import Node
 from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, lpdu, member, opening
+from tests.kit.waiting import HANGS, eventually
 
 Answer = Callable[[], Awaitable[web.StreamResponse]]
 
@@ -100,7 +101,7 @@ class Stage:
             found = await self.failing()
             return found is not None and found.failures >= times
 
-        await until(often)
+        await eventually(often)
         found = await self.failing()
         assert found is not None
         return found
@@ -115,11 +116,11 @@ class Stage:
         self.clock.pass_(after)
         self.hub.server.sender.wake([PARTICIPANT])
 
-    async def delivered(self, peer: Peer, events: list[str], seconds: float = 20.0) -> None:
+    async def delivered(self, peer: Peer, events: list[str], seconds: float = HANGS) -> None:
         async def all_there() -> bool:
             return set(events) <= set(peer.events())
 
-        await until(all_there, seconds)
+        await eventually(all_there, seconds)
 
 
 def in_order_once(received: list[str], sent: list[str]) -> bool:

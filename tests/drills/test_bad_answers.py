@@ -17,8 +17,8 @@ from lmserver.storage.outbound import OutboundTransaction
 from tests.drills.long import rounds
 from tests.drills.sending import Stage, in_order_once, taken
 from tests.kit.clock import HOUR
-from tests.kit.federation import until
 from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, lpdu, message
+from tests.kit.waiting import eventually
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def test_d14_an_answer_cut_off_in_the_middle_is_none(stage: Stage) -> None
         async def settled() -> bool:
             return await outbound.transaction(stage.hub.db, PARTICIPANT) is None
 
-        await until(settled)
+        await eventually(settled)
     assert stage.proxy.cuts >= 3
     assert in_order_once(stage.peer.events(), sent)
     assert repeated_unchanged(stage.peer.transactions)
@@ -150,7 +150,7 @@ async def test_d14_a_transaction_refused_for_ever_is_told_of_and_can_be_given_up
         found = await stage.failing()
         return found is not None and found.failures == 1
 
-    await until(tried)
+    await eventually(tried)
     peer.then = taken
     events = await db.run(lambda connection: skip_transaction(connection, PARTICIPANT))
     assert events is not None and events >= 1

@@ -20,6 +20,7 @@ from lmserver.storage.database import Database, DatabaseUnavailable
 from tests.drills.long import rounds
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import ALICE, HUB, ROOM, message, opening
+from tests.kit.waiting import HANGS
 
 EVENTS = rounds(60, 2_000)
 LIVES = rounds(5, 100)
@@ -135,7 +136,7 @@ async def test_d1_what_was_acknowledged_before_a_kill_is_stored_once(database_ur
             sys.executable, "-c", KILLED, database_url, str(life), stdout=subprocess.PIPE
         )
         assert process.stdout is not None
-        first = await asyncio.wait_for(process.stdout.readline(), 30)
+        first = await asyncio.wait_for(process.stdout.readline(), HANGS)
         await asyncio.sleep(pick.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         rest = await process.stdout.read()

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.kit.engines import engine_kit
 from tests.kit.faultproxy import FaultProxy
 from tests.kit.federation import Node
 from tests.kit.rooms import HUB, ROOM, message, opening
+from tests.kit.waiting import HANGS, eventually
 
 
 @dataclass
@@ -122,15 +123,15 @@ async def http() -> AsyncIterator[list[TestClient[Any, Any]]]:
 # -- D4 ---------------------------------------------------------------------------------------------
 
 
-async def restart(postgres: EmbeddedPostgres, how: signal.Signals) -> str:
-    """As `pg_ctl restart -m fast` (SIGINT) or `-m immediate` (SIGQUIT) would."""
+async def restart(postgres: EmbeddedPostgres, how: signal.Signals, noticed: Callable[[], bool]) -> None:
+    """As `pg_ctl restart -m fast` (SIGINT) or `-m immediate` (SIGQUIT) would; away until it is noticed."""
     process = postgres._process
     assert process is not None
     os.kill(process.pid, how)
     await asyncio.to_thread(process.wait)
-    await asyncio.sleep(0.3)  # away for a moment, not only for an instant
+    await eventually(noticed)
     await postgres.stop()
-    return await postgres.start()
+    await postgres.start()
 
 
 async def test_d4_a_restart_of_postgresql_is_a_pause(
@@ -144,10 +145,9 @@ async def test_d4_a_restart_of_postgresql_is_a_pause(
         for number in range(rounds(2, 20)):
             how = (signal.SIGINT, signal.SIGQUIT)[number % 2]
             refused = made.writers.statuses[503]
-            await restart(postgres, how)
-            async with asyncio.timeout(10):
+            await restart(postgres, how, lambda: made.writers.statuses[503] > refused)  # noqa: B023
+            async with asyncio.timeout(HANGS):
                 await made.writers.acks(10)
-            assert made.writers.statuses[503] > refused
         await made.end()
         assert set(made.writers.statuses) == {200, 503}
         assert await made.complete()
@@ -203,8 +203,8 @@ async def test_d5_a_silent_connection_costs_a_request_its_deadline_and_nothing_m
     database_url: str, proxy: FaultProxy, tmp_path: Path, http: list[TestClient[Any, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", 1.0)
-    monkeypatch.setattr(database, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 3.0)
+    monkeypatch.setattr(database, "CONNECT_SECONDS", 3.0)
     made = await scene(through(proxy, database_url), tmp_path, http)
     try:
         for _ in range(rounds(1, 10)):
@@ -216,9 +216,9 @@ async def test_d5_a_silent_connection_costs_a_request_its_deadline_and_nothing_m
             # Old connections stay silent for ever, as behind a firewall that forgot them.
             proxy.forget()
             proxy.faults.silent = False
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANGS):
                 await made.writers.acks(10)
-            assert made.writers.slowest < 8
+            assert made.writers.slowest < 20
         await made.end()
         assert set(made.writers.statuses) == {200, 503}
         assert await made.complete()
@@ -235,7 +235,7 @@ async def test_d5_connections_that_are_cut_are_replaced(
     try:
         for _ in range(rounds(3, 50)):
             assert proxy.cut() > 0
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANGS):
                 await made.writers.acks(5)
         await made.end()
         assert set(made.writers.statuses) <= {200, 503}
@@ -267,7 +267,7 @@ async def test_d5_a_lock_held_over_a_silent_connection_is_released(
     holder = asyncio.create_task(silent.run(hold))
     await locked.wait()
     try:
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(HANGS if limited else 4):
             [outcome] = await kit.engine.send([message("from another process")])
         assert limited
         assert isinstance(outcome, Accepted)

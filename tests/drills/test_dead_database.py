@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from tests.drills.long import rounds
 from tests.kit.databases import data_dir
 from tests.kit.processes import ServerProcess, configure, lmserver
 from tests.kit.users import User, register
+from tests.kit.waiting import HANGS
 
 
 @pytest.fixture
@@ -29,15 +29,14 @@ def postmaster(server: ServerProcess) -> int:
     return int((data_dir(server) / "postgres/postmaster.pid").read_text().splitlines()[0])
 
 
-async def until_sent(user: User, room: str, txn: str) -> float:
-    """Repeat one message until it is acknowledged; how long that took."""
-    started = time.monotonic()
-    async with asyncio.timeout(60):
+async def until_sent(user: User, room: str, txn: str) -> None:
+    """Repeat one message until it is acknowledged."""
+    async with asyncio.timeout(HANGS):
         while True:
             path = f"{room}/send/m.room.message/{txn}"
             status, _ = await user.call("PUT", path, {"msgtype": "m.text", "body": txn})
             if status == 200:
-                return time.monotonic() - started
+                return
             assert status == 503
             await asyncio.sleep(0.05)
 
@@ -54,7 +53,7 @@ async def test_d4_a_killed_embedded_database_is_started_again(
             await until_sent(alice, room, f"before{number}")
             pid = postmaster(server)
             os.kill(pid, signal.SIGKILL if number % 2 == 0 else signal.SIGQUIT)
-            assert await until_sent(alice, room, f"after{number}") < 20
+            await until_sent(alice, room, f"after{number}")
             assert postmaster(server) != pid
         events = await alice.history(room)
         assert len(events) == len(set(events))

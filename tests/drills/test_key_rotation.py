@@ -22,7 +22,8 @@ from lmserver.protocol.signatures import SigningKey
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from tests.evilpeer.peer import UNSTABLE
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 LONG_AGO = "UPDATE key_servers SET fetched_ts = fetched_ts - 600000 RETURNING true"
 
@@ -79,18 +80,17 @@ class Pair:
             document: dict[str, Any] = await response.json()
             return document
 
-    async def rotate(self, server: ServerProcess, *options: str) -> tuple[SigningKey, float]:
-        """The key it had, and the seconds from its end until the server publishes another."""
+    async def rotate(self, server: ServerProcess, *options: str) -> SigningKey:
+        """The key it had, once the server publishes another."""
         before = _key(server)
         done = lmserver("rotate-key", "--config", str(server.config), *options)
         assert done.returncode == 0, done.stderr
-        started = asyncio.get_running_loop().time()
 
         async def published() -> bool:
             return before.key_id in (await self.document(server))["old_verify_keys"]
 
-        await eventually(published, 10)
-        return before, asyncio.get_running_loop().time() - started
+        await eventually(published)
+        return before
 
     async def ask_as(self, key: SigningKey, of: ServerProcess) -> int:
         """The status of a request that this key has signed."""
@@ -159,9 +159,7 @@ async def test_d18_keys_are_rotated_under_load(pair: Pair, rotates: bool) -> Non
     olds = []
     for server in (pair.hub, pair.participant):
         if rotates:
-            old, seconds = await pair.rotate(server)
-            assert seconds < 5
-            olds.append(old)
+            olds.append(await pair.rotate(server))
         else:
             olds.append(_key(server))
     enough.set()
@@ -229,13 +227,13 @@ async def test_d18_a_leaked_key_is_refused_everywhere_within_a_minute(pair: Pair
     """Nobody says anything: the others hear of it all the same. The control is a rotation without a leak."""
     await pair.let_time_pass()
     assert await pair.ask_as(_key(pair.participant), pair.hub) == 404
-    leaked, _ = await pair.rotate(pair.participant, *options)
+    leaked = await pair.rotate(pair.participant, *options)
 
     async def refused() -> bool:
         return await pair.ask_as(leaked, pair.hub) == 401
 
     if options:
-        await eventually(refused, 60)
+        await eventually(refused, 4 * HANGS)
     else:
-        with pytest.raises(AssertionError, match="did not happen in time"):
+        with pytest.raises(TimeoutError):
             await eventually(refused, 3)

@@ -26,7 +26,8 @@ from tests.kit.databases import dsn_of, execute
 from tests.kit.faultproxy import FaultProxy
 from tests.kit.processes import ServerProcess, configure, free_port, lmserver
 from tests.kit.rooms import RoomBuilder, draft, member, message, now
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 KILLS = rounds(3, 20)
 MESSAGES = 30 * KILLS
@@ -89,7 +90,7 @@ class Recorder:
     async def busy(self, transactions: int) -> None:
         """Return in the middle of one, when so many more have been answered."""
         goal = len(self.answered) + transactions
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             while len(self.answered) < goal or not self.in_flight:
                 await asyncio.sleep(0.002)
 
@@ -151,7 +152,7 @@ async def fan_out_with_kills(
                 await execute(dsn, "DELETE FROM outbound_transactions")
             await server.start()
         await talking
-        await eventually(lambda: _has(recorder, sent[-1]), 40)
+        await eventually(lambda: _has(recorder, sent[-1]), 4 * HANGS)
     finally:
         server.stop()
         await peer.stop()

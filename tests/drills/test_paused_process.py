@@ -23,6 +23,7 @@ from tests.kit.clock import SECOND, Clock
 from tests.kit.engines import engine_kit
 from tests.kit.federation import Node
 from tests.kit.rooms import BOB, HUB, PARTICIPANT, ROOM, lpdu, member, message, opening
+from tests.kit.waiting import HANGS
 
 HOLDS_A_ROOM = """
 import asyncio, sys
@@ -38,7 +39,7 @@ class Slow:
         if self.commits < 2:  # the room's state is read first
             return
         print("holding", flush=True)
-        await asyncio.sleep(2)  # the time in which it is stopped
+        await asyncio.to_thread(sys.stdin.readline)  # the time in which it is stopped
     async def after_commit(self):
         pass
 
@@ -57,13 +58,13 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 
 async def started(script: str, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, *arguments, stdout=subprocess.PIPE
+        sys.executable, "-c", script, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
 
 
 async def line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
+    return (await asyncio.wait_for(process.stdout.readline(), HANGS)).decode().strip()
 
 
 @pytest.mark.parametrize("limit", ["1s", "0"], ids=["d13", "control"])
@@ -78,13 +79,15 @@ async def test_d13_a_paused_process_loses_the_room_it_holds(
         assert await line(process) == "holding"
         process.send_signal(signal.SIGSTOP)
         try:
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(4 if limit == "0" else HANGS):
                 [outcome] = await kit.engine.send([message("of another process")])
             assert isinstance(outcome, Accepted)
             assert limit != "0"
         except (TimeoutError, DatabaseUnavailable):
             assert limit == "0"
         process.send_signal(signal.SIGCONT)
+        assert process.stdin is not None
+        process.stdin.write(b"go on\n")
         last = await line(process)
         await process.wait()
     finally:
@@ -153,7 +156,7 @@ async def test_d13_a_paused_process_loses_the_destination_it_sends_to(
     )  # fmt: skip
     try:
         sent = [await line(process)]
-        await asyncio.wait_for(peer.came.wait(), 20)
+        await asyncio.wait_for(peer.came.wait(), HANGS)
         process.send_signal(signal.SIGSTOP)
         fence = await db.fetchval("SELECT lease_fence FROM destinations WHERE destination = $1", PARTICIPANT)
         # The lease has run out by the clock of the other process, which finds the work by itself.
@@ -176,7 +179,7 @@ async def test_d13_a_paused_process_loses_the_destination_it_sends_to(
             assert await _acked(db) == before
             await db.execute("UPDATE destinations SET lease_until = 0")
         else:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANGS):
                 while len(peer.transactions) == count or await _acked(db) == before:
                     await asyncio.sleep(0.02)
         await _taken(peer, sent)
@@ -199,7 +202,7 @@ async def _fence(db: Database, fence: int, until: int) -> None:
 
 
 async def _taken(peer: Peer, events: list[str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANGS):
         while not set(events) <= set(peer.events()):
             await asyncio.sleep(0.02)
 

@@ -15,7 +15,8 @@ import pytest
 from tests.drills.long import rounds
 from tests.kit.databases import data_dir
 from tests.kit.processes import ServerProcess, configure, lmserver
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ async def test_d15_the_files_of_an_embedded_database_are_put_back(
             shutil.rmtree(cluster)
             shutil.copytree(backup, cluster)
             await hub_.start()
-            await eventually(lambda: _released(hub_), 60)
+            await eventually(lambda: _released(hub_), 4 * HANGS)
             assert await users[0].history(room) == chain
             await users[0].ok(
                 "PUT", f"{room}/send/m.room.message/on{number}", {"msgtype": "m.text", "body": "on"}

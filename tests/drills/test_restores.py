@@ -21,7 +21,7 @@ from tests.drills.long import rounds
 from tests.drills.restorable import World
 from tests.evilpeer.network import Network
 from tests.evilpeer.peer import EvilPeer, Received
-from tests.kit.federation import Node, until
+from tests.kit.federation import Node
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import (
     ALICE,
@@ -37,6 +37,7 @@ from tests.kit.rooms import (
     member,
     message,
 )
+from tests.kit.waiting import eventually
 
 
 @pytest.fixture
@@ -103,14 +104,14 @@ async def test_d15_control_a_hub_that_does_not_notice_forks_the_room(world: Worl
     async def refused() -> bool:
         return (fork, "fork") in [(e.event_id, e.kind) for e in await evidence.of_room(one.db, ROOM)]
 
-    await until(refused)
+    await eventually(refused)
     assert fork not in await one.chain(ROOM)
     assert sent[-1] not in await hub_.chain(ROOM)
 
     async def noticed() -> bool:
         return await holds.held(hub_.db) == [holds.HeldRoom(ROOM, holds.FORKED)]
 
-    await until(noticed)
+    await eventually(noticed)
     assert await hub_.try_to_send(message("more of it")) == HELD
 
 
@@ -183,7 +184,7 @@ async def test_d15_a_failover_to_an_older_database_while_we_run_is_noticed(world
     async def held() -> bool:
         return await hub_.try_to_send(message("into a held room?")) == HELD
 
-    await until(held)
+    await eventually(held)
     await one.start()
     await world.released()
     await hub_.send(message("goes on"))
@@ -263,7 +264,7 @@ async def test_d15_a_participant_neither_holds_a_room_nor_injects_events(
     async def asked() -> bool:
         return bool(liar.requests("tail"))
 
-    await until(asked)
+    await eventually(asked)
     await hub_.server.recovery.close()
     assert await holds.held(hub_.db) == []
     assert await hub_.chain(ROOM) == before

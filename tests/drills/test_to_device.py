@@ -17,7 +17,8 @@ from tests.drills.long import rounds
 from tests.kit.databases import dsn_of, execute
 from tests.kit.faultproxy import FaultProxy
 from tests.kit.processes import ServerProcess, configure, free_port
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import HANGS, eventually
 
 # A receiver that forgets what it took as soon as it has taken it.
 FORGETFUL = """
@@ -93,7 +94,7 @@ async def heard(bob: User, last: int) -> list[int]:
     """What Bob's client gets, syncing until the last one has come and acknowledging as it goes."""
     numbers: list[int] = []
     since = ""
-    deadline = asyncio.get_running_loop().time() + 120
+    deadline = asyncio.get_running_loop().time() + 4 * HANGS
     while last not in numbers:
         assert asyncio.get_running_loop().time() < deadline, numbers
         answer = await bob.ok("GET", f"/sync?timeout=1000{since}")
@@ -118,7 +119,7 @@ async def torment(pair: Pair, alice: User, bob: User, first: int) -> int:
     await pair.restart(pair.receiver)
     await talking
     # The sender waits longer after each failure in a row: all is well again before the next fault.
-    await eventually(lambda: _all_taken(pair), 90)
+    await eventually(lambda: _all_taken(pair), 4 * HANGS)
     before, cuts = await rows(pair.receiver, "to_device_messages"), pair.proxy.cuts
     pair.proxy.faults.cut_answer_after = 0
     await say(alice, bob, range(first + 30, first + 40))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lmserver.federation_client.dns_lookup import AddressAnswer, SrvAnswer, SrvRecord
 from lmserver.federation_client.errors import NameNotFound
+from tests.kit.processes import free_port
 
 TTL = 60
 
@@ -13,6 +14,10 @@ class Network:
 
     def __init__(self) -> None:
         self.ports: dict[str, int] = {}
+
+    def port(self, host: str) -> int:
+        """Where the server of this name listens: the same after a restart, as a server that comes back has."""
+        return self.ports.setdefault(host, free_port())
 
     async def addresses(self, host: str) -> AddressAnswer:
         if host not in self.ports:

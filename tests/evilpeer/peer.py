@@ -58,10 +58,8 @@ class EvilPeer:
         self._http = aiohttp.ClientSession()
         self._runner = web.ServerRunner(web.Server(self._serve), shutdown_timeout=0.1)
         await self._runner.setup()
-        # The same port after a restart, as a server that comes back has.
-        port = self._network.ports.get(self.name, 0)
+        port = self._network.port(self.name)
         await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self._network.ports[self.name] = int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -51,8 +51,7 @@ class Victim:
         self._listener = Listener(
             self.server.federation_app[DISPATCHER], Capacity(1000), TrustedProxies(), shutdown_seconds=60.0
         )
-        port = self.network.ports.get(self.name, 0)
-        self.network.ports[self.name] = await self._listener.start("127.0.0.1", port)
+        await self._listener.start("127.0.0.1", self.network.port(self.name))
 
     async def unlisten(self) -> None:
         """Be away for other servers."""

@@ -16,6 +16,7 @@ from lmserver.storage.database import Database
 from tests.evilpeer.network import Network
 from tests.evilpeer.victim import Victim
 from tests.kit.postgres import Cluster
+from tests.kit.waiting import HANGS
 
 V3 = "/_matrix/client/v3"
 
@@ -98,7 +99,7 @@ class Person:
 
     async def until(self, section: str, room_id: str) -> Any:
         """Follow /sync until the room is in the section; what it holds there."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANGS):
             while True:
                 rooms = await self.sync(timeout_ms=10_000)
                 if room_id in rooms.get(section, {}):
@@ -106,7 +107,7 @@ class Person:
 
     async def shows(self, expected: dict[str, list[str]]) -> None:
         """Wait until `pending` is this: what another server sends is under way for a moment."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS):
             while await self.pending() != expected:
                 await asyncio.sleep(0.02)
 

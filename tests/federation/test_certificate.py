@@ -17,6 +17,7 @@ from lmserver.metrics import Metrics
 from lmserver.tls import CertificateError, ServerCertificate
 from tests.federation_client.fakes import Clock
 from tests.kit.certificates import Pair, issue, serial_of
+from tests.kit.waiting import HANGS
 
 DAY = 86400.0
 
@@ -215,7 +216,7 @@ async def test_the_watch_notices_by_itself(ca: trustme.CA, pair: Pair) -> None:
     watch = asyncio.create_task(certificate.watch(every=0.01))
     try:
         new = pair.write(ca, "us.test")
-        async with listening(certificate) as port, asyncio.timeout(5):
+        async with listening(certificate) as port, asyncio.timeout(HANGS):
             while await presented(port, trusting(ca)) != new:
                 pass
     finally:

@@ -14,6 +14,7 @@ from lmserver.storage.database import Database
 from tests.kit.cross_signing import Identity
 from tests.kit.edu_world import Edu, EduWorld
 from tests.kit.rooms import ALICE, BOB, EVIL, MALLORY, PARTICIPANT, ROOM, lpdu, member, now
+from tests.kit.waiting import HANGS, eventually, polling
 
 LIST = "m.device_list_update"
 
@@ -40,7 +41,7 @@ async def test_new_keys_and_a_logout_are_told_to_every_server_once(world: EduWor
     await alice.upload_keys(keys)
     await alice.ok("POST", "/logout")
     for peer in (PARTICIPANT, EVIL):
-        await world.until(lambda peer=peer: len(world.received(LIST, peer)) == 2)  # type: ignore[misc]
+        await eventually(lambda peer=peer: len(world.received(LIST, peer)) == 2)  # type: ignore[misc]
         both = {"type": LIST, "sender": ALICE, "sender_id": ALICE}
         matrix = {"user_id": ALICE, "device_id": "D"}
         assert world.received(LIST, peer) == [
@@ -59,7 +60,7 @@ async def test_only_servers_with_whom_a_room_is_shared_are_told(world: EduWorld)
     alone, alice = await world.device("loner"), await world.device("alice")
     await alone.upload_keys()
     await alice.upload_keys()
-    await world.until(lambda: world.received(LIST) != [])
+    await eventually(lambda: world.received(LIST) != [])
     assert [edu["sender"] for edu in world.received(LIST)] == [ALICE]
     assert world.received(LIST, EVIL) == []
 
@@ -85,7 +86,7 @@ async def test_nothing_is_left_of_a_deactivated_users_keys(world: EduWorld) -> N
     await alice.upload_keys()
     await alice.ok("POST", "/keys/device_signing/upload", Identity(ALICE).body)
     await world.server.accounts.deactivate(ALICE)
-    await world.until(lambda: len(world.received(LIST)) == 2)
+    await eventually(lambda: len(world.received(LIST)) == 2)
     assert world.received(LIST)[1]["content"]["removed"] == ["D"]
     wanted = {"device_keys": {ALICE: []}}
     status, answer = await world.arena.ask("POST", "/_matrix/federation/v1/user/keys/query", wanted)
@@ -114,10 +115,9 @@ async def test_an_update_reaches_clients_that_share_a_room_and_wakes_them(world:
     alice, loner = await world.device("alice"), await world.device("loner")
     await alice.sync()
     await loner.sync()
-    waiting = asyncio.create_task(alice.sync(timeout=20_000))
-    await asyncio.sleep(0.1)
+    waiting = await polling(world.server.notifier, ALICE, alice.sync(timeout=60_000))
     await world.send(edu)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         answer = await waiting
     assert answer["device_lists"] == {"changed": [BOB], "left": []}
     assert (await loner.sync())["device_lists"]["changed"] == []

@@ -14,6 +14,7 @@ from lmserver.storage import to_device as stored
 from lmserver.storage.database import Database
 from tests.kit.edu_world import EduWorld, to_device
 from tests.kit.rooms import ALICE, BOB, EVIL, HUB, MALLORY, PARTICIPANT
+from tests.kit.waiting import eventually
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ async def world(db: Database, tmp_path: Path) -> AsyncIterator[EduWorld]:
 async def test_a_message_leaves_as_the_draft_says_once_and_in_order(world: EduWorld) -> None:
     alice = await world.device("alice")
     await alice.send_to_device(BOB, "PHONE", *({"n": n} for n in range(120)))
-    await world.until(lambda: len(world.received("m.direct_to_device")) >= 120)
+    await eventually(lambda: len(world.received("m.direct_to_device")) >= 120)
     sent = world.received("m.direct_to_device")
     assert [edu["content"]["message"]["n"] for edu in sent] == list(range(120))
     first = sent[0]
@@ -49,9 +50,9 @@ async def test_a_repeated_request_sends_nothing_again(world: EduWorld) -> None:
     body = {"messages": {BOB: {"PHONE": {"n": 1}}, carol.user_id: {"*": {"n": 1}}}}
     for _ in range(3):
         await alice.ok("PUT", "/sendToDevice/m.x/same", body)
-    await world.until(lambda: world.received("m.direct_to_device") != [])
+    await eventually(lambda: world.received("m.direct_to_device") != [])
     await alice.send_to_device(BOB, "PHONE", {"n": 2})
-    await world.until(lambda: len(world.received("m.direct_to_device")) >= 2)
+    await eventually(lambda: len(world.received("m.direct_to_device")) >= 2)
     assert [e["content"]["message"]["n"] for e in world.received("m.direct_to_device")] == [1, 2]
     assert await carol.messages() == [{"n": 1}]
 

@@ -36,6 +36,7 @@ from tests.kit.rooms import (
     message,
     now,
 )
+from tests.kit.waiting import HANGS, eventually
 
 EVE = f"@eve:{PARTICIPANT}"
 PATH = f"/rooms/{quote(ROOM)}"
@@ -64,9 +65,9 @@ async def test_typing_is_told_to_every_server_in_the_room(world: EduWorld) -> No
     alice = await world.device("alice")
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": True, "timeout": 30_000})
     for peer in (PARTICIPANT, EVIL):
-        await world.until(lambda peer=peer: world.received("m.typing", peer) != [])  # type: ignore[misc]
+        await eventually(lambda peer=peer: world.received("m.typing", peer) != [])  # type: ignore[misc]
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": False})
-    await world.until(lambda: len(world.received("m.typing")) == 2)
+    await eventually(lambda: len(world.received("m.typing")) == 2)
     assert world.received("m.typing") == [
         {"type": "m.typing", "sender": ALICE, "sender_id": ALICE,
          "content": {"room_id": ROOM, "user_id": ALICE, "typing": typing}} for typing in (True, False)
@@ -81,8 +82,8 @@ async def test_a_servers_word_that_it_is_linearized_decides(world: EduWorld) -> 
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": True})
     event_id = (await alice.ok("PUT", f"{PATH}/send/m.room.message/1", {"body": "x"}))["event_id"]
     await alice.ok("POST", f"{PATH}/receipt/m.read/{quote(event_id)}", {})
-    await world.until(lambda: world.received("m.receipt") != [])
-    await world.until(lambda: world.arena.evil.requests("send") != [])
+    await eventually(lambda: world.received("m.receipt") != [])
+    await eventually(lambda: world.arena.evil.requests("send") != [])
     assert world.received("m.typing", EVIL) == world.received("m.receipt", EVIL) == []
 
 
@@ -93,7 +94,7 @@ async def test_only_public_receipts_leave_and_only_the_newest_of_each(world: Edu
     for n in range(4):
         sent = await alice.ok("PUT", f"{PATH}/send/m.room.message/{n}", {"body": "x"})
         events.append(sent["event_id"])
-    await world.until(lambda: len(world.arena.evil.requests("send")) > 0)
+    await eventually(lambda: len(world.arena.evil.requests("send")) > 0)
     await world.server.sender.stop()
     await alice.ok("POST", f"{PATH}/receipt/m.read.private/{quote(events[3])}", {})
     for event_id in events[:3]:
@@ -101,7 +102,7 @@ async def test_only_public_receipts_leave_and_only_the_newest_of_each(world: Edu
     await alice.ok("POST", f"{PATH}/receipt/m.read/{quote(events[0])}", {"thread_id": "main"})
     assert await world.db.fetchval("SELECT count(*) FROM outbound_edus") == 4
     await world.server.sender.start()
-    await world.until(lambda: len(world.received("m.receipt")) == 2)
+    await eventually(lambda: len(world.received("m.receipt")) == 2)
     whole, thread = world.received("m.receipt")
     assert whole["sender"] == whole["sender_id"] == ALICE
     read = whole["content"][ROOM]["m.read"][ALICE]
@@ -129,14 +130,14 @@ async def test_typing_for_a_server_that_is_away_is_dropped(world: EduWorld) -> N
     await world.arena.evil.stop()
     alice = await world.device("alice")
     await alice.ok("PUT", f"{PATH}/send/m.room.message/1", {"body": "x"})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while EVIL not in await destinations.backing_off(world.db, now(), 10):
             await asyncio.sleep(0.01)
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": True})
-    await world.until(lambda: world.received("m.typing") != [])
+    await eventually(lambda: world.received("m.typing") != [])
     await world.arena.evil.start()
     await world.send(origin=EVIL)
-    await world.until(lambda: world.arena.evil.requests("send") != [])
+    await eventually(lambda: world.arena.evil.requests("send") != [])
     assert world.received("m.typing", EVIL) == []
 
 
@@ -229,7 +230,7 @@ async def test_a_receipt_that_overtakes_its_event_counts_when_that_comes(db: Dat
     await kit.engine.accept_pdus(ROOM, [event])
     assert await db.fetchval("SELECT count(*) FROM receipts") == 0
     ephemeral.rooms_changed(["!other:hub.test", ROOM])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         while not published:
             await asyncio.sleep(0.01)
     assert await db.fetchval("SELECT user_id FROM receipts") == ALICE
@@ -267,5 +268,5 @@ async def test_b16_whoever_has_left_neither_types_nor_reads(world: EduWorld) -> 
     await world.send(typing(), receipt(event_id))
     assert await ephemeral(alice, "m.typing") == await ephemeral(alice, "m.receipt") == []
     await alice.ok("PUT", f"{PATH}/typing/{ALICE}", {"typing": True})
-    await world.until(lambda: world.received("m.typing", EVIL) != [])
+    await eventually(lambda: world.received("m.typing", EVIL) != [])
     assert world.received("m.typing") == []

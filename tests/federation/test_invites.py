@@ -21,6 +21,7 @@ from tests.evilpeer.network import Network
 from tests.evilpeer.peer import EvilPeer, Received
 from tests.evilpeer.victim import Victim
 from tests.kit.rooms import ALICE, BOB, EVIL, HUB, PARTICIPANT, ROOM, draft, key_of, member, message, opening
+from tests.kit.waiting import HANGS
 
 MODERATOR = f"@moderator:{HUB}"
 
@@ -81,7 +82,7 @@ async def test_the_room_goes_on_while_a_target_is_asked(host: Host) -> None:
     inviting = host.invite()
     await host.asked.acquire()
     for n in range(20):
-        [outcome] = await asyncio.wait_for(host.engine.send([message(f"{n}")]), 5)
+        [outcome] = await asyncio.wait_for(host.engine.send([message(f"{n}")]), HANGS)
         assert isinstance(outcome, Accepted)
     assert not inviting.done()
     host.may_answer.release()

@@ -11,7 +11,7 @@ import pytest
 from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import EVIL, HUB, PARTICIPANT
-from tests.kit.users import eventually
+from tests.kit.waiting import eventually
 
 
 async def join(who: Person, room_id: str, query: str = "") -> None:

@@ -13,7 +13,7 @@ from lmserver.rooms.turns import Turns
 from tests.federation.sites import Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
-from tests.kit.users import eventually
+from tests.kit.waiting import eventually
 
 Two = tuple[Site, Site]
 

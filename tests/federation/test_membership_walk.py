@@ -12,7 +12,7 @@ import pytest
 from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import EVIL, HUB, PARTICIPANT
-from tests.kit.users import eventually
+from tests.kit.waiting import eventually
 
 STEPS = 12
 AT_ONCE = 3

@@ -25,6 +25,7 @@ from tests.kit.postgres import Cluster
 from tests.kit.processes import ServerProcess, configure, lmserver
 from tests.kit.proxies import NGINX, Nginx, Ports, Proxy, front
 from tests.kit.users import register
+from tests.kit.waiting import HANGS
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
@@ -76,7 +77,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> As
         ca = dev_ca.issue(tmp_path / "ca", other.name).ca
         trust = ssl.create_default_context(cafile=str(ca))
         await proxy.start()
-        async with httpx.AsyncClient(http2=True, verify=trust, timeout=30) as http:
+        async with httpx.AsyncClient(http2=True, verify=trust, timeout=HANGS) as http:
             yield Site(behind, other, proxy, proxy.ports, key, http, ca)
         proxy.stop()
         assert (behind.stop(), other.stop()) == (0, 0)

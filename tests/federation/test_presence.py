@@ -14,6 +14,7 @@ from lmserver.rooms import presence as presences
 from lmserver.storage.database import Database
 from tests.kit.edu_world import Device, Edu, EduWorld
 from tests.kit.rooms import ALICE, BOB, EVIL, MALLORY, PARTICIPANT, ROOM
+from tests.kit.waiting import HANGS, eventually, polling
 
 ON = {"presence": {"enabled": True}}
 
@@ -68,10 +69,9 @@ async def test_a_users_word_reaches_those_who_share_a_room_here_and_elsewhere(wo
     await carol.ok("POST", f"/join/{quote(ROOM)}", {})
     for device in (carol, loner):
         await device.sync()
-    waiting = asyncio.create_task(seen(carol, timeout=20_000))
-    await asyncio.sleep(0.1)
+    waiting = await polling(world.server.notifier, carol.user_id, seen(carol, timeout=60_000))
     await alice.ok("PUT", status(ALICE), {"presence": "unavailable", "status_msg": "at lunch"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         found = await waiting
     assert found[ALICE]["presence"] == "unavailable" and found[ALICE]["status_msg"] == "at lunch"
     assert (await carol.ok("GET", status(ALICE)))["presence"] == "unavailable"
@@ -81,11 +81,11 @@ async def test_a_users_word_reaches_those_who_share_a_room_here_and_elsewhere(wo
     def told() -> list[Edu]:
         return [edu for edu in world.received("m.presence") if edu["sender"] == ALICE]
 
-    await world.until(lambda: told() != [])
+    await eventually(lambda: told() != [])
     edu = told()[-1]
     assert edu["sender_id"] == ALICE and edu["content"]["push"][0]["user_id"] == ALICE
     assert edu["content"]["push"][0]["presence"] == "unavailable"
-    await world.until(lambda: world.received("m.presence", EVIL) != [])
+    await eventually(lambda: world.received("m.presence", EVIL) != [])
 
 
 async def test_syncing_is_being_online_until_a_while_after(
@@ -94,13 +94,14 @@ async def test_syncing_is_being_online_until_a_while_after(
     alice, carol = await world.device("alice"), await world.device("carol")
     await carol.ok("POST", f"/join/{quote(ROOM)}", {})
     await carol.sync()
-    monkeypatch.setattr(presences, "GONE_SECONDS", 0.2)
     await alice.ok("GET", "/sync?timeout=0&set_presence=offline")
     assert (await carol.ok("GET", status(ALICE)))["presence"] == "offline"
     await alice.ok("GET", "/sync?timeout=0")
     found = (await seen(carol))[ALICE]
     assert found["presence"] == "online" and found["currently_active"] is True
-    assert (await seen(carol, timeout=10_000))[ALICE]["presence"] == "offline"
+    monkeypatch.setattr(presences, "GONE_SECONDS", 0.2)
+    await alice.ok("GET", "/sync?timeout=0")
+    assert (await seen(carol, timeout=60_000))[ALICE]["presence"] == "offline"
 
 
 async def test_remote_users_are_seen(world: EduWorld) -> None:

@@ -19,6 +19,7 @@ from lmserver.storage.database import Connection, Database
 from lmserver.storage.outbound import NewEdu
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, ROOM, lpdu, member, message, now, opening
+from tests.kit.waiting import HANGS, eventually
 
 Handler = Callable[[dict[str, Any]], Response]
 
@@ -82,12 +83,6 @@ async def kit(db: Database) -> AsyncIterator[EngineKit]:
     await made.engine.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_events_arrive_once_in_order_and_nothing_is_left(kit: EngineKit) -> None:
     peer = Peer()
     sender = make(kit.db, peer)
@@ -96,7 +91,7 @@ async def test_events_arrive_once_in_order_and_nothing_is_left(kit: EngineKit) -
     for n in range(60):
         sent += [o.event_id for o in await kit.engine.send([message(str(n))])]  # type: ignore[union-attr]
         sender.wake([PARTICIPANT])
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 60)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 60)
     await sender.stop()
     assert peer.ids(PARTICIPANT) == sent
     assert peer.most_in_flight == 1
@@ -109,7 +104,7 @@ async def test_work_is_found_without_a_hint(kit: EngineKit) -> None:
     peer = Peer()
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 1)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 1)
     await sender.stop()
 
 
@@ -122,11 +117,11 @@ async def test_what_is_told_while_a_transaction_is_in_flight_goes_next(kit: Engi
         await kit.engine.send([message(told)])
         seen = len(peer.seen)
         sender.wake([PARTICIPANT])
-        await until(lambda: len(peer.seen) == seen + 1)  # noqa: B023
+        await eventually(lambda: len(peer.seen) == seen + 1)  # noqa: B023
         await kit.engine.send([message(f"{told}, again")])
         sender.wake([PARTICIPANT])
         peer.gate.set()
-        await until(lambda: len(peer.seen) == seen + 2)  # noqa: B023
+        await eventually(lambda: len(peer.seen) == seen + 2)  # noqa: B023
     await sender.stop()
     assert len(set(peer.ids(PARTICIPANT))) == len(peer.ids(PARTICIPANT)) == 6
 
@@ -137,7 +132,7 @@ async def test_a_backlog_goes_in_transactions_of_fifty(kit: EngineKit) -> None:
     peer = Peer()
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 60)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 60)
     await sender.stop()
     sizes = [len(canonical_json.parse_object(body)["pdus"]) for _, _, body in peer.seen]
     assert sizes == [50, 10]
@@ -153,14 +148,14 @@ async def test_the_same_bytes_and_id_after_a_failure_and_a_restart(kit: EngineKi
     peer.handler = unreachable
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.seen) == 1)
+    await eventually(lambda: len(peer.seen) == 1)
     await sender.stop()
     await kit.engine.send([message("second")])
     later = now() + 10_000_000
     peer.handler = lambda content: Response(200, {})
     again = make(kit.db, peer, clock=lambda: later)
     await again.start()
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 2)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 2)
     await again.stop()
     assert peer.seen[0] == peer.seen[1]
     assert peer.seen[2][1] != peer.seen[0][1]
@@ -177,7 +172,7 @@ async def test_events_of_rooms_are_stored_once_more_for_no_destination(kit: Engi
     peer.handler = unreachable
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.seen) == 1)
+    await eventually(lambda: len(peer.seen) == 1)
     await sender.stop()
     stored = await outbound.transaction(kit.db, PARTICIPANT)
     assert stored is not None and stored.body is None
@@ -187,7 +182,7 @@ async def test_events_of_rooms_are_stored_once_more_for_no_destination(kit: Engi
     peer.handler = lambda content: Response(200, {})
     again = make(kit.db, peer, clock=lambda: now() + 10_000_000)
     await again.start()
-    await until(lambda: len(peer.seen) == 2)
+    await eventually(lambda: len(peer.seen) == 2)
     await again.stop()
     assert peer.seen[1][1] != peer.seen[0][1]
 
@@ -199,13 +194,13 @@ async def test_backoff_is_kept_and_ends_when_the_peer_speaks(kit: EngineKit) -> 
     start = now()
     sender = make(kit.db, peer, clock=lambda: start)
     await sender.start()
-    await until(lambda: len(peer.seen) == 1)
+    await eventually(lambda: len(peer.seen) == 1)
     await asyncio.sleep(0.2)
     assert len(peer.seen) == 1
     assert await destinations.backing_off(kit.db, start, 10) == {PARTICIPANT: start + 900_000}
     peer.handler = lambda content: Response(200, {})
     sender.peer_alive(PARTICIPANT)
-    await until(lambda: len(peer.seen) == 2)
+    await eventually(lambda: len(peer.seen) == 2)
     await sender.stop()
     assert peer.seen[0] == peer.seen[1]
 
@@ -217,7 +212,7 @@ async def test_bad_state_is_repeated_soon(kit: EngineKit) -> None:
     peer.handler = lambda content: next(answers)
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.seen) == 2)
+    await eventually(lambda: len(peer.seen) == 2)
     await sender.stop()
     assert peer.seen[0] == peer.seen[1]
 
@@ -237,10 +232,10 @@ async def test_a_slow_destination_holds_up_nobody(kit: EngineKit) -> None:
     await sender.start()
     await kit.engine.send([message()])
     sender.wake([EVIL, PARTICIPANT])
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 2)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 2)
     assert peer.ids(EVIL) == []
     slow.set()
-    await until(lambda: len(peer.ids(EVIL)) == 1)
+    await eventually(lambda: len(peer.ids(EVIL)) == 1)
     await sender.stop()
 
 
@@ -251,7 +246,7 @@ async def test_a_lost_lease_records_nothing(kit: EngineKit) -> None:
     peer.gate = asyncio.Event()
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.seen) == 1)
+    await eventually(lambda: len(peer.seen) == 1)
     far = now() + 31_000
     assert await destinations.take_lease(kit.db, PARTICIPANT, "other", far, far + 1000) is not None
     peer.gate.set()
@@ -266,7 +261,7 @@ async def test_what_a_server_gets_ends_with_its_last_users_removal(kit: EngineKi
     peer = Peer()
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.ids(PARTICIPANT)) == 1)
+    await eventually(lambda: len(peer.ids(PARTICIPANT)) == 1)
     await asyncio.sleep(0.2)
     await sender.stop()
     assert len(peer.ids(PARTICIPANT)) == 1
@@ -290,7 +285,7 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     )
     sender = make(db, peer, answers)
     await sender.start()
-    await until(lambda: bool(answers.accepted))
+    await eventually(lambda: bool(answers.accepted))
     await asyncio.sleep(0.2)
     await sender.stop()
     assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no"}
@@ -314,7 +309,7 @@ async def test_settling_does_not_wait_for_an_echo_that_is_being_placed(db: Datab
 
     async def while_locked(connection: Connection) -> bool:
         await connection.execute("UPDATE outbound_lpdus SET reason = 'x' WHERE lpdu_id = '$locked'")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANGS):
             return await outbound.settle(db, HUB, lease.fence, "t", taken, now())
 
     assert await db.run(while_locked)
@@ -341,7 +336,7 @@ async def test_edus_go_out_once_and_in_order(db: Database) -> None:
     sender = make(db, peer)
     await queue(db, *(edu(n) for n in range(150)))
     await sender.start()
-    await until(lambda: len(peer.seen) == 2)
+    await eventually(lambda: len(peer.seen) == 2)
     await sender.stop()
     assert [numbers(body) for _, _, body in peer.seen] == [list(range(100)), list(range(100, 150))]
     assert await db.fetchval("SELECT count(*) FROM outbound_edus") == 0
@@ -354,10 +349,10 @@ async def test_a_newer_edu_takes_an_older_ones_place_even_while_that_is_sent(db:
     await queue(db, edu(1, "receipt", "k"))
     await queue(db, edu(2, "receipt", "k"), edu(7, "receipt", "other"))
     await sender.start()
-    await until(lambda: len(peer.seen) == 1)
+    await eventually(lambda: len(peer.seen) == 1)
     await queue(db, edu(3, "receipt", "k"))
     peer.gate.set()
-    await until(lambda: len(peer.seen) == 2)
+    await eventually(lambda: len(peer.seen) == 2)
     await sender.stop()
     assert [numbers(body) for _, _, body in peer.seen] == [[2, 7], [3]]
     assert await outbound.waiting_edus(db) == {}
@@ -396,7 +391,7 @@ async def test_a_short_429_is_waited_for_and_is_no_failure(kit: EngineKit) -> No
     peer.handler = lambda content: next(answers)
     sender = make(kit.db, peer)
     await sender.start()
-    await until(lambda: len(peer.seen) == 3)
+    await eventually(lambda: len(peer.seen) == 3)
     assert await destinations.backing_off(kit.db, now(), 10) == {}
     await sender.stop()
     assert peer.seen[0] == peer.seen[1] == peer.seen[2]

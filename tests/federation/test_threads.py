@@ -10,13 +10,14 @@ from urllib.parse import quote
 from tests.federation.sites import Person, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
+from tests.kit.waiting import HANGS
 
 FILTER = quote('{"room":{"timeline":{"unread_thread_notifications":true}}}')
 
 
 async def thread_of(person: Person, room_id: str, root: str) -> Any:
     """The thread as its root tells of it, once there is one."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANGS):
         while True:
             path = f"/rooms/{quote(room_id)}/event/{quote(root)}"
             _, event = await person.call("GET", path)
@@ -53,12 +54,12 @@ async def test_a_thread_of_two_servers(cluster: Cluster, tmp_path: Path) -> None
         path = f"/rooms/{quote(room_id)}/receipt/m.read/{quote(reply)}"
         await alice.ok("POST", path, {"thread_id": root})
         assert (await room_of(alice, room_id))["unread_thread_notifications"] == {}
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANGS):
             while not (told := (await room_of(bob, room_id))["ephemeral"]["events"]):
                 await asyncio.sleep(0.02)
         assert told[0]["content"][reply]["m.read"][alice.user_id]["thread_id"] == root
         await bob.ok("PUT", f"/rooms/{quote(room_id)}/redact/{quote(reply)}/t3", {})
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANGS):
             for person in (alice, bob):
                 path = f"/rooms/{quote(room_id)}/event/{quote(root)}"
                 while "m.relations" in (await person.ok("GET", path))["unsigned"]:

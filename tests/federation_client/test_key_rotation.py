@@ -25,6 +25,7 @@ from lmserver.storage import outbound
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, adopt_join, engine_kit
 from tests.kit.rooms import BOB, EVIL, HUB, MALLORY, PARTICIPANT, RoomBuilder, member, message, now, opening
+from tests.kit.waiting import HANGS
 
 NEW = SigningKey.from_seed(PARTICIPANT, "ed25519:new", bytes(range(32)))
 
@@ -68,7 +69,7 @@ async def test_k5_what_waits_for_the_hub_is_signed_with_the_new_key(db: Database
     await say(kit, "in a transaction")
     sender = Sender(db, hub, lambda *_: asyncio.sleep(0), now, poll_seconds=0.05, linger_seconds=0.01)
     await sender.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         while await outbound.transaction(db, HUB) is None:
             await asyncio.sleep(0.01)
     await sender.stop()
@@ -149,7 +150,7 @@ async def test_only_a_key_that_leaked_lately_is_news(
     keeper = KeyKeeper(own_keys.load(path, PARTICIPANT), db, servers, now)
     watching = asyncio.create_task(keeper.watch())
     await keeper.begin()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         while told and len(servers.asked) < 2:
             await asyncio.sleep(0.01)
     watching.cancel()

@@ -40,6 +40,7 @@ from tests.kit.key_documents import (
     public,
     through_hub,
 )
+from tests.kit.waiting import HANGS
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ async def test_keys_are_renewed_at_half_of_their_life_while_they_are_in_use(
 
 
 async def _until(keyring: Keyring, true: Callable[[Known], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while not true(await keyring.known("peer.test")):
             await asyncio.sleep(0.01)
 
@@ -276,12 +277,12 @@ async def test_k9_made_up_servers_do_not_hold_up_the_keys_of_those_we_know(
     await keyring.keys_for_request("peer.test", ["ed25519:1"])
     peers.slow = {f"s{n}.test" for n in range(MAX_FETCHES * 2)}
     asking = [asyncio.create_task(keyring.keys_for_request(name, ["ed25519:1"])) for name in peers.slow]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         while len(peers.asked) < 1 + MAX_NEW_FETCHES:
             await asyncio.sleep(0.01)
     millis.now += 13 * HOUR
     peers.documents["peer.test"] = document(PEER, valid_until=millis.now + HOUR)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         assert await keyring.keys_for_request("peer.test", ["ed25519:1"])
     assert len([name for name in peers.asked if name in peers.slow]) == MAX_NEW_FETCHES
     for task in asking:

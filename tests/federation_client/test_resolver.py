@@ -16,6 +16,7 @@ from lmserver.federation_client.dns_lookup import SrvRecord
 from lmserver.federation_client.errors import AddressesRefused, NameNotFound, Unreachable
 from lmserver.federation_client.resolver import Resolver
 from tests.federation_client.fakes import LOOPBACK, Clock, FakeDns, Loopback
+from tests.kit.waiting import HANGS
 
 PUBLIC = "93.184.215.14"
 OTHER = "2606:4700::1111"
@@ -328,7 +329,7 @@ async def test_f10_a_silent_host_delegates_nothing(
     monkeypatch.setattr(well_known, "DEADLINE", 0.3)
     port = await loopback.serve(drip, "a.test")
     dns.hosts["a.test"] = ["127.0.0.1"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         assert (await resolver(dns, loopback.http(), clock, port).resolve("a.test")).host_header == "a.test"
 
 
@@ -381,7 +382,7 @@ async def test_a_known_server_waits_for_no_slow_name_server(
     clock.now += 61
     assert await found.resolve("real.test:1234") == first
     dns.slow.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         while await found.resolve("real.test:1234") == first:
             await asyncio.sleep(0)
     with pytest.raises(Unreachable):

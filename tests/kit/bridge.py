@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -94,10 +92,3 @@ class Bridge:
 
     def texts(self) -> list[str]:
         return [e["content"]["body"] for e in self.events() if e["type"] == "m.room.message"]
-
-    async def until(self, check: Callable[[], bool], seconds: float = 20.0) -> None:
-        """Wait for what has to come."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while not check():
-            assert asyncio.get_running_loop().time() < deadline, "did not happen in time"
-            await asyncio.sleep(0.02)

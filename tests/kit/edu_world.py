@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -110,11 +108,6 @@ class EduWorld:
         """EDUs of a type that a peer was sent, in order; repeated transactions once."""
         bodies = {r.path: r.json for r in self.arena.peers[origin].requests("send")}
         return [e for body in bodies.values() for e in body.get("edus", []) if e["type"] == kind]
-
-    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.01)
 
 
 def to_device(

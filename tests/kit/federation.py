@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -19,6 +18,7 @@ from lmserver.storage import room_log
 from lmserver.storage.database import Database
 from tests.evilpeer.network import Network
 from tests.kit.rooms import EVIL, HUB, KEYS, PARTICIPANT, key_of
+from tests.kit.waiting import HANGS, eventually
 
 FAST = {name: {"per_second": 1000, "burst": 1000} for name in DEFAULT_LIMITS}
 
@@ -75,9 +75,8 @@ class Node:
         self._guarding = asyncio.create_task(self._server.guard.run(self._server.recovery.restored))
         self._runner = web.AppRunner(self._server.federation_app, access_log=None, auto_decompress=False)
         await self._runner.setup()
-        port = self._network.ports.get(self.name, 0)
+        port = self._network.port(self.name)
         await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self._network.ports[self.name] = int(self._runner.addresses[0][1])
         await self._server.sender.start()
         self._server.recovery.start()
 
@@ -117,8 +116,8 @@ class Node:
         events = await room_log.events_between(self.db, room_id, -1, 2**62, 10**6, newest_first=False)
         return [event.pdu for event in events]
 
-    async def has(self, room_id: str, event_id: str, seconds: float = 20.0) -> None:
-        await until(lambda: self._has(room_id, event_id), seconds)
+    async def has(self, room_id: str, event_id: str, seconds: float = HANGS) -> None:
+        await eventually(lambda: self._has(room_id, event_id), seconds)
 
     async def _has(self, room_id: str, event_id: str) -> bool:
         return event_id in await self.chain(room_id)
@@ -129,10 +128,3 @@ class Node:
         for server, keys in KEYS.items():
             verification.trust(server, keys)
         return [str(problem) for problem in (await verification.room(room_id)).problems]
-
-
-async def until(condition: Any, seconds: float = 20.0) -> None:
-    """Wait for what a coroutine function comes to say."""
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.03)

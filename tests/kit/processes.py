@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import yaml
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0
+STOP_SECONDS = 120.0
+
+
+PORTS = range(10_000, 30_000)
+"""Below those that connections are made from, which take any port that nobody listens at just now."""
+BLOCK = 250
+
+
+@functools.cache
+def _block() -> Iterator[int]:
+    """Ports of this test process alone: it holds the first of them for as long as it runs."""
+    for first in random.sample(PORTS[::BLOCK], len(PORTS) // BLOCK):
+        with contextlib.suppress(OSError):
+            _HELD.bind(("127.0.0.1", first))
+            return itertools.cycle(range(first + 1, first + BLOCK))
+    raise RuntimeError("every block of ports is taken")
+
+
+_HELD = socket.socket()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback to listen at later, and again after a restart: no other test is given it."""
+    for port in _block():
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 def lmserver(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -34,7 +60,7 @@ def lmserver(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=START_SECONDS,
     )
 
 
@@ -78,7 +104,7 @@ class ServerProcess:
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
+        status = self.process.wait(STOP_SECONDS)
         self.process = None
         return status
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmserver import dev_ca
 from tests.kit.processes import ServerProcess, configure, free_port
+from tests.kit.waiting import HANGS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -78,7 +79,7 @@ class Proxy:
     async def start(self) -> None:
         log = (self._folder / "stderr").open("wb")
         self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", self.ports.federation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import aiohttp
@@ -37,10 +36,3 @@ async def register(http: aiohttp.ClientSession, server: ServerProcess, name: str
         answer = await response.json()
         assert response.status == 200, answer
         return User(http, server, answer["user_id"], answer["access_token"])
-
-
-async def eventually(check: Any, seconds: float = 20.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await check():
-        assert asyncio.get_running_loop().time() < deadline, "did not happen in time"
-        await asyncio.sleep(0.1)

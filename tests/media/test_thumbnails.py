@@ -16,6 +16,7 @@ from lmserver.media.thumbnails import Size, Thumbnails, snapped
 from lmserver.media.workers import Workers, WorkersBusy
 from lmserver.storage.media import Content
 from tests.kit.images import encoded, gif_claiming, moving, opened, png_claiming, saved, shape
+from tests.kit.waiting import HANGS
 
 SMALL = Size(320, 240, crop=False)
 SQUARE = Size(96, 96, crop=True)
@@ -212,11 +213,13 @@ async def test_a_thumbnail_is_made_once_and_goes_with_its_file(shop: Shop) -> No
 async def test_workers_are_there_only_while_there_is_work(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
     assert not shop.workers._idle
     await shop.of(encoded(9, 9))
     [process] = shop.workers._idle
-    assert await asyncio.wait_for(process.wait(), 5) == 0
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
+    await shop.of(encoded(8, 8))
+    assert await asyncio.wait_for(process.wait(), HANGS) == 0
+    monkeypatch.undo()
     os.environ["SECRET"] = "not for decoders"
     await shop.of(encoded(10, 10))
     [process] = shop.workers._idle

@@ -221,11 +221,11 @@ async def test_m5_f1_f4_urls_that_are_not_fetched(api: Api, world: Web) -> None:
 
 def test_q5_a_long_name_is_refused_before_it_is_encoded() -> None:
     """Encoding names takes more time than they are long; a text that is too long is not even parsed."""
-    started = time.process_time()
+    started = time.thread_time()
     for name in ("\u00e4" * 100_000, "\u0661" * 1900, ".".join(["\u00e4"] * 900), "xn--" + "9" * 1900):
         with pytest.raises(Unreachable):
             web_pages.parsed(f"http://{name}.test/")
-    assert time.process_time() - started < 0.1
+    assert time.thread_time() - started < 0.2
 
 
 async def test_m5_f1_f5_pages_do_not_lead_inside(api: Api, world: Web) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.storage import room_reads
 from tests.kit.reading_world import CAROL, DAVE, World, texts
 from tests.kit.rooms import ALICE, ROOM, draft
+from tests.kit.waiting import HANGS, polling
 
 OTHER = "!other:hub.test"
 STATE_AFTER = "org.matrix.msc4222.state_after"
@@ -147,8 +149,9 @@ async def test_matching_many_stars_takes_no_time(world: World) -> None:
     """A glob is matched from left to right, never tried again (attack R5)."""
     hostile = "*" + "a*" * 2_000 + "b"
     matcher = parse_sync_filter({"room": {"timeline": {"types": [hostile]}}}).timeline
-    async with asyncio.timeout(1):
-        assert not matcher.type_passes("a" * 60_000)
+    started = time.process_time()
+    assert not matcher.type_passes("a" * 60_000)
+    assert time.process_time() - started < 1.0
 
 
 # -- rooms entered and left -------------------------------------------------------------------------
@@ -241,10 +244,9 @@ async def test_account_data_wakes_a_client_and_is_read_where_it_changed(world: W
     world.feeds._account_data = data
     await world.create()
     first = await world.sync(ALICE)
-    poll = asyncio.create_task(world.sync(ALICE, first["next_batch"], timeout=10))
-    await asyncio.sleep(0.05)
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, first["next_batch"], timeout=60))
     await data.put(ALICE, "", "m.direct", {"a": 1})
-    answer = await asyncio.wait_for(poll, 2)
+    answer = await asyncio.wait_for(poll, HANGS)
     assert [e["type"] for e in answer["account_data"]["events"]] == ["m.direct"]
     await data.put(ALICE, ROOM, "m.tag", {"tags": {}})
     answer = await world.sync(ALICE, answer["next_batch"])
@@ -269,7 +271,7 @@ async def test_a_redaction_reaches_those_who_keep_up(world: World) -> None:
 # -- hostile use ------------------------------------------------------------------------------------
 
 
-def request(user: str, device: str, since: str | None, timeout: float = 30) -> SyncRequest:
+def request(user: str, device: str, since: str | None, timeout: float = 60) -> SyncRequest:
     return SyncRequest(user, device, None if since is None else parse_sync(since), SyncFilter(), timeout)
 
 
@@ -283,12 +285,13 @@ async def test_r6_one_user_has_so_many_polls_and_no_more(world: World) -> None:
     for number in range(MAX_POLLS + 3):
         polls.append(asyncio.create_task(world.service.sync(request(ALICE, f"D{number}", since))))
         await asyncio.sleep(0)
-    ended, waiting = await asyncio.wait(polls, timeout=0.5)
-    assert ended == set(polls[:3])
+    await asyncio.wait(polls[:3], timeout=HANGS)
+    waiting = polls[3:]
+    assert [poll.done() for poll in polls] == [True] * 3 + [False] * len(waiting)
     assert not carol.done()
     await world.say("everybody")
     for poll in [*waiting, carol]:
-        assert ROOM in (await asyncio.wait_for(poll, 2))["rooms"]["join"]
+        assert ROOM in (await asyncio.wait_for(poll, HANGS))["rooms"]["join"]
     assert len(world.service._polls) == 0
     assert not world.notifier._listeners
 

@@ -13,6 +13,7 @@ from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.storage import room_reads
 from tests.kit.reading_world import CAROL, World, texts
 from tests.kit.rooms import ALICE, ROOM, message
+from tests.kit.waiting import HANGS, eventually, polling, polls
 
 OTHER = "!other:hub.test"
 
@@ -25,21 +26,12 @@ class NoMarkers:
         raise AssertionError("not asked for")
 
 
-async def started(awaitable: Any) -> asyncio.Task[Any]:
-    task: asyncio.Task[Any] = asyncio.create_task(awaitable)
-    await asyncio.sleep(0.1)
-    assert not task.done()
-    return task
-
-
 async def test_a_message_ends_the_wait(world: World) -> None:
     await world.create()
     since = (await world.sync(ALICE))["next_batch"]
-    poll = await started(world.sync(ALICE, since, timeout=10))
-    began = time.monotonic()
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
     await world.say("hello")
-    answer = await asyncio.wait_for(poll, 2)
-    assert time.monotonic() - began < 1
+    answer = await asyncio.wait_for(poll, HANGS)
     assert texts(answer["rooms"]["join"][ROOM]) == ["hello"]
 
 
@@ -48,25 +40,25 @@ async def test_the_wait_ends_in_time_with_an_empty_answer(world: World) -> None:
     since = (await world.sync(ALICE))["next_batch"]
     began = time.monotonic()
     answer = await world.sync(ALICE, since, timeout=0.2)
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15
     assert answer["rooms"] == {}
 
 
 async def test_a_room_joined_while_waiting_is_followed(world: World) -> None:
     await world.create()
     since = (await world.sync(CAROL))["next_batch"]
-    poll = await started(world.sync(CAROL, since, timeout=10))
+    poll = await polling(world.notifier, CAROL, world.sync(CAROL, since, timeout=60))
     await world.member("join", CAROL)
-    answer = await asyncio.wait_for(poll, 2)
+    answer = await asyncio.wait_for(poll, HANGS)
     assert ROOM in answer["rooms"]["join"]
 
 
 async def test_an_invite_ends_the_wait(world: World) -> None:
     await world.create(join_rule="invite")
     since = (await world.sync(CAROL))["next_batch"]
-    poll = await started(world.sync(CAROL, since, timeout=10))
+    poll = await polling(world.notifier, CAROL, world.sync(CAROL, since, timeout=60))
     await world.member("invite", CAROL, by=ALICE)
-    assert ROOM in (await asyncio.wait_for(poll, 2))["rooms"]["invite"]
+    assert ROOM in (await asyncio.wait_for(poll, HANGS))["rooms"]["invite"]
 
 
 async def test_other_rooms_do_not_end_the_wait(world: World) -> None:
@@ -74,40 +66,44 @@ async def test_other_rooms_do_not_end_the_wait(world: World) -> None:
     await world.create(OTHER)
     await world.member("join", CAROL)
     since = (await world.sync(CAROL))["next_batch"]
-    poll = await started(world.sync(CAROL, since, timeout=0.5))
+    poll = await polling(world.notifier, CAROL, world.sync(CAROL, since, timeout=60))
     await world.say("elsewhere", room_id=OTHER)
-    assert (await poll)["rooms"] == {}
+    await world.settle()
+    await world.say("here")
+    assert texts((await poll)["rooms"]["join"][ROOM]) == ["here"]
 
 
 async def test_r6_a_newer_request_of_the_device_ends_the_older(world: World) -> None:
     await world.create()
     since = (await world.sync(ALICE))["next_batch"]
-    older = await started(world.sync(ALICE, since, timeout=30))
-    another = await started(world.sync(ALICE, since, timeout=30, device="E"))
-    newer = await started(world.sync(ALICE, since, timeout=30))
-    assert (await asyncio.wait_for(older, 1))["rooms"] == {}
-    assert not another.done()
+    older = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
+    another = asyncio.create_task(world.sync(ALICE, since, timeout=60, device="E"))
+    await eventually(lambda: polls(world.notifier, ALICE) == 2)
+    newer = asyncio.create_task(world.sync(ALICE, since, timeout=60))
+    assert (await asyncio.wait_for(older, HANGS))["rooms"] == {}
+    await eventually(lambda: polls(world.notifier, ALICE) == 2)
+    assert not another.done() and not newer.done()
     await world.say("x")
-    assert texts((await asyncio.wait_for(newer, 2))["rooms"]["join"][ROOM]) == ["x"]
-    assert texts((await asyncio.wait_for(another, 2))["rooms"]["join"][ROOM]) == ["x"]
+    assert texts((await asyncio.wait_for(newer, HANGS))["rooms"]["join"][ROOM]) == ["x"]
+    assert texts((await asyncio.wait_for(another, HANGS))["rooms"]["join"][ROOM]) == ["x"]
     assert not len(world.service._polls)
 
 
 async def test_the_end_of_the_process_ends_every_wait(world: World) -> None:
     await world.create()
     since = (await world.sync(ALICE))["next_batch"]
-    poll = await started(world.sync(ALICE, since, timeout=30))
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
     await world.notifier.close()
-    assert (await asyncio.wait_for(poll, 1))["rooms"] == {}
+    assert (await asyncio.wait_for(poll, HANGS))["rooms"] == {}
 
 
 async def test_typing_ends_the_wait_and_is_told_once(world: World) -> None:
     await world.create()
     await world.member("join", CAROL)
     since = (await world.sync(ALICE))["next_batch"]
-    poll = await started(world.sync(ALICE, since, timeout=10))
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
     world.typing.start(ROOM, CAROL, 5)
-    answer = await asyncio.wait_for(poll, 2)
+    answer = await asyncio.wait_for(poll, HANGS)
     [event] = answer["rooms"]["join"][ROOM]["ephemeral"]["events"]
     assert event == {"type": "m.typing", "content": {"user_ids": [CAROL]}}
     assert (await world.sync(ALICE, answer["next_batch"]))["rooms"] == {}
@@ -121,8 +117,7 @@ async def test_typing_ends_by_itself(world: World) -> None:
     since = (await world.sync(ALICE))["next_batch"]
     world.typing.start(ROOM, ALICE, 0.05)
     assert world.typing.users(ROOM) == [ALICE]
-    await asyncio.sleep(0.15)
-    assert world.typing.users(ROOM) == []
+    await eventually(lambda: world.typing.users(ROOM) == [])
     # A token of a process that ran longer must not hide changes of this one.
     stream, _, _ = since[1:].partition("_")
     assert (await world.sync(ALICE, f"s{stream}_999"))["rooms"]["join"][ROOM]["ephemeral"]["events"]
@@ -182,12 +177,10 @@ async def test_nothing_is_skipped_while_another_transaction_is_open(world: World
     await world.say("during")
     settled, upcoming = await room_reads.stream_positions(world.db)
     assert settled < upcoming
-    poll = asyncio.create_task(world.sync_now(_request(since, timeout=10)))
-    await asyncio.sleep(0.1)
-    assert not poll.done()
+    poll = await polling(world.notifier, ALICE, world.sync_now(_request(since, timeout=60)))
     hold.set()
     await older
-    assert texts((await asyncio.wait_for(poll, 2))["rooms"]["join"][ROOM]) == ["during"]
+    assert texts((await asyncio.wait_for(poll, HANGS))["rooms"]["join"][ROOM]) == ["during"]
 
 
 def _request(since: str, timeout: float) -> Any:
@@ -208,7 +201,7 @@ async def test_a_reader_sees_every_event_of_many_writers_once(world: World) -> N
 
     writers = [asyncio.create_task(write(room_id)) for room_id in rooms]
     seen: list[str] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANGS
     while len(seen) < len(expected) and time.monotonic() < deadline:
         answer = await world.sync_now(_request(since, timeout=2))
         since = answer["next_batch"]

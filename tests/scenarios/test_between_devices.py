@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 
 from tests.kit.processes import ServerProcess, configure
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import eventually
 
 Servers = tuple[ServerProcess, ServerProcess]
 

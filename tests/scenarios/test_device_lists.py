@@ -15,6 +15,7 @@ from tests.federation.sites import Person, Site, sites
 from tests.kit.cross_signing import Identity, SigningDevice, only
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
+from tests.kit.waiting import HANGS
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ class Client:
         seen: dict[str, set[str]] = {"changed": set(), "left": set()}
         wanted = {"changed": set(changed), "left": set(left)}
         begin = self.since
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANGS):
             while seen != wanted:
                 found = await self.sync()
                 for kind, users in seen.items():

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from tests.kit.processes import ServerProcess, configure, lmserver
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import eventually
 
 Servers = tuple[ServerProcess, ServerProcess]
 BEFORE = 110

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import aiohttp
 
 from tests.kit.processes import configure
-from tests.kit.users import eventually, register
+from tests.kit.users import register
+from tests.kit.waiting import HANGS, eventually
 
 MESSAGES = 60
 
@@ -44,7 +45,7 @@ async def test_messages_over_the_hubs_limit_arrive_once(tmp_path: Path) -> None:
             async def all_there() -> bool:
                 return len(await bodies()) >= MESSAGES
 
-            await eventually(all_there, 60.0)
+            await eventually(all_there, 4 * HANGS)
             assert sorted(map(int, await bodies())) == list(range(MESSAGES))
 
             async def same_list() -> bool:

@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 
 from tests.kit.processes import ServerProcess, configure, lmserver
-from tests.kit.users import User, eventually, register
+from tests.kit.users import User, register
+from tests.kit.waiting import eventually
 
 Three = tuple[ServerProcess, ServerProcess, ServerProcess]
 
@@ -142,5 +143,5 @@ async def test_an_invite_is_declined_while_its_hub_is_dead(three: Three, http: a
     async def declined() -> bool:
         return bool(await membership(room, alice, bob) == "leave")
 
-    await eventually(declined, 40)
+    await eventually(declined)
     assert await pending(bob) == {}

@@ -20,9 +20,11 @@ from lmserver.web import request as web_request
 from lmserver.web.addresses import TrustedProxies
 from lmserver.web.app import DISPATCHER, build_app
 from lmserver.web.endpoint import Auth, Reply, Request, Streamed, endpoint
-from lmserver.web.listener import Capacity, Listener
+from lmserver.web.listener import KEEPALIVE_SECONDS, Capacity, Listener
+from tests.kit.waiting import HANGS
 
 KEEPALIVE = 0.6
+HANDSHAKE = 3.0
 LARGE = 30_000_000
 
 
@@ -37,12 +39,17 @@ class Endpoints:
         """Nothing."""
         return {}
 
-    @endpoint("POST", "/echo", auth=Auth.NONE, deadline=2.0, max_body=1_000_000)
+    @endpoint("POST", "/echo", auth=Auth.NONE, max_body=1_000_000)
     async def echo(self, request: Request) -> dict[str, Any]:
         """How many members the body has."""
         return {"members": len(await request.json())}
 
-    @endpoint("GET", "/large", auth=Auth.NONE, deadline=1.0, at_once=2)
+    @endpoint("POST", "/impatient", auth=Auth.NONE, deadline=1.0)
+    async def impatient(self, request: Request) -> dict[str, Any]:
+        """The same, soon."""
+        return await self.echo(request)
+
+    @endpoint("GET", "/large", auth=Auth.NONE, deadline=3.0, at_once=2)
     async def large(self, request: Request) -> Reply:
         """More than sockets buffer."""
         return Reply(200, b"x" * LARGE)
@@ -58,20 +65,20 @@ class Endpoints:
         return Streamed(body(), 8, {"Content-Type": "text/plain"})
 
 
-Port = Callable[[Capacity], Awaitable[int]]
+Port = Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
 async def listen() -> AsyncIterator[Port]:
     listeners: list[Listener] = []
 
-    async def start(capacity: Capacity) -> int:
+    async def start(capacity: Capacity, keepalive: float = KEEPALIVE_SECONDS) -> int:
         listener = Listener(
             build_app([Endpoints()], {})[DISPATCHER],
             capacity,
             TrustedProxies(),
             shutdown_seconds=0.1,
-            keepalive_seconds=KEEPALIVE,
+            keepalive_seconds=keepalive,
         )
         listeners.append(listener)
         return await listener.start("127.0.0.1", 0)
@@ -121,7 +128,7 @@ async def ping(port: int) -> float:
 
 async def test_r1_half_requests_end_and_harm_nobody(listen: Port) -> None:
     """Headers that never end: closed within the keep-alive time, while others are served as before."""
-    port = await listen(Capacity(1000))
+    port = await listen(Capacity(1000), KEEPALIVE)
     before = statistics.median([await ping(port) for _ in range(20)])
     half = [await Raw.open(port, b"GET /ping HTTP/1.1\r\nHost: x\r\nX-A: ") for _ in range(300)]
 
@@ -132,13 +139,11 @@ async def test_r1_half_requests_end_and_harm_nobody(listen: Port) -> None:
             await asyncio.sleep(0.1)
 
     dribbling = asyncio.create_task(dribble())
-    started = time.monotonic()
     meanwhile = statistics.median([await ping(port) for _ in range(20)])
-    assert all(await asyncio.gather(*(connection.ended() for connection in half)))
-    took = time.monotonic() - started
+    async with asyncio.timeout(HANGS):
+        await asyncio.gather(*(connection.ended() for connection in half))
     dribbling.cancel()
-    assert took < KEEPALIVE * 10
-    assert meanwhile < before * 10
+    assert meanwhile < max(before * 10, KEEPALIVE / 2), (before, meanwhile)
 
 
 async def test_r1_no_address_holds_all_connections(listen: Port) -> None:
@@ -182,7 +187,7 @@ async def test_r1_half_handshakes_are_counted_and_end(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection counts before its TLS begins; one that does not finish it is closed."""
-    monkeypatch.setattr(web_listener, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(web_listener, "HANDSHAKE_SECONDS", HANDSHAKE)
     server, client = contexts
     listener = Listener(
         build_app([Endpoints()], {})[DISPATCHER], Capacity(100, 6), TrustedProxies(), shutdown_seconds=0.1
@@ -228,7 +233,7 @@ def test_r1_a_trusted_proxy_may_hold_what_it_needs() -> None:
 async def test_r1_a_body_that_dribbles_ends_with_an_error_of_its_sender(listen: Port) -> None:
     """The deadline is for the whole request, however often a byte comes; the answer is no 5xx."""
     port = await listen(Capacity(100))
-    slow = await Raw.open(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    slow = await Raw.open(port, b"POST /impatient HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
 
     async def dribble() -> None:
         while True:

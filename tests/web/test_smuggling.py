@@ -23,6 +23,7 @@ from lmserver.web.endpoint import Auth, Request, endpoint
 from lmserver.web.listener import Capacity, Listener
 from tests.kit.processes import free_port
 from tests.kit.proxies import HAPROXY, NGINX, Haproxy, Nginx, Ports, Proxy
+from tests.kit.waiting import HANGS
 
 SMUGGLED = b"GET /_matrix/smuggled/00 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /_matrix/echo HTTP/1.1\r\nHost: localhost\r\n"
@@ -30,7 +31,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 NONE = b"Content-Length: 0\r\n"
 WHOLE = b"Content-Length: %d\r\n" % len(SMUGGLED)
 END = b"0\r\n\r\n"
-SECONDS = 1.0
+SECONDS = 3.0
 
 
 def chunk(data: bytes, size: bytes = b"%x") -> bytes:
@@ -83,12 +84,12 @@ class Endpoints:
     def __init__(self) -> None:
         self.reached: list[str] = []
 
-    @endpoint("POST", "/_matrix/echo", auth=Auth.NONE, deadline=SECONDS)
+    @endpoint("POST", "/_matrix/echo", auth=Auth.NONE, deadline=HANGS)
     async def echo(self, request: Request) -> dict[str, int]:
         """How many members the body has."""
         return {"members": len(await request.json())}
 
-    @endpoint("GET", "/_matrix/echo", auth=Auth.NONE, deadline=SECONDS)
+    @endpoint("GET", "/_matrix/echo", auth=Auth.NONE, deadline=HANGS)
     async def ask(self, request: Request) -> dict[str, int]:
         """Nothing."""
         return {}
@@ -112,13 +113,13 @@ async def behind() -> AsyncIterator[tuple[Endpoints, int]]:
     await listener.close()
 
 
-async def say(port: int, said: bytes, tls: ssl.SSLContext | None = None) -> bytes:
+async def say(port: int, said: bytes, tls: ssl.SSLContext | None = None, seconds: float = SECONDS) -> bytes:
     """All that comes back until the other end has closed or says no more."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     heard = b""
     with suppress(ConnectionError, ssl.SSLError, TimeoutError):
         writer.write(said)
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(seconds):
             while block := await reader.read(65536):
                 heard += block
     writer.transport.abort()
@@ -128,7 +129,7 @@ async def say(port: int, said: bytes, tls: ssl.SSLContext | None = None) -> byte
 async def honest(port: int, members: int, tls: ssl.SSLContext | None) -> None:
     body = b"{%s}" % b",".join(b'"%d":0' % n for n in range(members))
     head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-    assert b'{"members":%d}' % members in await say(port, head + body, tls)
+    assert b'{"members":%d}' % members in await say(port, head + body, tls, HANGS)
 
 
 async def attack(endpoints: Endpoints, port: int, tls: ssl.SSLContext | None = None) -> None:

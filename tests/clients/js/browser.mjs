@@ -55,6 +55,7 @@ export async function openBrowser(executablePath, profile) {
   const context = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
+    timeout: 120_000,
     viewport: { width: 1080, height: 780 },
     args: [
       "--no-sandbox",
@@ -67,6 +68,6 @@ export async function openBrowser(executablePath, profile) {
       "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     ],
   });
-  context.setDefaultTimeout(40_000);
+  context.setDefaultTimeout(120_000);
   return context;
 }

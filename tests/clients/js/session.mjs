@@ -73,7 +73,7 @@ export async function sharedRoom(host, guest, options) {
 }
 
 // What `check` gives as soon as it is neither false nor missing.
-export async function eventually(what, check, seconds = 40) {
+export async function eventually(what, check, seconds = 120) {
   const deadline = Date.now() + seconds * 1000;
   for (;;) {
     const found = await check();
