@@ -202,10 +202,10 @@ async def test_what_is_read_elsewhere_is_told_as_a_number_alone(
 ) -> None:
     alice, bob, room_id = await room_of_two(world)
     event_id = await world.say(alice, room_id, "one")
-    await until(told(gateway, 1))
+    await eventually(told(gateway, 1))
     await world.read(alice, room_id, event_id)
     await world.read(bob, room_id, event_id, kind)
-    await until(told(gateway, 2))
+    await eventually(told(gateway, 2))
     [device] = gateway.told[1].pop("devices")
     assert device.pop("pushkey_ts") > 0
     assert device == {"app_id": "org.example.app", "pushkey": "key", "data": {"brand": "x"}}
@@ -213,7 +213,7 @@ async def test_what_is_read_elsewhere_is_told_as_a_number_alone(
     # What leaves the number as it was is not told: Bob reads on, and there was nothing.
     await world.read(bob, room_id, await world.say(bob, room_id, "own words"), kind)
     await world.say(alice, room_id, "two")
-    await until(lambda: _has_told(gateway, "two"))
+    await eventually(lambda: _has_told(gateway, "two"))
     numbers = [note["counts"]["unread"] for note in gateway.told]
     assert all(
         n != before
@@ -231,7 +231,7 @@ async def test_a_burst_of_receipts_is_one_badge(
         rooms.append((await world.ok(alice, "POST", "/createRoom", {"preset": "public_chat"}))["room_id"])
         await world.ok(bob, "POST", f"/rooms/{quote(rooms[-1])}/join", {})
     sent = [await world.say(alice, r, f"text{n}") for n, r in enumerate(rooms)]
-    await until(told(gateway, 3))
+    await eventually(told(gateway, 3))
     of_badges = world.api.server.push.delivery
     gate, catch_up = asyncio.Event(), of_badges._catch_up
 
@@ -243,15 +243,15 @@ async def test_a_burst_of_receipts_is_one_badge(
     for r, event_id in zip(rooms, sent, strict=True):
         await world.read(bob, r, event_id)
     gate.set()
-    await until(told(gateway, 4))
+    await eventually(told(gateway, 4))
     assert gateway.badges()[0] == 0
 
 
 async def test_a_badge_that_the_gateway_does_not_take_is_told_later(world: World, gateway: Gateway) -> None:
     alice, bob, room_id = await room_of_two(world)
     event_id = await world.say(alice, room_id, "one")
-    await until(told(gateway, 1))
-    await until(world.quiet)
+    await eventually(told(gateway, 1))
+    await eventually(world.quiet)
     gateway.status = 502
     await world.read(bob, room_id, event_id)
     row: Any = None
@@ -260,13 +260,13 @@ async def test_a_badge_that_the_gateway_does_not_take_is_told_later(world: World
         await asyncio.sleep(0.01)
     gateway.status = 200
     world.clock.pass_(delivery.MAX_PAUSE_MS)
-    await until(told(gateway, 3))
+    await eventually(told(gateway, 3))
     assert gateway.badges() == [0, 0]
 
     async def forgiven() -> bool:
         return bool(await world.db.fetchval("SELECT failures = 0 FROM pushers"))
 
-    await until(forgiven)
+    await eventually(forgiven)
 
 
 async def test_nothing_is_lost_or_doubled_over_a_restart(world: World, gateway: Gateway) -> None:
