@@ -27,8 +27,8 @@ from lmserver.client_api.devices import DeviceEndpoints
 from lmserver.client_api.interactive_auth import UserInteraction
 from lmserver.client_api.login import LoginEndpoints, UserAuthenticator
 from lmserver.client_api.long_polls import LongPolls
+from lmserver.client_api.moderation import ModerationEndpoints
 from lmserver.client_api.registration import RegistrationEndpoints
-from lmserver.client_api.whois import WhoisEndpoints
 from lmserver.config import Config
 from lmserver.federation_client.web_client import WebClient
 from lmserver.storage.database import Database
@@ -83,7 +83,7 @@ def account_parts(
             RegistrationEndpoints(accounts, registration, tokens, interaction, services, limiter),
             AccountEndpoints(accounts, interaction),
             DeviceEndpoints(accounts, interaction),
-            WhoisEndpoints(config.server_name, administration),
+            ModerationEndpoints(config.server_name, administration),
         ],
         {
             Auth.USER: authenticate,

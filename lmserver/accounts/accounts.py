@@ -153,6 +153,12 @@ class Accounts:
             self._tokens.forget(user_id)
         return done
 
+    async def set_suspended(self, user_id: str, suspended: bool) -> bool:
+        """Let an account do hardly more than read, or all again; whether there is such an account."""
+        done = await accounts.set_suspended(self._db, user_id, suspended)
+        self._tokens.forget(user_id)
+        return done
+
     async def set_admin(self, user_id: str, admin: bool) -> bool:
         """Make a user an administrator, or no longer one; whether there is such an account."""
         done = await accounts.set_admin(self._db, user_id, admin)

@@ -30,6 +30,7 @@ class AccountChange:
     avatar_url: str | None = None
     admin: bool | None = None
     locked: bool | None = None
+    suspended: bool | None = None
     deactivated: bool | None = None
 
 
@@ -67,7 +68,9 @@ class AccountAdministration:
 
     def _check_own(self, by: str, user_id: str, change: AccountChange) -> None:
         """No administrator locks themselves out by mistake."""
-        if by == user_id and (change.admin is False or change.locked or change.deactivated):
+        if by == user_id and (
+            change.admin is False or change.locked or change.suspended or change.deactivated
+        ):
             raise AccountError("M_FORBIDDEN", 400, "You cannot do this to your own account")
 
     async def _create(self, user_id: str, change: AccountChange) -> None:
@@ -80,6 +83,8 @@ class AccountAdministration:
             await self._accounts.set_profile(user_id, "avatar_url", change.avatar_url)
         if change.locked:
             await self._accounts.set_locked(user_id, True)
+        if change.suspended:
+            await self._accounts.set_suspended(user_id, True)
 
     async def _change(self, found: ListedAccount, change: AccountChange) -> None:
         user_id = found.user_id
@@ -95,6 +100,8 @@ class AccountAdministration:
             await self._accounts.set_admin(user_id, change.admin)
         if change.locked is not None:
             await self._accounts.set_locked(user_id, change.locked)
+        if change.suspended is not None:
+            await self._accounts.set_suspended(user_id, change.suspended)
         if change.deactivated and active:
             await self._accounts.deactivate(user_id)
         elif active:
@@ -126,6 +133,11 @@ class AccountAdministration:
         await self.get(user_id)
         self._check_own(by, user_id, AccountChange(locked=locked))
         await self._accounts.set_locked(user_id, locked)
+
+    async def set_suspended(self, by: str, user_id: str, suspended: bool) -> None:
+        await self.get(user_id)
+        self._check_own(by, user_id, AccountChange(suspended=suspended))
+        await self._accounts.set_suspended(user_id, suspended)
 
     async def deactivate(self, by: str, user_id: str) -> None:
         """End the account for good; doing it again does no harm."""

@@ -107,6 +107,16 @@ class UserEndpoints:
             raise p.of_account(error) from None
         return {"id_server_unbind_result": "no-support"}
 
+    @endpoint("PUT", SYNAPSE + "/v1/suspend/{user_id}", auth=Auth.ADMIN)
+    async def suspend(self, request: Request) -> JsonObject:
+        """Let a user do hardly more than read and leave, or all again."""
+        user_id, suspend = p.user_id(request, self._our_name), p.needed(await request.json(), "suspend", bool)
+        try:
+            await self._administration.set_suspended(request.requester.user_id, user_id, suspend)
+        except AccountError as error:
+            raise p.of_account(error) from None
+        return {f"user_{user_id}_suspended": suspend}
+
     @endpoint("GET", SYNAPSE + "/v1/username_available", auth=Auth.ADMIN)
     async def username_available(self, request: Request) -> JsonObject:
         """Whether an operator could make an account of this name."""
@@ -137,7 +147,6 @@ class UserEndpoints:
             "threepids": [],
             "external_ids": [],
             "appservice_id": None,
-            "suspended": False,
         }
 
 
@@ -155,6 +164,7 @@ def _listed(account: ListedAccount) -> JsonObject:
         "creation_ts": account.created_ts,
         "last_seen_ts": account.last_seen_ts,
         "locked": account.locked,
+        "suspended": account.suspended,
     }
 
 
@@ -169,6 +179,7 @@ def _change(body: dict[str, Any]) -> AccountChange:
         p.of_body(body, "avatar_url", str),
         p.of_body(body, "admin", bool),
         p.of_body(body, "locked", bool),
+        p.of_body(body, "suspended", bool),
         p.of_body(body, "deactivated", bool),
     )
 

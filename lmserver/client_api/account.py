@@ -52,7 +52,7 @@ class AccountEndpoints:
             await self._accounts.log_out(requester.user_id, others)
         return {}
 
-    @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER, suspended=True)
     async def deactivate(self, request: Request) -> dict[str, Any]:
         """End the account for good, with the password; the user leaves all rooms."""
         await self._interaction.confirm(request, await request.json_or_empty())

@@ -30,7 +30,7 @@ class AccountDataEndpoints:
         """Global account data."""
         return await self._get(request, "")
 
-    @endpoint("PUT", USER + "/account_data/{type}", auth=Auth.USER, max_body=MAX_CONTENT)
+    @endpoint("PUT", USER + "/account_data/{type}", auth=Auth.USER, max_body=MAX_CONTENT, suspended=True)
     async def put(self, request: Request) -> dict[str, Any]:
         """Set global account data."""
         return await self._put(request, "")
@@ -114,7 +114,7 @@ class AccountDataEndpoints:
 
     # -- filters --------------------------------------------------------------------------------
 
-    @endpoint("POST", USER + "/filter", auth=Auth.USER, max_body=64 * 1024)
+    @endpoint("POST", USER + "/filter", auth=Auth.USER, max_body=64 * 1024, suspended=True)
     async def put_filter(self, request: Request) -> dict[str, Any]:
         """Store a filter for /sync."""
         user_id = _own(request)

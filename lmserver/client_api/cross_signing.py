@@ -24,7 +24,8 @@ class CrossSigningEndpoints:
         self._interaction = interaction
 
     @endpoint("POST", "/_matrix/client/v3/keys/device_signing/upload",
-              "/_matrix/client/unstable/keys/device_signing/upload", auth=Auth.USER)  # fmt: skip
+              "/_matrix/client/unstable/keys/device_signing/upload",
+              auth=Auth.USER, suspended=True)  # fmt: skip
     async def upload(self, request: Request) -> dict[str, Any]:
         """Publish cross-signing keys; to replace some the user proves again who they are (MSC3967)."""
         body, user_id = await request.json(), request.requester.user_id
@@ -41,7 +42,7 @@ class CrossSigningEndpoints:
         return {}
 
     @endpoint("POST", "/_matrix/client/v3/keys/signatures/upload",
-              "/_matrix/client/unstable/keys/signatures/upload", auth=Auth.USER)  # fmt: skip
+              "/_matrix/client/unstable/keys/signatures/upload", auth=Auth.USER, suspended=True)  # fmt: skip
     async def sign(self, request: Request) -> dict[str, Any]:
         """Publish signatures over own devices and keys, and over other users' master keys."""
         wanted = _signed(await request.json())

@@ -24,7 +24,7 @@ class DehydratedEndpoints:
     def __init__(self, devices: DehydratedDevices) -> None:
         self._devices = devices
 
-    @endpoint("PUT", PATH, auth=Auth.USER)
+    @endpoint("PUT", PATH, auth=Auth.USER, suspended=True)
     async def put(self, request: Request) -> dict[str, Any]:
         """Leave a device here, in the place of the one there is."""
         device = _device(await request.json(), request.requester.user_id)
@@ -44,7 +44,7 @@ class DehydratedEndpoints:
             raise not_found("No dehydrated device available")
         return {"device_id": device.device_id, "device_data": orjson.loads(device.data)}
 
-    @endpoint("DELETE", PATH, auth=Auth.USER)
+    @endpoint("DELETE", PATH, auth=Auth.USER, suspended=True)
     async def delete(self, request: Request) -> dict[str, Any]:
         """Remove the device with its messages."""
         device_id = await self._devices.delete(request.requester.user_id)
@@ -52,7 +52,7 @@ class DehydratedEndpoints:
             raise not_found("No dehydrated device available")
         return {"device_id": device_id}
 
-    @endpoint("POST", PATH + "/{device_id}/events", auth=Auth.USER)
+    @endpoint("POST", PATH + "/{device_id}/events", auth=Auth.USER, suspended=True)
     async def events(self, request: Request) -> dict[str, Any]:
         """Messages sent to the device, a part at a time; no more come when a part is empty."""
         since = _since((await request.json_or_empty()).get("next_batch"))

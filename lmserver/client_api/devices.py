@@ -51,7 +51,7 @@ class DeviceEndpoints:
             raise not_found("No such device")
         return found
 
-    @endpoint("DELETE", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER)
+    @endpoint("DELETE", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER, suspended=True)
     async def delete(self, request: Request) -> dict[str, Any]:
         """Log a device out, with the password."""
         body = await request.json_or_empty()
@@ -59,7 +59,7 @@ class DeviceEndpoints:
         await self._accounts.log_out(request.requester.user_id, [request.params["device_id"]])
         return {}
 
-    @endpoint("POST", "/_matrix/client/v3/delete_devices", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v3/delete_devices", auth=Auth.USER, suspended=True)
     async def delete_many(self, request: Request) -> dict[str, Any]:
         """Log several devices out, with the password."""
         body = await request.json()

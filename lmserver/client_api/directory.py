@@ -76,7 +76,7 @@ class DirectoryEndpoints:
 
     # -- people ---------------------------------------------------------------------------------
 
-    @endpoint("POST", CLIENT + "/user_directory/search", auth=Auth.USER, at_once=2)
+    @endpoint("POST", CLIENT + "/user_directory/search", auth=Auth.USER, at_once=2, suspended=True)
     async def search_users(self, request: Request) -> JsonObject:
         """Users the requester shares a room with or who are in a public one, by words of ID and name."""
         body = await request.json()

@@ -24,6 +24,9 @@ UNSTABLE_FEATURES = {
     "uk.tcpip.msc4133.stable": True,
 }
 
+MODERATION = {"suspend": True, "lock": True}
+"""What operators may do to accounts through their clients."""
+
 
 class DiscoveryEndpoints:
     """Versions, capabilities, and polite answers for what is not offered."""
@@ -49,8 +52,10 @@ class DiscoveryEndpoints:
         """Capabilities. Every version is called stable, or clients urge to upgrade rooms of the
         version that peers use today."""
         versions = {"default": self._default_version, "available": dict.fromkeys(SUPPORTED, "stable")}
+        moderation = {"m.account_moderation": MODERATION} if request.requester.is_admin else {}
         return {
             "capabilities": {
+                **moderation,
                 "m.room_versions": versions,
                 "m.change_password": {"enabled": True},
                 "m.set_displayname": {"enabled": True},

@@ -14,7 +14,7 @@ from lmserver.rooms.sync.key_changes import KeyChanges
 from lmserver.rooms.sync.tokens import BadToken, SyncToken, parse_sync
 from lmserver.storage.e2e_keys import Claim
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError, bad_json, bad_param, missing_param
+from lmserver.web.errors import ApiError, bad_json, bad_param, missing_param, user_suspended
 
 MAX_USERS = 2_000
 MAX_CLAIMS = 5_000
@@ -42,7 +42,7 @@ class KeyEndpoints:
         self._our_name = our_name
         self._remote = remote
 
-    @endpoint("POST", "/_matrix/client/v3/keys/upload", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v3/keys/upload", auth=Auth.USER, suspended=True)
     async def upload(self, request: Request) -> dict[str, Any]:
         """Publish this device's keys."""
         body = await request.json()
@@ -63,7 +63,7 @@ class KeyEndpoints:
             raise ApiError(400, "M_INVALID_PARAM", "The device has too many one-time keys here") from None
         return {"one_time_key_counts": {"signed_curve25519": 0, **counts}}
 
-    @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v3/keys/query", auth=Auth.USER, suspended=True)
     async def query(self, request: Request) -> dict[str, Any]:
         """Device keys of users, here and elsewhere; what is no user ID has none, and the others are told."""
         body = await request.json()
@@ -112,7 +112,7 @@ class KeyEndpoints:
         found = await self._key_changes.between(user_id, since, _token(request, "to"))
         return {"changed": sorted(found.changed), "left": sorted(found.left)}
 
-    @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim")
+    @endpoint("POST", "/_matrix/client/v3/keys/claim", auth=Auth.USER, rate="claim", suspended=True)
     async def claim(self, request: Request) -> dict[str, Any]:
         """Take one-time keys of devices; each is handed out once."""
         body = await request.json()
@@ -138,7 +138,9 @@ class KeyEndpoints:
         _merge(answer, await self._remote.claim(elsewhere, seconds))
         return answer
 
-    @endpoint("PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER, rate="send")
+    @endpoint(
+        "PUT", "/_matrix/client/v3/sendToDevice/{type}/{txn_id}", auth=Auth.USER, rate="send", suspended=True
+    )
     async def send_to_device(self, request: Request) -> dict[str, Any]:
         """Send messages to devices, once for each transaction ID."""
         messages = (await request.json()).get("messages")
@@ -151,6 +153,8 @@ class KeyEndpoints:
         if not txn_id or len(txn_id) > 255 or "\0" in txn_id or len(type_) > 255:
             raise bad_param("The transaction ID or type is not valid")
         sender, device_id = request.requester.user_id, request.requester.device_id
+        if request.requester.suspended and set(messages) - {sender}:
+            raise user_suspended()  # their own devices they may still verify
         await self._store.send(sender, device_id, txn_id, type_, messages)
         return {}
 

@@ -71,7 +71,13 @@ class UserAuthenticator:
             raise unknown_token()
         if owner.locked and not self._locked:
             raise user_locked()
-        request.requester = Requester(owner.user_id, owner.device_id, owner.is_admin, owner.expires_ts)
+        request.requester = Requester(
+            owner.user_id,
+            owner.device_id,
+            owner.is_admin,
+            owner.expires_ts,
+            suspended=owner.suspended,
+        )
         await self._tokens.seen(owner, request.remote)
 
     async def _acting(self, service: AppService, request: Request) -> Requester:
@@ -190,7 +196,7 @@ class LoginEndpoints:
         if wait:
             raise limited(wait)
 
-    @endpoint("POST", "/_matrix/client/v1/login/get_token", auth=Auth.USER)
+    @endpoint("POST", "/_matrix/client/v1/login/get_token", auth=Auth.USER, suspended=True)
     async def get_token(self, request: Request) -> dict[str, Any]:
         """A token that logs another device in, once (CS API §Token-based user login)."""
         await self._interaction.confirm(request, await request.json_or_empty())
@@ -213,13 +219,13 @@ class LoginEndpoints:
             raise unknown_token()
         return _tokens(issued)
 
-    @endpoint("POST", "/_matrix/client/v3/logout", auth=Auth.LOCKED_USER)
+    @endpoint("POST", "/_matrix/client/v3/logout", auth=Auth.LOCKED_USER, suspended=True)
     async def logout(self, request: Request) -> dict[str, Any]:
         """End this device's login."""
         await self._accounts.log_out(request.requester.user_id, [request.requester.device_id])
         return {}
 
-    @endpoint("POST", "/_matrix/client/v3/logout/all", auth=Auth.LOCKED_USER)
+    @endpoint("POST", "/_matrix/client/v3/logout/all", auth=Auth.LOCKED_USER, suspended=True)
     async def logout_all(self, request: Request) -> dict[str, Any]:
         """End every login of the user."""
         await self._accounts.log_out(request.requester.user_id)

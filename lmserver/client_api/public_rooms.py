@@ -63,7 +63,7 @@ class PublicRoomEndpoints:
         limit = rooms.number(request, "limit", 100, least=1, most=MAX_PAGE)
         return await self._page(request, limit, request.query.get("since"), None)
 
-    @endpoint("POST", CLIENT + "/publicRooms", auth=Auth.USER)
+    @endpoint("POST", CLIENT + "/publicRooms", auth=Auth.USER, suspended=True)
     async def search_public_rooms(self, request: Request) -> JsonObject:
         """The same, for a search term or types of rooms."""
         body = await request.json_or_empty()

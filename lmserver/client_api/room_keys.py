@@ -39,7 +39,7 @@ class RoomKeyEndpoints:
 
     # -- versions -------------------------------------------------------------------------------
 
-    @endpoint("POST", VERSIONS, auth=Auth.USER)
+    @endpoint("POST", VERSIONS, auth=Auth.USER, suspended=True)
     async def create(self, request: Request) -> dict[str, Any]:
         """Begin a new backup, which is the current one from now on."""
         algorithm, auth_data = _backup(await request.json())
@@ -71,7 +71,7 @@ class RoomKeyEndpoints:
             **_state(backup),
         }
 
-    @endpoint("PUT", VERSIONS + "/{version}", auth=Auth.USER)
+    @endpoint("PUT", VERSIONS + "/{version}", auth=Auth.USER, suspended=True)
     async def update(self, request: Request) -> dict[str, Any]:
         """New `auth_data` for a backup; nothing else of it changes."""
         body = await request.json()
@@ -87,7 +87,7 @@ class RoomKeyEndpoints:
             raise bad_param("The algorithm is not that of the backup") from None
         return {}
 
-    @endpoint("DELETE", VERSIONS + "/{version}", auth=Auth.USER)
+    @endpoint("DELETE", VERSIONS + "/{version}", auth=Auth.USER, suspended=True)
     async def delete(self, request: Request) -> dict[str, Any]:
         """Delete a backup with its keys."""
         try:
@@ -98,7 +98,7 @@ class RoomKeyEndpoints:
 
     # -- keys -----------------------------------------------------------------------------------
 
-    @endpoint("PUT", KEYS, auth=Auth.USER, max_body=MAX_BODY, at_once=2)
+    @endpoint("PUT", KEYS, auth=Auth.USER, max_body=MAX_BODY, at_once=2, suspended=True)
     async def put_all(self, request: Request) -> dict[str, Any]:
         """Store keys of several rooms."""
         rooms = (await request.json()).get("rooms")
@@ -106,12 +106,12 @@ class RoomKeyEndpoints:
             raise bad_json("rooms is an object")
         return await self._put(request, [k for room_id, room in rooms.items() for k in _room(room_id, room)])
 
-    @endpoint("PUT", KEYS + "/{room_id}", auth=Auth.USER, max_body=MAX_BODY, at_once=2)
+    @endpoint("PUT", KEYS + "/{room_id}", auth=Auth.USER, max_body=MAX_BODY, at_once=2, suspended=True)
     async def put_room(self, request: Request) -> dict[str, Any]:
         """Store keys of one room."""
         return await self._put(request, _room(request.params["room_id"], await request.json()))
 
-    @endpoint("PUT", KEYS + "/{room_id}/{session_id}", auth=Auth.USER)
+    @endpoint("PUT", KEYS + "/{room_id}/{session_id}", auth=Auth.USER, suspended=True)
     async def put_session(self, request: Request) -> dict[str, Any]:
         """Store the key of one session."""
         room_id, session_id = request.params["room_id"], request.params["session_id"]
@@ -167,19 +167,19 @@ class RoomKeyEndpoints:
             raise not_found("No such key")
         return {**_shown(key), "session_data": orjson.loads(key.session_data)}
 
-    @endpoint("DELETE", KEYS, auth=Auth.USER)
+    @endpoint("DELETE", KEYS, auth=Auth.USER, suspended=True)
     async def delete_all(self, request: Request) -> dict[str, Any]:
         """Delete all keys of a backup."""
         return await self._delete(request)
 
-    @endpoint("DELETE", KEYS + "/{room_id}", auth=Auth.USER)
+    @endpoint("DELETE", KEYS + "/{room_id}", auth=Auth.USER, suspended=True)
     async def delete_room(self, request: Request) -> dict[str, Any]:
         """Delete the keys of a room."""
         if not ids.is_room_id(request.params["room_id"]):
             raise bad_param("The room ID is not valid")
         return await self._delete(request, request.params["room_id"])
 
-    @endpoint("DELETE", KEYS + "/{room_id}/{session_id}", auth=Auth.USER)
+    @endpoint("DELETE", KEYS + "/{room_id}/{session_id}", auth=Auth.USER, suspended=True)
     async def delete_session(self, request: Request) -> dict[str, Any]:
         """Delete the key of a session."""
         return await self._delete(request, *_session(request))

@@ -178,7 +178,7 @@ class RoomEndpoints:
             raise ApiError(404, "M_NOT_FOUND", "Room alias not found")
         return found
 
-    @endpoint("POST", ROOM + "/leave", auth=Auth.USER, deadline=120)
+    @endpoint("POST", ROOM + "/leave", auth=Auth.USER, deadline=120, suspended=True)
     async def leave(self, request: Request) -> JsonObject:
         """Leave, or reject an invite; leaving what one has left changes nothing."""
         reason = rooms.optional_text(await request.json_or_empty(), "reason")
@@ -193,7 +193,7 @@ class RoomEndpoints:
             raise rooms.of_membership(error) from None
         return {}
 
-    @endpoint("POST", ROOM + "/forget", auth=Auth.USER)
+    @endpoint("POST", ROOM + "/forget", auth=Auth.USER, suspended=True)
     async def forget(self, request: Request) -> JsonObject:
         """Never see a left room again (CS API §POST /rooms/{roomId}/forget)."""
         room_id = rooms.room_id(request)

@@ -16,7 +16,7 @@ class SearchEndpoints:
     def __init__(self, search: Search) -> None:
         self._search = search
 
-    @endpoint("POST", "/_matrix/client/v3/search", auth=Auth.USER, rate="search", at_once=2)
+    @endpoint("POST", "/_matrix/client/v3/search", auth=Auth.USER, rate="search", at_once=2, suspended=True)
     async def search(self, request: Request) -> JsonObject:
         """Messages, names and topics with these words in what the user may see."""
         categories = (await request.json()).get("search_categories")

@@ -16,7 +16,7 @@ from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.typing import Typing
 from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import ApiError
+from lmserver.web.errors import ApiError, user_suspended
 
 ROOM = "/_matrix/client/v3/rooms/{room_id}"
 
@@ -51,7 +51,7 @@ class SendEndpoints:
         self._typing.stop(draft.room_id, draft.sender)
         return {"event_id": event_id}
 
-    @endpoint("PUT", ROOM + "/redact/{event_id}/{txn_id}", auth=Auth.USER, rate="send")
+    @endpoint("PUT", ROOM + "/redact/{event_id}/{txn_id}", auth=Auth.USER, rate="send", suspended=True)
     async def redact(self, request: Request) -> JsonObject:
         """Redact an event (CS API §Redactions). Whether it takes effect is decided where it is
         applied: own events, or the room's redact level (protocol decision 8)."""
@@ -82,6 +82,8 @@ class SendEndpoints:
         if event.type == "m.room.create":
             raise ApiError(403, "M_FORBIDDEN", "The room's create event cannot be redacted")
         view = await self._engine.view(access.room_id)
+        if event.sender != rooms.user(request) and request.requester.suspended:
+            raise user_suspended()
         if event.sender != rooms.user(request) and not (
             view and may_redact_others(view, rooms.user(request))
         ):

@@ -42,12 +42,15 @@ class SlidingSyncEndpoints:
         auth=Auth.USER,
         deadline=90,
         max_body=MAX_BODY,
+        suspended=True,
     )
     async def sync_unstable(self, request: Request) -> JsonObject:
         """What changed in the rooms asked for since `pos`; waits up to `timeout` ms when nothing did."""
         return await self._answer(request)
 
-    @endpoint("POST", "/_matrix/client/v4/sync", auth=Auth.USER, deadline=90, max_body=MAX_BODY)
+    @endpoint(
+        "POST", "/_matrix/client/v4/sync", auth=Auth.USER, deadline=90, max_body=MAX_BODY, suspended=True
+    )
     async def sync(self, request: Request) -> JsonObject:
         """The same with the members of the proposal's last text."""
         answer = await self._answer(request)

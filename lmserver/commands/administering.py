@@ -16,9 +16,20 @@ _BESIDE: Final = " It may run beside the server, which follows within half a min
 _COMMANDS: Final = {
     "user": (
         "list, make, change or end accounts",
-        "List accounts, make one, end one for good (deactivate), lock one out and let it in again, set a"
+        "List accounts, make one, end one for good (deactivate), lock one out and let it in again, let one do"
+        " hardly more than read (suspend), set a"
         " password, or end all logins (revoke). Passwords are one line on standard input." + _BESIDE,
-        ("list", "create", "deactivate", "lock", "unlock", "reset-password", "revoke"),
+        (
+            "list",
+            "create",
+            "deactivate",
+            "lock",
+            "unlock",
+            "suspend",
+            "unsuspend",
+            "reset-password",
+            "revoke",
+        ),
         "a localpart or user ID; for list, a part of a name or ID",
     ),
     "room": (

@@ -43,6 +43,7 @@ async def _list(administration: AccountAdministration, term: str | None) -> int:
         marks = {
             "administrator": account.is_admin,
             "locked": account.locked,
+            "suspended": account.suspended,
             "deactivated": account.deactivated,
         }
         said = "".join(f" [{mark}]" for mark, holds in marks.items() if holds)
@@ -68,6 +69,9 @@ async def _do(
             print(f"{user_id} has ended and leaves all rooms while the server runs")
         case "revoke":
             print(f"{user_id}: {len(await administration.revoke(user_id))} logins ended")
+        case "suspend" | "unsuspend":
+            await administration.set_suspended(BY, user_id, action == "suspend")
+            print(f"{user_id} {action}ed")
         case _:
             await administration.set_locked(BY, user_id, action == "lock")
             print(f"{user_id} {action}ed")

@@ -21,6 +21,7 @@ class TokenOwner:
     is_admin: bool
     deactivated: bool
     locked: bool
+    suspended: bool
     expires_ts: int | None
     replaces: bytes | None
 
@@ -71,7 +72,7 @@ async def remove_of_device(db: Executor, user_id: str, device_id: str) -> None:
 
 async def owner(db: Executor, token_hash: bytes) -> TokenOwner | None:
     row = await db.fetchrow(
-        "SELECT t.user_id, t.device_id, a.is_admin, a.deactivated, a.locked, t.expires_ts,"
+        "SELECT t.user_id, t.device_id, a.is_admin, a.deactivated, a.locked, a.suspended, t.expires_ts,"
         " p.token_hash AS replaces FROM access_tokens AS t JOIN accounts AS a ON a.user_id = t.user_id"
         " LEFT JOIN refresh_tokens AS p ON p.next_hash = t.refresh_hash WHERE t.token_hash = $1",
         token_hash,

@@ -34,6 +34,7 @@ class ListedAccount:
     is_admin: bool
     deactivated: bool
     locked: bool
+    suspended: bool
     displayname: str | None
     avatar_url: str | None
     created_ts: int
@@ -46,7 +47,8 @@ def _listed(row: Any) -> ListedAccount:
 
 async def one(db: Executor, user_id: str) -> ListedAccount | None:
     row = await db.fetchrow(
-        "SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.displayname, a.avatar_url, a.created_ts,"
+        "SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.displayname,"
+        " a.avatar_url, a.created_ts,"
         " (SELECT max(d.last_seen_ts) FROM devices AS d WHERE d.user_id = a.user_id) AS last_seen_ts"
         " FROM accounts AS a WHERE a.user_id = $1",
         user_id,
@@ -57,7 +59,8 @@ async def one(db: Executor, user_id: str) -> ListedAccount | None:
 async def page(db: Executor, query: AccountQuery, part: ListPage) -> list[ListedAccount]:
     """One page; user IDs decide between equals."""
     rows = await db.fetch(
-        "SELECT * FROM (SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.displayname, a.avatar_url,"
+        "SELECT * FROM (SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.displayname,"
+        " a.avatar_url,"
         " a.created_ts, (SELECT max(d.last_seen_ts) FROM devices AS d WHERE d.user_id = a.user_id)"
         " AS last_seen_ts FROM accounts AS a WHERE ($1::text IS NULL OR lower(a.user_id) LIKE $1 ESCAPE '!'"
         " OR lower(a.displayname) LIKE $1 ESCAPE '!') AND ($2::text IS NULL OR a.user_id LIKE $2 ESCAPE '!')"

@@ -78,6 +78,12 @@ async def set_locked(db: Executor, user_id: str, locked: bool) -> bool:
     return done == "UPDATE 1"
 
 
+async def set_suspended(db: Executor, user_id: str, suspended: bool) -> bool:
+    """Whether there is such an account."""
+    done = await db.execute("UPDATE accounts SET suspended = $2 WHERE user_id = $1", user_id, suspended)
+    return done == "UPDATE 1"
+
+
 async def set_admin(db: Executor, user_id: str, admin: bool) -> bool:
     """Whether there is such an account."""
     done = await db.execute("UPDATE accounts SET is_admin = $2 WHERE user_id = $1", user_id, admin)

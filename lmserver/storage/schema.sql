@@ -30,7 +30,8 @@ CREATE TABLE accounts (
     displayname text,
     avatar_url text,
     created_ts bigint NOT NULL,
-    locked boolean NOT NULL DEFAULT false
+    locked boolean NOT NULL DEFAULT false,
+    suspended boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from lmserver.protocol.errors import ProtocolError
 from lmserver.web.addresses import TrustedProxies, is_private
 from lmserver.web.endpoint import MAX_AT_ONCE, Auth, Endpoint, Reply, Request, Streamed, endpoints_of
-from lmserver.web.errors import ApiError, limited, of_protocol
+from lmserver.web.errors import ApiError, limited, of_protocol, user_suspended
 from lmserver.web.limits import RateLimiter
 from lmserver.web.request import STALL_SECONDS
 from lmserver.web.routing import Router
@@ -149,6 +149,8 @@ class Dispatcher:
             held.append(await self._slots.take(line, BODIES_AT_ONCE, WAITING, WAIT_SECONDS))
         if entry.auth is not Auth.NONE:
             await self._authenticate(entry, request)
+        if request.requester.suspended and not entry.suspended:
+            raise user_suspended()
         if self._limiter is not None and request.requester.limited:
             key = request.requester.user_id or request.origin or request.remote_key
             wait = self._limiter.take(entry.rate, key)

@@ -62,6 +62,7 @@ class Declaration:
     rate: str
     deadline: float
     at_once: int | None
+    suspended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Endpoint:
     rate: str
     deadline: float
     at_once: int | None
+    suspended: bool
     name: str
     handler: Handler
     doc: str
@@ -88,14 +90,19 @@ def endpoint(
     rate: str | None = None,
     deadline: float = DEADLINE_SECONDS,
     at_once: int | None = None,
+    suspended: bool | None = None,
 ) -> Callable[[F], F]:
     """Declare a method of an endpoints class. `{name}` segments become path parameters; client
     paths under /v3 are served under /r0 too; `rate` names the rate limit that applies, counted by
     user, by server or, where neither is known, by address. `at_once` is for what is costly: so many
-    requests of one of them are served at a time, others wait a little (else all share MAX_AT_ONCE)."""
+    requests of one of them are served at a time, others wait a little (else all share MAX_AT_ONCE).
+    `suspended` says whether suspended users may ask; unless it is given they may read (GET)."""
     default = MAX_SERVER_BODY if auth is Auth.SERVER else MAX_CLIENT_BODY
     limit = rate or _DEFAULT_RATES[auth]
-    declaration = Declaration(method, _with_r0(paths), auth, max_body or default, limit, deadline, at_once)
+    reads = method == "GET" if suspended is None else suspended
+    declaration = Declaration(
+        method, _with_r0(paths), auth, max_body or default, limit, deadline, at_once, reads
+    )
 
     def mark(function: F) -> F:
         setattr(function, _MARK, declaration)
@@ -125,6 +132,7 @@ def endpoints_of(owner: object) -> Iterator[Endpoint]:
                 declared.rate,
                 declared.deadline,
                 declared.at_once,
+                declared.suspended,
                 f"{type(owner).__module__}.{type(owner).__name__}.{name}",
                 handler,
                 (handler.__doc__ or "").strip(),

@@ -72,6 +72,11 @@ def user_locked() -> ApiError:
     return ApiError(401, "M_USER_LOCKED", "This account has been locked", {"soft_logout": True})
 
 
+def user_suspended() -> ApiError:
+    """The account may read, leave and little else (CS API §Account suspension)."""
+    return ApiError(403, "M_USER_SUSPENDED", "You cannot do this while your account is suspended")
+
+
 def missing_token() -> ApiError:
     return ApiError(401, "M_MISSING_TOKEN", "Missing access token")
 

@@ -31,7 +31,8 @@ STALL_SECONDS = 30.0
 @dataclass(frozen=True, slots=True)
 class Requester:
     """The user and device behind an access token that ends at `expires_ts` (ms; None: never). `appservice`
-    is the ID of the service that acts for the user, whose requests may be without limits."""
+    is the ID of the service that acts for the user, whose requests may be without limits. A suspended
+    user may hardly do more than read."""
 
     user_id: str
     device_id: str
@@ -39,6 +40,7 @@ class Requester:
     expires_ts: int | None = None
     appservice: str = ""
     limited: bool = True
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ FILE = V1 + "/media/{kind}/{server_name}/{media_id}"
 @dataclass(frozen=True)
 class Row:
     """One endpoint, asked once by everybody. `locked` is what a locked account gets, where that
-    is not M_USER_LOCKED; with `ends_login` every asker has a login of its own to lose."""
+    is not M_USER_LOCKED, `suspended` what a suspended stranger gets where it is neither what any stranger
+    gets who reads (GET) nor M_USER_SUSPENDED; with `ends_login` every asker has a login of its own to lose."""
 
     method: str
     path: str
@@ -37,10 +38,16 @@ class Row:
     fill: dict[str, str] = field(default_factory=dict)
     ends_login: bool = False
     locked: str = "401:M_USER_LOCKED"
+    suspended: str | None = None
 
     @property
     def expected(self) -> dict[str, str]:
         return dict(zip(COLUMNS, self.cells.split(), strict=True))
+
+    @property
+    def while_suspended(self) -> str:
+        default = self.expected["stranger"] if self.method == "GET" else "403:M_USER_SUSPENDED"
+        return self.suspended or default
 
 
 EVERYBODY = "200 200 200 200 200 200"
@@ -51,6 +58,7 @@ OWN_ONLY = "200 404 404 404 404 401"
 JOINED = "200 200 403 403 403 401"
 WAS_THERE = "200 200 403 200 403 401"
 POWER = "200 403 403 403 403 401"
+FOR_OPERATORS = "403 403 403 403 200 401"
 PROVE = "401:None 401:None 401:None 401:None 401:None 401"
 """The password first: nothing is changed by a token alone."""
 
@@ -88,9 +96,9 @@ LOGINS = [
     Row("POST", V3 + "/register", " ".join(["401:None"] * 6), {}),
     Row("GET", V3 + "/account/whoami", USERS),
     Row("GET", V3 + "/account/3pid", USERS),
-    Row("POST", V1 + "/login/get_token", PROVE, {}),
+    Row("POST", V1 + "/login/get_token", PROVE, {}, suspended="401:None"),
     Row("POST", V3 + "/account/password", PROVE, {"new_password": "another long password"}),
-    Row("POST", V3 + "/account/deactivate", PROVE, {}),
+    Row("POST", V3 + "/account/deactivate", PROVE, {}, suspended="401:None"),
 ]
 
 SERVICES = [
@@ -101,8 +109,8 @@ DEVICES = [
     Row("GET", V3 + "/devices", USERS),
     Row("GET", V3 + "/devices/{device_id}", OWN_ONLY),
     Row("PUT", V3 + "/devices/{device_id}", OWN_ONLY, {"display_name": "phone"}),
-    Row("DELETE", V3 + "/devices/{device_id}", PROVE, {}),
-    Row("POST", V3 + "/delete_devices", PROVE, {"devices": ["{device_id}"]}),
+    Row("DELETE", V3 + "/devices/{device_id}", PROVE, {}, suspended="401:None"),
+    Row("POST", V3 + "/delete_devices", PROVE, {"devices": ["{device_id}"]}, suspended="401:None"),
 ]
 
 OF_A_USER = [
@@ -110,21 +118,25 @@ OF_A_USER = [
     Row("GET", V3 + "/profile/{user_id}/{field}", EVERYBODY),
     Row("PUT", V3 + "/profile/{user_id}/{field}", OWNER, {"displayname": "Alice"}),
     Row("DELETE", V3 + "/profile/{user_id}/{field}", OWNER, fill={"field": "org.test.shoe"}),
-    Row("PUT", V3 + "/user/{user_id}/account_data/{type}", OWNER, {"a": "{secret}"}),
+    Row("PUT", V3 + "/user/{user_id}/account_data/{type}", OWNER, {"a": "{secret}"}, suspended="403"),
     Row("GET", V3 + "/user/{user_id}/account_data/{type}", OWNER),
     Row("PUT", V3 + "/user/{user_id}/rooms/{room_id}/account_data/{type}", OWNER, {"a": "{secret}"}),
     Row("GET", V3 + "/user/{user_id}/rooms/{room_id}/account_data/{type}", OWNER),
     Row("PUT", V3 + "/user/{user_id}/rooms/{room_id}/tags/{tag}", OWNER, {"order": 0.5}),
     Row("GET", V3 + "/user/{user_id}/rooms/{room_id}/tags", OWNER),
     Row("DELETE", V3 + "/user/{user_id}/rooms/{room_id}/tags/{tag}", OWNER),
-    Row("POST", V3 + "/user/{user_id}/filter", OWNER, {"event_fields": ["{secret}"]}),
+    Row("POST", V3 + "/user/{user_id}/filter", OWNER, {"event_fields": ["{secret}"]}, suspended="403"),
     Row("GET", V3 + "/user/{user_id}/filter/{filter_id}", OWNER),
     Row("POST", V3 + "/user/{user_id}/openid/request_token", OWNER, {}),
     Row("PUT", V3 + "/presence/{user_id}/status", OWNER, {"presence": "online", "status_msg": "away"}),
     Row("GET", V3 + "/presence/{user_id}/status", "200 200 403 403 403 401"),
     Row("GET", V3 + "/admin/whois/{user_id}", "200 403 403 403 200 401"),
+    Row("GET", V1 + "/admin/suspend/{user_id}", FOR_OPERATORS),
+    Row("PUT", V1 + "/admin/suspend/{user_id}", FOR_OPERATORS, {"suspended": False}),
+    Row("GET", V1 + "/admin/lock/{user_id}", FOR_OPERATORS),
+    Row("PUT", V1 + "/admin/lock/{user_id}", FOR_OPERATORS, {"locked": False}),
     Row("POST", V3 + "/users/{user_id}/report", USERS, {"reason": "x"}),
-    Row("POST", V3 + "/user_directory/search", USERS, {"search_term": "zzz"}),
+    Row("POST", V3 + "/user_directory/search", USERS, {"search_term": "zzz"}, suspended="200"),
 ]
 
 PUSH = [
@@ -147,14 +159,16 @@ ENCRYPTION = [
         V3 + "/keys/upload",
         "200 400:M_BAD_JSON 400:M_BAD_JSON 400:M_BAD_JSON 400:M_BAD_JSON 401",
         {"device_keys": "{device_keys}"},
+        suspended="400:M_BAD_JSON",
     ),
-    Row("POST", V3 + "/keys/query", USERS, {"device_keys": {"{owner}": []}}),
+    Row("POST", V3 + "/keys/query", USERS, {"device_keys": {"{owner}": []}}, suspended="200"),
     Row("GET", V3 + "/keys/changes", USERS, query="from={since}&to={since}"),
     Row(
         "POST",
         V3 + "/keys/claim",
         USERS,
         {"one_time_keys": {"{owner}": {"{device_id}": "signed_curve25519"}}},
+        suspended="200",
     ),
     Row("PUT", V3 + "/sendToDevice/{type}/{txn_id}", USERS, {"messages": {"{owner}": {"*": {}}}}),
     Row(
@@ -162,31 +176,54 @@ ENCRYPTION = [
         V3 + "/keys/device_signing/upload",
         "200 400:M_INVALID_PARAM 400:M_INVALID_PARAM 400:M_INVALID_PARAM 400:M_INVALID_PARAM 401",
         {"master_key": "{master_key}"},
+        suspended="400:M_INVALID_PARAM",
     ),
-    Row("POST", V3 + "/keys/signatures/upload", USERS, {"{owner}": {"{device_id}": "{device_keys}"}}),
+    Row(
+        "POST",
+        V3 + "/keys/signatures/upload",
+        USERS,
+        {"{owner}": {"{device_id}": "{device_keys}"}},
+        suspended="200",
+    ),
     Row("GET", KEYS + "/version", OWN_ONLY),
     Row("GET", KEYS + "/version/{version}", OWN_ONLY),
-    Row("PUT", KEYS + "/version/{version}", OWN_ONLY, {"algorithm": "m.test", "auth_data": {"{secret}": 1}}),
+    Row(
+        "PUT",
+        KEYS + "/version/{version}",
+        OWN_ONLY,
+        {"algorithm": "m.test", "auth_data": {"{secret}": 1}},
+        suspended="404",
+    ),
     Row("GET", KEYS + "/keys", OWN_ONLY, query="version={version}"),
     Row("GET", KEYS + "/keys/{room_id}", OWN_ONLY, query="version={version}"),
     Row("GET", KEYS + "/keys/{room_id}/{session_id}", OWN_ONLY, query="version={version}"),
-    Row("PUT", KEYS + "/keys", OWN_ONLY, {"rooms": {}}, "version={version}"),
-    Row("PUT", KEYS + "/keys/{room_id}", OWN_ONLY, {"sessions": {}}, "version={version}"),
-    Row("PUT", KEYS + "/keys/{room_id}/{session_id}", OWN_ONLY, "{backed_up}", "version={version}"),
-    Row("DELETE", KEYS + "/keys/{room_id}/{session_id}", OWN_ONLY, query="version={version}"),
-    Row("DELETE", KEYS + "/keys/{room_id}", OWN_ONLY, query="version={version}"),
-    Row("DELETE", KEYS + "/keys", OWN_ONLY, query="version={version}"),
-    Row("DELETE", KEYS + "/version/{version}", OWN_ONLY),
-    Row("POST", KEYS + "/version", USERS, {"algorithm": "m.test", "auth_data": {}}),
+    Row("PUT", KEYS + "/keys", OWN_ONLY, {"rooms": {}}, "version={version}", suspended="404"),
+    Row("PUT", KEYS + "/keys/{room_id}", OWN_ONLY, {"sessions": {}}, "version={version}", suspended="404"),
+    Row(
+        "PUT",
+        KEYS + "/keys/{room_id}/{session_id}",
+        OWN_ONLY,
+        "{backed_up}",
+        "version={version}",
+        suspended="404",
+    ),
+    Row(
+        "DELETE", KEYS + "/keys/{room_id}/{session_id}", OWN_ONLY, query="version={version}", suspended="404"
+    ),
+    Row("DELETE", KEYS + "/keys/{room_id}", OWN_ONLY, query="version={version}", suspended="404"),
+    Row("DELETE", KEYS + "/keys", OWN_ONLY, query="version={version}", suspended="404"),
+    Row("DELETE", KEYS + "/version/{version}", OWN_ONLY, suspended="404"),
+    Row("POST", KEYS + "/version", USERS, {"algorithm": "m.test", "auth_data": {}}, suspended="200"),
     Row(
         "PUT",
         DEHYDRATED,
         "200 400:M_BAD_JSON 400:M_BAD_JSON 400:M_BAD_JSON 400:M_BAD_JSON 401",
         "{dehydrated}",
+        suspended="400:M_BAD_JSON",
     ),
     Row("GET", DEHYDRATED, OWN_ONLY),
-    Row("POST", DEHYDRATED + "/{device_id}/events", OWNER, {}, fill={"device_id": "ASLEEP"}),
-    Row("DELETE", DEHYDRATED, OWN_ONLY),
+    Row("POST", DEHYDRATED + "/{device_id}/events", OWNER, {}, fill={"device_id": "ASLEEP"}, suspended="403"),
+    Row("DELETE", DEHYDRATED, OWN_ONLY, suspended="404"),
 ]
 
 READING = [
@@ -197,8 +234,14 @@ READING = [
         query="timeout=0&filter={filter_id}",
     ),
     Row("GET", V3 + "/sync", USERS, query="timeout=0&full_state=true"),
-    Row("POST", "/_matrix/client/v4/sync", USERS, "{sliding}"),
-    Row("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", USERS, "{sliding}"),
+    Row("POST", "/_matrix/client/v4/sync", USERS, "{sliding}", suspended="200"),
+    Row(
+        "POST",
+        "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+        USERS,
+        "{sliding}",
+        suspended="200",
+    ),
     Row("GET", V3 + "/joined_rooms", USERS),
     Row("GET", ROOM + "/messages", WAS_THERE, query="dir=b"),
     Row("GET", ROOM + "/event/{event_id}", "200 200 403 404 403 401"),
@@ -213,11 +256,17 @@ READING = [
     Row("GET", V1 + "/rooms/{room_id}/timestamp_to_event", WAS_THERE, query="ts=1&dir=f"),
     Row("GET", V1 + "/rooms/{room_id}/hierarchy", JOINED),
     Row("GET", V1 + "/room_summary/{room}", "200 200 404 404 404 404"),
-    Row("POST", V3 + "/search", USERS, {"search_categories": {"room_events": {"search_term": "{said}"}}}),
+    Row(
+        "POST",
+        V3 + "/search",
+        USERS,
+        {"search_categories": {"room_events": {"search_term": "{said}"}}},
+        suspended="200",
+    ),
     Row("GET", V3 + "/directory/room/{alias}", EVERYBODY),
     Row("GET", V3 + "/directory/list/room/{room_id}", EVERYBODY),
     Row("GET", V3 + "/publicRooms", EVERYBODY),
-    Row("POST", V3 + "/publicRooms", USERS, {}),
+    Row("POST", V3 + "/publicRooms", USERS, {}, suspended="200"),
 ]
 
 MEDIA_ROWS = [
@@ -252,6 +301,7 @@ WRITING = [
         "200 403 403 403 403 401",
         {},
         fill={"event_id": "{spare_event}"},
+        suspended="403",
     ),
     Row("POST", ROOM + "/receipt/{receipt_type}/{event_id}", JOINED, {}),
     Row("POST", ROOM + "/read_markers", JOINED, {"m.fully_read": "{event_id}"}),
@@ -285,13 +335,13 @@ MEMBERSHIP = [
     Row("POST", V3 + "/join/{room}", JOINED, {}),
     Row("POST", V3 + "/knock/{room}", "403 403 403 403 403 401", {}),
     Row("POST", ROOM + "/upgrade", POWER, {"new_version": "{room_version}"}),
-    Row("POST", ROOM + "/leave", "200 200 403 403 403 401", {}),
-    Row("POST", ROOM + "/forget", "200 200 200 200 200 401", {}),
+    Row("POST", ROOM + "/leave", "200 200 403 403 403 401", {}, suspended="403"),
+    Row("POST", ROOM + "/forget", "200 200 200 200 200 401", {}, suspended="200"),
 ]
 
 ENDS = [
-    Row("POST", V3 + "/logout", USERS, {}, ends_login=True, locked="200"),
-    Row("POST", V3 + "/logout/all", USERS, {}, ends_login=True, locked="200"),
+    Row("POST", V3 + "/logout", USERS, {}, ends_login=True, locked="200", suspended="200"),
+    Row("POST", V3 + "/logout/all", USERS, {}, ends_login=True, locked="200", suspended="200"),
 ]
 
 TABLE = [

@@ -17,7 +17,7 @@ from tests.access.table import COLUMNS, TABLE, V3, Row
 from tests.access.world import BRIDGE, PERSONAL, SAID, World
 from tests.client_api.test_surface import registry
 
-WITH_TOKENS = ("expired", "locked", "guess", "bridge")
+WITH_TOKENS = ("expired", "locked", "suspended", "guess", "bridge")
 """The last is an application service that says it acts as the owner, who is none of its users."""
 ORDER = ("nobody", *WITH_TOKENS, "admin", "banned", "stranger", "member", "owner")
 """Whoever may least asks first, so that what the owner does is not what they are refused for."""
@@ -43,7 +43,8 @@ def differences(entries: Sequence[Endpoint], table: Sequence[Row]) -> list[str]:
 def wanted(row: Row, role: str, entry: Endpoint) -> str:
     if role in COLUMNS or entry.auth is Auth.NONE:
         return row.expected[role if role in COLUMNS else "nobody"]
-    return row.locked if role == "locked" else REFUSED[role]
+    special = {"locked": row.locked, "suspended": row.while_suspended}
+    return special.get(role) or REFUSED[role]
 
 
 def cell(status: int, text: bytes) -> str:

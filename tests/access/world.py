@@ -27,7 +27,7 @@ PERSONAL = "owners-secret"
 SAID = "told-in-the-room"
 """In what was said and set after the ban; for members alone."""
 ACCOUNTS = {
-    "owner": "alice", "member": "bob", "stranger": "carol", "banned": "dave", "admin": "root", "locked": "erin",
+    "owner": "alice", "member": "bob", "stranger": "carol", "banned": "dave", "admin": "root", "locked": "erin", "suspended": "sam",
     "expired": "frank", "victim": "victim",
 }  # fmt: skip
 LOGINS = 3
@@ -121,6 +121,7 @@ class World:
             ]
             self.tokens[role] = [login.access_token for login in logins]
         await accounts.set_locked(self.ids["locked"], True)
+        await accounts.set_suspended(self.ids["suspended"], True)
         self._clock.pass_(ACCESS_MS)
 
     async def _room(self) -> None:

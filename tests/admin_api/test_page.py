@@ -174,6 +174,11 @@ async def test_users_are_locked_unlocked_and_ended(admin: AdminApi, browser: Bro
     for action, status in (("lock", 401), ("unlock", 200), ("deactivate", 403)):
         assert (await browser.post(f"/admin/users/{ALICE}/{action}"))[0] == 303
         assert (await admin.clients.call("POST", f"{V3}/login", login("alice")))[0] == status, action
+    assert (await browser.post(f"/admin/users/{BOB}/suspend"))[0] == 303
+    assert (await admin.clients.call("POST", f"{V3}/createRoom", {}, admin.bob))[0] == 403
+    assert ">suspended<" in str(await browser.get("/admin/users?q=bob"))
+    assert (await browser.post(f"/admin/users/{BOB}/unsuspend"))[0] == 303
+    assert (await admin.clients.call("POST", f"{V3}/createRoom", {}, admin.bob))[0] == 200
     for path, status in (
         (f"/admin/users/{ROOT}/lock", 400), (f"/admin/users/{ALICE}/promote", 404), ("/admin/users/x/lock", 400),
         ("/admin/reports/x/dismiss", 400), ("/admin/destinations/none.test/retry", 404),

@@ -46,6 +46,10 @@ async def test_users(
     for action, locked in (("lock", True), ("unlock", False)):
         assert await run(config, "user", action, "carol") == 0
         assert (await accounts.get(db, CAROL)).locked is locked  # type: ignore[union-attr]
+    for action, marked in (("suspend", True), ("unsuspend", False)):
+        assert await run(config, "user", action, "carol") == 0
+        assert await run(config, "user", "list", "car") == 0
+        assert ("[suspended]" in capsys.readouterr().out) is marked
     await accounts.add_device(db, CAROL, "D", None)
     assert await run(config, "user", "revoke", CAROL) == 0
     assert "1 logins ended" in capsys.readouterr().out

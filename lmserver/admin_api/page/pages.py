@@ -59,7 +59,7 @@ class OperatorPages:
 
     @endpoint("POST", "/admin/users/{user_id}/{action}", auth=Auth.ADMIN_PAGE, max_body=MAX_FORM)
     async def change_user(self, request: Request) -> Reply:
-        """Lock, unlock or deactivate a user."""
+        """Lock, suspend or deactivate a user, or undo one of the first two."""
         await form(request, cookie(request, COOKIE))
         by, user_id = request.requester.user_id, p.user_id(request, self._our_name)
         try:
@@ -68,6 +68,10 @@ class OperatorPages:
                     await self._administration.set_locked(by, user_id, True)
                 case "unlock":
                     await self._administration.set_locked(by, user_id, False)
+                case "suspend":
+                    await self._administration.set_suspended(by, user_id, True)
+                case "unsuspend":
+                    await self._administration.set_suspended(by, user_id, False)
                 case "deactivate":
                     await self._administration.deactivate(by, user_id)
                 case _:
