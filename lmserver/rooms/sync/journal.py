@@ -24,7 +24,7 @@ MAX_CHANGES: Final = 20_000
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Changes kept, and the bytes of their events together."""
 _OVERHEAD: Final = 256
-_RELATES: Final = b'"m.relates_to"'
+_RELATES: Final = b"m.relates_to"
 
 K = TypeVar("K")
 C = TypeVar("C", NewEvent, NewReceipt)
@@ -46,6 +46,7 @@ class Journal:
         self._members: dict[str, deque[NewEvent]] = {}
         self._users: dict[tuple[str, str, str], int] = {}
         self._devices: deque[UserChange] = deque()
+        self._parents: dict[str, tuple[str, str]] = {}
         self._related: Counter[tuple[str, str]] = Counter()
         self._windows: dict[tuple[str, int, int], list[NewEvent]] = {}
         self._running: asyncio.Task[Reading] | None = None
@@ -96,6 +97,7 @@ class Journal:
         self._bytes = 0
         for kept in (self._all, self._devices, self._events, self._receipts, self._members, self._users):
             kept.clear()
+        self._parents.clear()
         self._related.clear()
 
     def _add(self, change: Change) -> None:
@@ -107,6 +109,7 @@ class Journal:
                 if change.member is not None:
                     self._members.setdefault(change.member, deque()).append(change)
                 if (parent := _parent(change)) is not None:
+                    self._parents[change.stored.event_id] = parent
                     self._related[parent] += 1
             case NewReceipt(receipt=receipt):
                 self._receipts.setdefault(receipt.room_id, deque()).append(change)
@@ -124,7 +127,7 @@ class Journal:
                 _pop(self._events, change.stored.room_id)
                 if change.member is not None:
                     _pop(self._members, change.member)
-                if (parent := _parent(change)) is not None:
+                if (parent := self._parents.pop(change.stored.event_id, None)) is not None:
                     self._related[parent] -= 1
                     if not self._related[parent]:
                         del self._related[parent]
