@@ -135,8 +135,8 @@ async def state_changes(db: Executor, stretches: Sequence[Stretch]) -> dict[str,
         "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
         " e.stream_xid::text::bigint AS stream_xid"
         " FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS w (room_id, first, last)"
-        " JOIN room_state AS s ON s.room_id = w.room_id AND s.from_position >= w.first"
-        " AND s.from_position <= w.last"
+        " JOIN room_state AS s ON s.room_id || '' = w.room_id AND s.from_position >= w.first"
+        " AND s.from_position <= w.last AND s.from_position >> 8 BETWEEN w.first >> 8 AND w.last >> 8"
         " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id ORDER BY s.from_position",
         [s.room_id for s in stretches],
         [s.first for s in stretches],

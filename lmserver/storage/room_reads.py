@@ -203,8 +203,9 @@ async def member_changes(db: Executor, intervals: Sequence[RoomSpan]) -> list[Me
     rows = await db.fetch(
         "SELECT s.room_id, s.state_key, p.membership AS before, s.membership AS after"
         " FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS w (room_id, since, upto)"
-        " JOIN room_state AS s ON s.room_id = w.room_id AND s.from_position > w.since"
-        " AND s.from_position <= w.upto AND s.type = 'm.room.member'"
+        " JOIN room_state AS s ON s.room_id || '' = w.room_id AND s.from_position > w.since"
+        " AND s.from_position <= w.upto AND s.from_position >> 8 BETWEEN w.since >> 8 AND w.upto >> 8"
+        " AND s.type = 'm.room.member'"
         " LEFT JOIN room_state AS p ON p.room_id = s.room_id AND p.type = s.type"
         " AND p.state_key = s.state_key AND p.to_position = s.from_position"
         " ORDER BY s.room_id, s.from_position",

@@ -3,6 +3,10 @@
 No state groups: a state event costs one row and one closing update, state at any position is a
 range test, and current state is the partial index `WHERE to_position IS NULL`. An entry set at
 position q is in force for events at positions above q, up to and including its replacement's.
+
+The other indexes hold keys that many rows share, which PostgreSQL stores once: an entry, for all its
+lives, and 256 positions of a room. A query by positions asks for these as the index has them, by
+`room_id || ''` and `from_position >> 8`, and then for its own: no other query shall use that index.
 """
 
 from __future__ import annotations
@@ -122,9 +126,10 @@ async def state_after(
         "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
         " e.stream_xid::text::bigint AS stream_xid, s.from_position FROM room_state AS s"
         " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
-        " WHERE s.room_id = $1 AND s.from_position >= $3 AND (s.from_position, s.event_id) > ($3, $4)"
+        " WHERE s.room_id || '' = $1 AND s.from_position >> 8 BETWEEN $3::bigint >> 8 AND $2::bigint >> 8"
+        " AND (s.from_position, s.event_id) > ($3, $4)"
         " AND s.from_position < $2 AND (s.to_position IS NULL OR s.to_position >= $2)"
-        " ORDER BY s.from_position, s.event_id LIMIT $5",
+        " ORDER BY s.from_position >> 8, s.from_position, s.event_id LIMIT $5",
         room_id,
         position,
         after[0],
@@ -169,7 +174,8 @@ async def state_changes(db: Executor, room_id: str, after: int, upto: int) -> li
         "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
         " e.stream_xid::text::bigint AS stream_xid FROM room_state AS s"
         " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id"
-        " WHERE s.room_id = $1 AND s.from_position > $2 AND s.from_position <= $3"
+        " WHERE s.room_id || '' = $1 AND s.from_position > $2 AND s.from_position <= $3"
+        " AND s.from_position >> 8 BETWEEN $2::bigint >> 8 AND $3::bigint >> 8"
         " ORDER BY s.from_position",
         room_id,
         after,

@@ -652,10 +652,10 @@ CREATE TABLE room_state (
     from_position bigint NOT NULL,
     to_position bigint
 );
-CREATE INDEX room_state_changes ON room_state USING btree (room_id, from_position);
+CREATE INDEX room_state_all ON room_state USING btree (room_id, type, state_key);
+CREATE INDEX room_state_changes ON room_state USING btree (((room_id || ''::text)), ((from_position >> 8)));
 CREATE UNIQUE INDEX room_state_current ON room_state USING btree (room_id, type, state_key) WHERE (to_position IS NULL);
 CREATE INDEX room_state_members ON room_state USING btree (state_key, room_id) WHERE ((type = 'm.room.member'::text) AND (to_position IS NULL));
-CREATE UNIQUE INDEX room_state_pkey ON room_state USING btree (room_id, type, state_key, from_position);
 
 CREATE TABLE rooms (
     room_id text NOT NULL,

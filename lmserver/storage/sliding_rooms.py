@@ -163,8 +163,9 @@ async def with_member_changes(db: Executor, stretches: Sequence[Stretch]) -> set
         return set()
     rows = await db.fetch(
         "SELECT w.room_id FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS w (room_id, first, last)"
-        " WHERE EXISTS (SELECT FROM room_state AS s WHERE s.room_id = w.room_id"
-        " AND s.from_position >= w.first AND s.from_position <= w.last AND s.type = 'm.room.member')",
+        " WHERE EXISTS (SELECT FROM room_state AS s WHERE s.room_id || '' = w.room_id"
+        " AND s.from_position >= w.first AND s.from_position <= w.last"
+        " AND s.from_position >> 8 BETWEEN w.first >> 8 AND w.last >> 8 AND s.type = 'm.room.member')",
         *_columns(stretches),
     )
     return {r["room_id"] for r in rows}

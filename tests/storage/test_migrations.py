@@ -9,6 +9,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from lmserver.storage import migrations
 from lmserver.storage.database import Database
@@ -158,3 +160,36 @@ async def test_a_newer_database_is_refused_with_the_way_out(database_url: str) -
     await connection.close()
     with pytest.raises(migrations.MigrationError, match="newer lmserver"):
         await migrations.upgrade(database_url, lambda text: None)
+
+
+def _back_to(dsn: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations.migrations_folder()))
+    config.attributes["dsn"] = dsn
+    command.downgrade(config, revision)
+
+
+async def test_state_outlives_other_indexes_forwards_and_back(database_url: str) -> None:
+    """An entry replaced twice, at the edges of what the index of changes holds together."""
+    db = await asyncpg.connect(database_url)
+    try:
+        newest = await _shape(db)
+        lives = [("!r:x", "t", "", f"$e{first}", None, first, last)
+                 for first, last in [(255, 256), (256, 2**40), (2**40, None)]]  # fmt: skip
+        await asyncio.to_thread(_back_to, database_url, "0049")
+        assert await _shape(db) != newest
+        await db.executemany("INSERT INTO room_state VALUES ($1, $2, $3, $4, $5, $6, $7)", lives)
+        await migrations.upgrade(database_url, lambda text: None)
+        assert await _shape(db) == newest
+        assert [tuple(row) for row in await db.fetch("SELECT * FROM room_state")] == lives
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await db.execute("INSERT INTO room_state VALUES ('!r:x', 't', '', '$f', NULL, 9, NULL)")
+        await asyncio.to_thread(_back_to, database_url, "0049")
+        assert [tuple(row) for row in await db.fetch("SELECT * FROM room_state")] == lives
+    finally:
+        await db.close()
+
+
+async def _shape(db: asyncpg.Connection) -> list[str]:
+    rows = await db.fetch("SELECT indexdef FROM pg_indexes WHERE tablename = 'room_state' ORDER BY indexname")
+    return [row["indexdef"] for row in rows]
