@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -27,32 +27,41 @@ message cannot be decrypted (CS API §UnsignedData; elsewhere nobody asks)."""
 _FIELDS = ("type", "sender", "origin_server_ts", "content", "state_key")
 
 
-class Shown(NamedTuple):
-    """An event parsed once, in the form readers may see (redacted where it was redacted)."""
+class Shown:
+    """An event parsed once, in the form readers may see (redacted where it was redacted). Many share it, so
+    nobody changes it."""
 
-    event_id: str
-    position: int | None
-    fields: dict[str, Any]
-    redacted_by: str | None
+    __slots__ = (
+        "_head",
+        "content",
+        "event_id",
+        "fields",
+        "position",
+        "redacted_by",
+        "sender",
+        "state_key",
+        "type",
+    )
+
+    def __init__(
+        self, event_id: str, position: int | None, fields: dict[str, Any], redacted_by: str | None
+    ) -> None:
+        self.event_id = event_id
+        self.position = position
+        self.fields = fields
+        self.redacted_by = redacted_by
+        self.type: str = fields["type"]
+        self.sender: str = fields["sender"]
+        self.state_key: str | None = fields.get("state_key")
+        self.content: dict[str, Any] = fields["content"]
+        self._head: bytes | None = None
 
     @property
-    def type(self) -> str:
-        value: str = self.fields["type"]
-        return value
-
-    @property
-    def sender(self) -> str:
-        value: str = self.fields["sender"]
-        return value
-
-    @property
-    def state_key(self) -> str | None:
-        return self.fields.get("state_key")
-
-    @property
-    def content(self) -> dict[str, Any]:
-        value: dict[str, Any] = self.fields["content"]
-        return value
+    def head(self) -> bytes:
+        """The client's form up to `unsigned`, serialized: the same for everybody."""
+        if self._head is None:
+            self._head = orjson.dumps(_public(self, None))[:-1]
+        return self._head
 
 
 def shown(stored: StoredEvent, version: RoomVersion) -> Shown:
@@ -109,13 +118,32 @@ class Extras:
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
     memberships: Mapping[str, str] = field(default_factory=dict)
 
+    def only_age(self, event: Shown) -> bool:
+        """Whether nothing but its age is told with an event, as with most."""
+        event_id = event.event_id
+        return event.redacted_by is None and not (
+            event_id in self.transaction_ids
+            or event_id in self.previous
+            or event_id in self.bundles
+            or event_id in self.memberships
+        )
+
 
 def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEvent:
-    """The client's form; `room_id` None leaves it out, as /sync does.
+    """The client's form; `room_id` None leaves it out, as /sync does."""
+    return {**_public(event, room_id), "unsigned": _unsigned(event, room_id, extras)}
 
-    CS API §Room event format; `redacts` is repeated at top level because clients of earlier
-    room versions look for it there.
-    """
+
+def told(event: Shown, extras: Extras) -> orjson.Fragment:
+    """The same as /sync tells it, serialized: for each reader only `unsigned` is made."""
+    if extras.only_age(event):
+        return orjson.Fragment(b'%b,"unsigned":{"age":%d}}' % (event.head, _age(event, extras.now_ms)))
+    return orjson.Fragment(b'%b,"unsigned":%b}' % (event.head, orjson.dumps(_unsigned(event, None, extras))))
+
+
+def _public(event: Shown, room_id: str | None) -> ClientEvent:
+    """CS API §Room event format; `redacts` is repeated at top level because clients of earlier
+    room versions look for it there."""
     result: ClientEvent = {"event_id": event.event_id}
     for key in _FIELDS:
         if key in event.fields:
@@ -124,14 +152,17 @@ def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEve
         result["room_id"] = room_id
     if event.type == "m.room.redaction" and isinstance(event.content.get("redacts"), str):
         result["redacts"] = event.content["redacts"]
-    result["unsigned"] = _unsigned(event, room_id, extras)
     return result
 
 
-def _unsigned(event: Shown, room_id: str | None, extras: Extras) -> dict[str, Any]:
+def _age(event: Shown, now_ms: int) -> int:
     # A sender may claim any time at all; the difference must stay a number clients can hold.
-    age = extras.now_ms - event.fields["origin_server_ts"]
-    unsigned: dict[str, Any] = {"age": max(-MAX_INT, min(age, MAX_INT))}
+    age: int = now_ms - event.fields["origin_server_ts"]
+    return age if -MAX_INT <= age <= MAX_INT else max(-MAX_INT, min(age, MAX_INT))
+
+
+def _unsigned(event: Shown, room_id: str | None, extras: Extras) -> dict[str, Any]:
+    unsigned: dict[str, Any] = {"age": _age(event, extras.now_ms)}
     txn_id = extras.transaction_ids.get(event.event_id)
     if txn_id is not None:
         unsigned["transaction_id"] = txn_id

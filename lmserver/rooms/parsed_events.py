@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Final
 
 from lmserver.protocol.room_versions import RoomVersion
 from lmserver.rooms.client_format import Shown, shown
@@ -17,20 +17,24 @@ class ParsedEvents:
     """Keeps what events say, in the form readers may see. Nobody changes what they are given."""
 
     def __init__(self) -> None:
-        self._fields: OrderedDict[tuple[str, str, str | None], tuple[dict[str, Any], int]] = OrderedDict()
+        self._events: OrderedDict[tuple[str, str, str | None], tuple[Shown, int]] = OrderedDict()
         self._bytes = 0
 
     def shown(self, stored: StoredEvent, version: RoomVersion) -> Shown:
         """The same as client_format.shown; a redaction makes another entry."""
         key = (stored.room_id, stored.event_id, stored.redacted_by)
-        known = self._fields.get(key)
+        known = self._events.get(key)
         if known is not None:
-            self._fields.move_to_end(key)
-            return Shown(stored.event_id, stored.position, known[0], stored.redacted_by)
+            self._events.move_to_end(key)
+            event = known[0]
+            if event.position != stored.position:  # an outlier has been given its place
+                event = Shown(stored.event_id, stored.position, event.fields, stored.redacted_by)
+                self._events[key] = event, known[1]
+            return event
         event = shown(stored, version)
-        self._fields[key] = event.fields, len(stored.pdu)
+        self._events[key] = event, len(stored.pdu)
         self._bytes += len(stored.pdu)
         while self._bytes > MAX_BYTES:
-            _, (_, size) = self._fields.popitem(last=False)
+            _, (_, size) = self._events.popitem(last=False)
             self._bytes -= size
         return event

@@ -11,7 +11,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion, room_version
@@ -120,6 +120,7 @@ class Page:
 
 
 Wanted = Callable[[Shown], bool]
+T = TypeVar("T")
 
 
 async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
@@ -341,6 +342,9 @@ class Reading:
 
     # -- showing --------------------------------------------------------------------------------
 
+    def shown(self, stored: StoredEvent, version: RoomVersion) -> Shown:
+        return self._parsed.shown(stored, version)
+
     def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
         return [self._parsed.shown(row, version) for row in stored if row.soft_failed is None]
 
@@ -352,30 +356,34 @@ class Reading:
             found += self.shown_all(stored[start : start + PIECE], version)
         return found
 
-    async def render(
-        self, access: Access, reader: Reader, events: Sequence[Shown], *, with_room_id: bool = True
-    ) -> list[ClientEvent]:
+    async def render(self, access: Access, reader: Reader, events: Sequence[Shown]) -> list[ClientEvent]:
         """Client events with what is private to the reader in `unsigned`."""
-        [rendered] = await self.render_rooms(reader, [(access, events)], with_room_id=with_room_id)
+
+        def form(events: Sequence[Shown], extras: Extras) -> list[ClientEvent]:
+            return [client_event(event, access.room_id, extras) for event in events]
+
+        [rendered] = await self.render_rooms(reader, [(access, events)], form)
         return rendered
 
     async def render_rooms(
-        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]], *, with_room_id: bool = False
-    ) -> list[list[ClientEvent]]:
-        """The same for events of many rooms, in as few round trips; where there are many events in pieces
-        of them, so that others get their turn in between (attack R14)."""
+        self,
+        reader: Reader,
+        rooms: Sequence[tuple[Access, Sequence[Shown]]],
+        form: Callable[[Sequence[Shown], Extras], list[T]],
+    ) -> list[list[T]]:
+        """Events of many rooms in a form, in as few round trips as one's; where there are many events in
+        pieces of them, so that others get their turn in between (attack R14)."""
         few = [(access, events[:PIECE]) for access, events in rooms]
-        found = await self._render(reader, few, with_room_id=with_room_id)
+        extras = await self._extras(reader, few)
+        found = [form(events, extras) for _, events in few]
         for index, (access, events) in enumerate(rooms):
             for start in range(PIECE, len(events), PIECE):
-                piece = [(access, events[start : start + PIECE])]
-                found[index] += (await self._render(reader, piece, with_room_id=with_room_id))[0]
+                piece = events[start : start + PIECE]
+                found[index] += form(piece, await self._extras(reader, [(access, piece)]))
         return found
 
-    async def _render(
-        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]], *, with_room_id: bool
-    ) -> list[list[ClientEvent]]:
-        extras = Extras(
+    async def _extras(self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> Extras:
+        return Extras(
             self._clock(),
             await self._transaction_ids(reader, rooms),
             await self._redactions(rooms),
@@ -383,10 +391,6 @@ class Reading:
             await relations.bundles(self._db, reader.user_id, rooms),
             _memberships(rooms),
         )
-        return [
-            [client_event(event, access.room_id if with_room_id else None, extras) for event in events]
-            for access, events in rooms
-        ]
 
     def render_alone(self, event: Shown) -> ClientEvent:
         """A user's own member event in a room of which nothing else may be seen."""

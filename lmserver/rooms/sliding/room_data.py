@@ -205,16 +205,16 @@ class RoomData:
 
     async def _bodies(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, RoomResult]:
         frames = [frame for frame in frames if frame.has_news]
-        rendered = await self._reading.render_rooms(
+        extras = await self._reading.extras(
             reader, [(f.access, [*f.timeline, *f.state.values()]) for f in frames]
         )
         summaries = await self._summaries(reader, frames)
         stamps = await self._stamps(frames)
         counts = await self._counts(reader, frames)
         found: dict[str, RoomResult] = {}
-        for frame, events in zip(frames, rendered, strict=True):
+        for frame in frames:
             room_id = frame.plan.room_id
-            body = self._common(frame.plan) | frame.events_part(events) | frame.named()
+            body = self._common(frame.plan) | frame.events_part(extras) | frame.named()
             body |= summaries.get(room_id, {}) | counts.get(room_id, {})
             if room_id in stamps:
                 body["bump_stamp"] = min(stamps[room_id], self._clock())

@@ -84,13 +84,11 @@ class EventFilter:
 
     def passes(self, event: Shown) -> bool:
         """Whether a room's event is wanted."""
-        return self.lets_pass(event.type, event.sender, isinstance(event.content.get("url"), str))
-
-    def lets_pass(self, type_: str, sender: str, has_url: bool) -> bool:
-        """The same of an event that is known by what filters ask of it."""
-        if not self.type_passes(type_) or not self.sender_passes(sender):
+        if self.lets_all_pass:
+            return True
+        if not self.type_passes(event.type) or not self.sender_passes(event.sender):
             return False
-        return self.contains_url is None or has_url == self.contains_url
+        return self.contains_url is None or isinstance(event.content.get("url"), str) == self.contains_url
 
     @property
     def lets_all_pass(self) -> bool:

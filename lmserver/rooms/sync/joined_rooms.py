@@ -39,7 +39,7 @@ class JoinedRooms:
         self._journal = journal
         self._reading = reading
         self._sections = sections
-        self._recent = RecentRooms(db, journal, clock)
+        self._recent = RecentRooms(db, journal, reading, clock)
         self._unread = unread
         self._typing = typing
         self._feeds = feeds

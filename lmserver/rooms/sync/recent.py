@@ -13,68 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
-from lmserver.protocol.canonical_json import MAX_INT
 from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.client_format import ENCRYPTED, Extras, client_event, shown
-from lmserver.rooms.reading import Reader
+from lmserver.rooms.client_format import ENCRYPTED, Extras, Shown, told
+from lmserver.rooms.reading import Reader, Reading
 from lmserver.rooms.sync.journal import Journal, position_of
 from lmserver.rooms.sync.timeline import Form
 from lmserver.rooms.sync.tokens import RoomToken
 from lmserver.storage import client_transactions, room_batches
 from lmserver.storage.database import Executor
 from lmserver.storage.room_batches import Point
-from lmserver.storage.room_log import StoredEvent
 from lmserver.storage.stream import NewEvent
 
-MAX_FORMS: Final = 4_000
+MAX_VERSIONS: Final = 4_000
 MAX_LOADED: Final = 2_000
 """Member events read for lazy loading."""
-
-
-@dataclass(frozen=True, slots=True)
-class _EventForm:
-    """An event's client form up to its age, and what filters ask of it."""
-
-    head: bytes
-    ts: int
-    type: str
-    sender: str
-    has_url: bool
-
-    @property
-    def asked(self) -> tuple[str, str, bool]:
-        """What filters ask: type, sender, whether there is a URL."""
-        return self.type, self.sender, self.has_url
-
-    def at(self, now_ms: int, txn_id: str | None = None) -> orjson.Fragment:
-        age = max(-MAX_INT, min(now_ms - self.ts, MAX_INT))
-        txn = b"" if txn_id is None else b',"transaction_id":' + orjson.dumps(txn_id)
-        # Who is told from memory has been a member all along.
-        membership = b',"membership":"join"' if self.type == ENCRYPTED else b""
-        return orjson.Fragment(b'%b,"unsigned":{"age":%d%b%b}}' % (self.head, age, txn, membership))
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """An event of a timeline."""
-
-    event: NewEvent
-    form: _EventForm
-
-    @property
-    def position(self) -> int:
-        return position_of(self.event)
-
-
-def _form_of(stored: StoredEvent, version: str) -> _EventForm:
-    event = shown(stored, room_version(version))
-    fields = client_event(event, None, Extras(0))
-    del fields["unsigned"]
-    has_url = isinstance(event.content.get("url"), str)
-    ts = event.fields["origin_server_ts"]
-    return _EventForm(orjson.dumps(fields)[:-1], ts, event.type, event.sender, has_url)
 
 
 @dataclass(slots=True)
@@ -82,17 +34,17 @@ class _Member:
     """A member event and since when it is known to be the user's newest in the room."""
 
     at: int
-    loading: asyncio.Task[tuple[str, _EventForm] | None]
+    loading: asyncio.Task[Shown | None]
 
 
 class RecentRooms:
     """Sections of rooms in which nothing happened but messages."""
 
-    def __init__(self, db: Executor, journal: Journal, clock: Callable[[], int]) -> None:
+    def __init__(self, db: Executor, journal: Journal, reading: Reading, clock: Callable[[], int]) -> None:
         self._db = db
         self._journal = journal
+        self._reading = reading
         self._clock = clock
-        self._forms: OrderedDict[str, _EventForm] = OrderedDict()
         self._members: OrderedDict[tuple[str, str], _Member] = OrderedDict()
         self._versions: OrderedDict[str, str] = OrderedDict()
         journal.on_another_database(self._members.clear)
@@ -122,88 +74,83 @@ class RecentRooms:
         wanted = form.wanted
         if not wanted.shows_whole_events:
             return {}
-        told: dict[str, list[_Told]] = {}
+        shown: dict[str, list[Shown]] = {}
         for room_id, events in windows.items():
-            seen = [e for e in events if e.stored.soft_failed is None and e.sender not in ignored]
-            shown_events = [_Told(e, await self._form(e)) for e in seen]
-            passing = [t for t in shown_events if wanted.timeline.lets_pass(*t.form.asked)]
+            version = room_version(await self._version(room_id))
+            seen = [e.stored for e in events if e.stored.soft_failed is None and e.sender not in ignored]
+            passing = [e for e in self._reading.shown_all(seen, version) if wanted.timeline.passes(e)]
             if wanted.timeline.room_passes(room_id) and len(passing) <= wanted.timeline_limit:
-                told[room_id] = passing
-        txns = await self._transaction_ids(reader, told)
-        now = self._clock()
+                shown[room_id] = passing
+        extras = Extras(
+            self._clock(),
+            transaction_ids=await self._transaction_ids(reader, shown),
+            # Who is told from memory has been a member all along.
+            memberships={e.event_id: "join" for room in shown.values() for e in room if e.type == ENCRYPTED},
+        )
         found: dict[str, dict[str, Any]] = {}
-        for room_id, shown_events in told.items():
-            state = await self._needed_members(room_id, shown_events, form, now)
+        for room_id, timeline in shown.items():
+            state = await self._needed_members(room_id, timeline, form)
             if state is None:
                 continue
             # The token of the gap before the first event, or after the last where none is shown.
-            before = shown_events[0].position - 1 if shown_events else position_of(windows[room_id][-1])
+            before = timeline[0].position if timeline else position_of(windows[room_id][-1]) + 1
             found[room_id] = {
                 "timeline": {
-                    "events": [t.form.at(now, txns.get(t.event.stored.event_id)) for t in shown_events],
+                    "events": [told(event, extras) for event in timeline],
                     "limited": False,
-                    "prev_batch": str(RoomToken(before)),
+                    "prev_batch": str(RoomToken((before or 0) - 1)),
                 },
-                **{name: {"events": state} for name in form.state_after or ("state",)},
+                **{
+                    name: {"events": [told(event, extras) for event in state]}
+                    for name in form.state_after or ("state",)
+                },
             }
         return found
 
     async def _transaction_ids(
-        self, reader: Reader, told: Mapping[str, Sequence[_Told]]
+        self, reader: Reader, shown: Mapping[str, Sequence[Shown]]
     ) -> Mapping[str, str]:
         own = {
-            t.event.stored.event_id: room_id
-            for room_id, events in told.items()
-            for t in events
-            if t.event.sender == reader.user_id
+            event.event_id: room_id
+            for room_id, events in shown.items()
+            for event in events
+            if event.sender == reader.user_id
         }
         if not own or reader.device_id is None:
             return {}
         return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
-
-    async def _form(self, event: NewEvent) -> _EventForm:
-        event_id = event.stored.event_id
-        form = self._forms.get(event_id)
-        if form is None:
-            form = self._forms[event_id] = _form_of(event.stored, await self._version(event.stored.room_id))
-            if len(self._forms) > MAX_FORMS:
-                self._forms.popitem(last=False)
-        return form
 
     async def _version(self, room_id: str) -> str:
         version = self._versions.get(room_id)
         if version is None:
             rooms = await room_batches.rooms(self._db, [room_id])
             version = self._versions[room_id] = rooms[room_id].room_version
-            if len(self._versions) > MAX_FORMS:
+            if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
         return version
 
     # -- lazy loading ---------------------------------------------------------------------------
 
-    async def _needed_members(
-        self, room_id: str, events: Sequence[_Told], form: Form, now: int
-    ) -> list[orjson.Fragment] | None:
+    async def _needed_members(self, room_id: str, events: Sequence[Shown], form: Form) -> list[Shown] | None:
         """Member events of the senders the client does not know; None when one is not to be had."""
         wanted = form.wanted
         if not wanted.lazy or not wanted.state.room_passes(room_id):
             return []
         needed = dict.fromkeys(
-            t.event.sender for t in events
-            if wanted.redundant_members or (room_id, t.event.sender) not in form.members.known
+            event.sender for event in events
+            if wanted.redundant_members or (room_id, event.sender) not in form.members.known
         )  # fmt: skip
-        found: list[orjson.Fragment] = []
+        found: list[Shown] = []
         for user_id in needed:
-            member = await self._member(room_id, user_id, events[0].position)
+            member = await self._member(room_id, user_id, events[0].position or 0)
             if member is None:
                 return None
-            event_id, event = member
-            form.members.told[room_id, user_id] = event_id
-            if wanted.state.lets_pass(*event.asked):
-                found.append(event.at(now))
+            form.members.told[room_id, user_id] = member.event_id
+            if wanted.state.passes(member):
+                found.append(member)
         return found
 
-    async def _member(self, room_id: str, user_id: str, position: int) -> tuple[str, _EventForm] | None:
+    async def _member(self, room_id: str, user_id: str, position: int) -> Shown | None:
         """The member event of somebody who has just sent something."""
         key = (room_id, user_id)
         known = self._members.get(key)
@@ -226,9 +173,9 @@ class RecentRooms:
             and not self._journal.redacted(room_id, known.at)
         )
 
-    async def _load(self, room_id: str, user_id: str, position: int) -> tuple[str, _EventForm] | None:
+    async def _load(self, room_id: str, user_id: str, position: int) -> Shown | None:
         found = await room_batches.member_events(self._db, [Point(room_id, position)], [user_id])
         stored = found.get(room_id, [])
         if not stored or stored[0].redacted_by is not None:
             return None
-        return stored[0].event_id, _form_of(stored[0], await self._version(room_id))
+        return self._reading.shown(stored[0], room_version(await self._version(room_id)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lmserver.rooms.client_format import ClientEvent, Shown
+from lmserver.rooms.client_format import Extras, Shown, client_event, told
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.sync.filters import SyncFilter
 from lmserver.rooms.sync.lazy import Members
@@ -108,19 +108,19 @@ class RoomSections:
         for plan in plans:
             room_id = plan.access.room_id
             rooms += [(plan.access, timelines[room_id].events), (plan.access, states[room_id])]
-        rendered = await self._reading.render_rooms(reader, rooms)
+        extras = await self._reading.extras(reader, rooms)
         found: dict[str, dict[str, Any]] = {}
-        for index, plan in enumerate(plans):
+        for plan in plans:
             room_id = plan.access.room_id
             timeline, state = timelines[room_id], states[room_id]
             if form.wanted.lazy:
                 _note_members(form.members, room_id, [*state, *timeline.events])
-            events = _formed(form.wanted, timeline.events, rendered[2 * index])
+            events = _formed(form.wanted, timeline.events, extras)
             section = {
                 "timeline": {"events": events, "limited": timeline.limited, "prev_batch": timeline.prev_batch}
             }
             for name in form.state_after or ("state",):
-                section[name] = {"events": _formed(form.wanted, state, rendered[2 * index + 1])}
+                section[name] = {"events": _formed(form.wanted, state, extras)}
             if plan.summary:
                 section["summary"] = _summary(people.get(room_id, NOBODY), reader)
             found[room_id] = section
@@ -311,8 +311,8 @@ class RoomSections:
         position = 0 if own_event.position is None else own_event.position
         if position not in access.visible:
             # Never joined: the member event is all there is to see, and it concerns the reader.
-            rendered = await self._reading.render(access, reader, [own_event], with_room_id=False)
-            events = _formed(form.wanted, [own_event], rendered)
+            extras = await self._reading.extras(reader, [(access, [own_event])])
+            events = _formed(form.wanted, [own_event], extras)
             prev_batch = str(RoomToken(position - 1))
             return {
                 "timeline": {"events": events, "limited": False, "prev_batch": prev_batch},
@@ -359,10 +359,10 @@ def _not_in(timeline: Timeline, state: Sequence[Shown]) -> list[Shown]:
     return [e for e in state if (e.type, e.state_key) not in told]
 
 
-def _formed(wanted: SyncFilter, events: Sequence[Shown], rendered: list[ClientEvent]) -> list[ClientEvent]:
+def _formed(wanted: SyncFilter, events: Sequence[Shown], extras: Extras) -> list[Any]:
     if wanted.shows_whole_events:
-        return rendered
-    return [wanted.form(event, client_event) for event, client_event in zip(events, rendered, strict=True)]
+        return [told(event, extras) for event in events]
+    return [wanted.form(event, client_event(event, None, extras)) for event in events]
 
 
 def _note_members(members: Members, room_id: str, events: Iterable[Shown]) -> None:
