@@ -38,7 +38,7 @@ from lmserver.storage import (
     room_state,
 )
 from lmserver.storage.client_transactions import TransactionKey
-from lmserver.storage.database import Executor
+from lmserver.storage.database import Database, Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 
 CHUNK: Final = 100
@@ -136,7 +136,7 @@ async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
 class Reading:
     """Answers readers from what is stored."""
 
-    def __init__(self, db: Executor, clock: Callable[[], int]) -> None:
+    def __init__(self, db: Database, clock: Callable[[], int]) -> None:
         self._db = db
         self._clock = clock
         self._parsed = ParsedEvents()
@@ -149,15 +149,13 @@ class Reading:
 
     async def accesses(self, user_id: str, room_ids: Sequence[str]) -> dict[str, Access]:
         """The same for many rooms; those we do not know are left out."""
-        rooms = await room_batches.rooms(self._db, room_ids)
-        if not rooms:
-            return {}
-        known = list(rooms)
-        members = await room_batches.histories(self._db, known, "m.room.member", user_id)
-        settings = await room_batches.histories(self._db, known, "m.room.history_visibility", "")
+        rooms, (members, settings), ignored = await asyncio.gather(
+            room_batches.rooms(self._db, room_ids),
+            room_batches.histories(self._db, room_ids, user_id),
+            account_data.ignored_users(self._db, user_id),
+        )
         started = [room_id for room_id, room in rooms.items() if room.min_position != 0]
         incomplete = await room_batches.incomplete(self._db, started) if started else set()
-        ignored = await account_data.ignored_users(self._db, user_id)
         found: dict[str, Access] = {}
         for room_id, room in rooms.items():
             visibility = visibility_spans(settings.get(room_id, []), complete=room_id not in incomplete)
@@ -383,14 +381,13 @@ class Reading:
         return found
 
     async def _extras(self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> Extras:
-        return Extras(
-            self._clock(),
-            await self._transaction_ids(reader, rooms),
-            await self._redactions(rooms),
-            await self._previous(rooms),
-            await relations.bundles(self._db, reader.user_id, rooms),
-            _memberships(rooms),
+        transaction_ids, redactions, previous, bundles = await asyncio.gather(
+            self._transaction_ids(reader, rooms),
+            self._redactions(rooms),
+            self._previous(rooms),
+            relations.bundles(self._db, reader.user_id, rooms),
         )
+        return Extras(self._clock(), transaction_ids, redactions, previous, bundles, _memberships(rooms))
 
     def render_alone(self, event: Shown) -> ClientEvent:
         """A user's own member event in a room of which nothing else may be seen."""
@@ -429,15 +426,17 @@ class Reading:
     async def _previous(self, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, Shown]:
         """What state events replaced, where the user may see that too."""
         state = [
-            (access, e.event_id, (access.room_id, e.type, e.state_key, e.position))
+            (access, e.event_id, (access.room_id, e.position))
             for access, events in rooms
             for e in events
             if e.state_key is not None and e.position is not None
         ]
         if not state:
             return {}
-        found = await room_batches.replaced(self._db, [entry for _, _, entry in state])
-        previous = [(access, event_id, found.get((entry[0], entry[3]))) for access, event_id, entry in state]
+        found = await room_batches.replaced(self._db, [place for _, _, place in state])
+        if not found:
+            return {}
+        previous = [(access, event_id, found.get(place)) for access, event_id, place in state]
         return {
             event_id: shown(stored, access.version)
             for access, event_id, stored in previous

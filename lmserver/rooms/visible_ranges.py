@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -22,8 +22,7 @@ FOREVER: Final = 2**62
 _KNOWN = frozenset({"world_readable", "shared", "invited", "joined"})
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A value set by the event at `start` and replaced by the one at `end` (None: still valid)."""
 
     start: int
@@ -94,19 +93,18 @@ def visible_to_user(memberships: Sequence[Span], visibilities: Sequence[Span]) -
     An event that changes a membership or the visibility is seen under the old or the new value,
     whichever shows more, so spans count with both of their ends.
     """
-    joined_until = last_joined(memberships)
-    intervals = [
-        (max(hv.start, member.start), min(_end(hv), _end(member)))
-        for hv in _with_default(visibilities, "shared")
-        for member in _with_default(memberships, "leave")
-        if hv.start <= _end(member) and member.start <= _end(hv) and _allowed(hv.value, member.value)
-    ]
-    if joined_until is not None:
-        intervals += [
-            (hv.start, min(_end(hv), joined_until))
-            for hv in _with_default(visibilities, "shared")
-            if hv.value not in ("joined", "invited") and hv.start <= joined_until
-        ]
+    until = last_joined(memberships)
+    joined_until = -FOREVER - 1 if until is None else until
+    members = _with_default(memberships, "leave")
+    intervals: list[tuple[int, int]] = []
+    for setting in _with_default(visibilities, "shared"):
+        end = _end(setting)
+        for member in members:
+            left = _end(member)
+            if setting.start <= left and member.start <= end and _allowed(setting.value, member.value):
+                intervals.append((max(setting.start, member.start), min(end, left)))
+        if setting.value not in ("joined", "invited") and setting.start <= joined_until:
+            intervals.append((setting.start, min(end, joined_until)))
     return Ranges(tuple(_merged(intervals)))
 
 

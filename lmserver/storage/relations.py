@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.storage.database import Executor
+from lmserver.storage.room_batches import in_lists
 from lmserver.storage.room_log import StoredEvent
 
 MAX_REFERENCES: Final = 100
@@ -96,10 +97,10 @@ async def remove(db: Executor, room_id: str, event_ids: Sequence[str]) -> None:
 async def related(db: Executor, events: Sequence[tuple[str, str]]) -> set[str]:
     """Of these (room ID, event ID) the events that others relate to."""
     rows = await db.fetch(
-        "SELECT p.event_id FROM unnest($1::text[], $2::text[]) AS p (room_id, event_id) WHERE EXISTS"
-        " (SELECT 1 FROM event_relations AS r WHERE r.room_id = p.room_id AND r.parent_id = p.event_id)",
-        [room_id for room_id, _ in events],
-        [event_id for _, event_id in events],
+        "SELECT p.event_id FROM unnest($1::text[], $2::text[]) AS w (room_id, event_ids)"
+        " CROSS JOIN unnest(string_to_array(w.event_ids, ' ')) AS p (event_id) WHERE EXISTS"
+        " (SELECT 1 FROM event_relations AS r WHERE r.room_id = w.room_id AND r.parent_id = p.event_id)",
+        *in_lists(events),
     )
     return {r["event_id"] for r in rows}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmserver.storage.database import Connection, Executor
 from lmserver.storage.room_log import StoredEvent
@@ -31,8 +31,7 @@ class NewState:
     to_position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StateSpan:
+class StateSpan(NamedTuple):
     """One entry's life: in force for events at positions in (from_position, to_position].
 
     `event_position` is the event's own place, None for one known only from the state that came
@@ -215,7 +214,7 @@ async def state_history(db: Executor, room_id: str, type_: str, state_key: str) 
         type_,
         state_key,
     )
-    return [StateSpan(*(r[name] for name in StateSpan.__slots__)) for r in rows]
+    return [StateSpan(*r) for r in rows]
 
 
 @dataclass(frozen=True, slots=True)

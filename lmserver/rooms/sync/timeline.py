@@ -7,6 +7,7 @@ rooms of an answer at once.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,8 +23,6 @@ from lmserver.storage.room_batches import People, Point, Stretch
 from lmserver.storage.room_log import StoredEvent
 
 MAX_HEROES: Final = 5
-SPARE: Final = 20
-"""Events read beyond the limit, because some may be shown to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,9 @@ class RoomSections:
         self, reader: Reader, plans: Sequence[RoomPlan], form: Form
     ) -> dict[str, dict[str, Any]]:
         """`timeline`, `state` and `summary` of rooms, by room ID."""
-        people = await self._people([p for p in plans if p.summary])
-        timelines = await self._timelines(plans, form.wanted)
+        people, timelines = await asyncio.gather(
+            self._people([p for p in plans if p.summary]), self._timelines(plans, form.wanted)
+        )
         states = await self._states(reader, plans, timelines, people, form)
         rooms: list[tuple[Access, Sequence[Shown]]] = []
         for plan in plans:
@@ -129,43 +129,37 @@ class RoomSections:
     # -- timelines ------------------------------------------------------------------------------
 
     async def _timelines(self, plans: Sequence[RoomPlan], wanted: SyncFilter) -> dict[str, Timeline]:
+        """The newest events of all rooms are read together; rooms of which too few of them are shown to
+        the reader are searched one by one."""
+        stretches = {p.access.room_id: s for p in plans if (s := _last_visible(p, wanted)) is not None}
+        limit = wanted.timeline_limit
+        stored = await room_batches.newest(self._db, list(stretches.values()), limit + 1) if stretches else {}
         found: dict[str, Timeline] = {}
-        together: list[tuple[RoomPlan, int, int]] = []
         for plan in plans:
-            stretch = _last_visible(plan, wanted)
+            access, stretch = plan.access, stretches.get(plan.access.room_id)
             if stretch is None:
-                found[plan.access.room_id] = Timeline([], plan.anew, plan.window.upto + 1)
-            elif wanted.timeline.lets_all_pass:
-                together.append((plan, *stretch))
+                found[access.room_id] = Timeline([], plan.anew, plan.window.upto + 1)
+                continue
+            rows = stored.get(access.room_id, [])
+            events = [
+                e for e in self._shown(access, rows) if not access.ignores(e) and wanted.timeline.passes(e)
+            ]
+            if len(events) < limit < len(rows):
+                found[access.room_id] = await self._search(plan, stretch, wanted)
             else:
-                found[plan.access.room_id] = await self._filtered(plan, *stretch, wanted)
-        return found | await self._unfiltered(together, wanted.timeline_limit)
-
-    async def _filtered(self, plan: RoomPlan, first: int, last: int, wanted: SyncFilter) -> Timeline:
-        page = await self._reading.backwards(
-            plan.access, last, wanted.timeline_limit, wanted.timeline.passes, first - 1
-        )
-        return _timeline(plan, first, last, page.events, page.end is not None)
-
-    async def _unfiltered(
-        self, rooms: Sequence[tuple[RoomPlan, int, int]], limit: int
-    ) -> dict[str, Timeline]:
-        if not rooms:
-            return {}
-        stretches = [Stretch(plan.access.room_id, first, last) for plan, first, last in rooms]
-        most = limit + SPARE
-        stored = await room_batches.newest(self._db, stretches, most)
-        found: dict[str, Timeline] = {}
-        for plan, first, last in rooms:
-            rows = stored.get(plan.access.room_id, [])
-            all_shown = self._shown(plan.access, rows)
-            good = [event for event in all_shown if not plan.access.ignores(event)]
-            events = good[:limit]
-            cut_off = len(good) > limit or len(rows) == most
-            # Where nothing of all that was read may be shown, the timeline begins before it.
-            end = last if events or not cut_off else (rows[-1].position or 0) - 1
-            found[plan.access.room_id] = _timeline(plan, first, end, events, cut_off)
+                found[access.room_id] = _timeline(
+                    plan, stretch, stretch.last, events[:limit], len(rows) > limit
+                )
         return found
+
+    async def _search(self, plan: RoomPlan, stretch: Stretch, wanted: SyncFilter) -> Timeline:
+        page = await self._reading.backwards(
+            plan.access, stretch.last, wanted.timeline_limit, wanted.timeline.passes, stretch.first - 1
+        )
+        end = stretch.last
+        if not page.events and page.end is not None and wanted.timeline.lets_all_pass:
+            end = page.end  # nothing of all that was read may be shown: the timeline begins before it
+        return _timeline(plan, stretch, end, page.events, page.end is not None)
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -325,19 +319,21 @@ class RoomSections:
 NOBODY: Final = People(0, 0, ())
 
 
-def _last_visible(plan: RoomPlan, wanted: SyncFilter) -> tuple[int, int] | None:
+def _last_visible(plan: RoomPlan, wanted: SyncFilter) -> Stretch | None:
     """The last stretch of a window the reader may see: a timeline has no holes, because behind hidden
     events there may be state the client must get."""
     if not wanted.timeline.room_passes(plan.access.room_id):
         return None
     stretches = plan.access.visible.within(plan.lowest, plan.window.upto)
-    return stretches[-1] if stretches else None
+    return Stretch(plan.access.room_id, *stretches[-1]) if stretches else None
 
 
-def _timeline(plan: RoomPlan, first: int, last: int, newest_first: list[Shown], cut_off: bool) -> Timeline:
+def _timeline(
+    plan: RoomPlan, stretch: Stretch, last: int, newest_first: list[Shown], cut_off: bool
+) -> Timeline:
     events = newest_first[::-1]
-    hidden_before = first > plan.lowest and (
-        plan.window.after is not None or bool(plan.access.visible.within(plan.lowest, first - 1))
+    hidden_before = stretch.first > plan.lowest and (
+        plan.window.after is not None or bool(plan.access.visible.within(plan.lowest, stretch.first - 1))
     )
     start = events[0].position if events else None
     return Timeline(events, cut_off or hidden_before or plan.anew, last + 1 if start is None else start)
