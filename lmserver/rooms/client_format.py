@@ -6,7 +6,7 @@ between servers. Redacted events leave this module pruned, whatever asked for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -118,15 +118,10 @@ class Extras:
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
     memberships: Mapping[str, str] = field(default_factory=dict)
 
-    def only_age(self, event: Shown) -> bool:
-        """Whether nothing but its age is told with an event, as with most."""
-        event_id = event.event_id
-        return event.redacted_by is None and not (
-            event_id in self.transaction_ids
-            or event_id in self.previous
-            or event_id in self.bundles
-            or event_id in self.memberships
-        )
+    @property
+    def more(self) -> set[str]:
+        """Events with which more is told than their age, but for redacted ones."""
+        return {*self.transaction_ids, *self.previous, *self.bundles, *self.memberships}
 
 
 def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEvent:
@@ -134,11 +129,17 @@ def client_event(event: Shown, room_id: str | None, extras: Extras) -> ClientEve
     return {**_public(event, room_id), "unsigned": _unsigned(event, room_id, extras)}
 
 
-def told(event: Shown, extras: Extras) -> orjson.Fragment:
+def told(events: Iterable[Shown], extras: Extras) -> list[orjson.Fragment]:
     """The same as /sync tells it, serialized: for each reader only `unsigned` is made."""
-    if extras.only_age(event):
-        return orjson.Fragment(b'%b,"unsigned":{"age":%d}}' % (event.head, _age(event, extras.now_ms)))
-    return orjson.Fragment(b'%b,"unsigned":%b}' % (event.head, orjson.dumps(_unsigned(event, None, extras))))
+    more = extras.more
+    found = []
+    for event in events:
+        if event.redacted_by is None and event.event_id not in more:
+            unsigned = b'{"age":%d}' % _age(event, extras.now_ms)
+        else:
+            unsigned = orjson.dumps(_unsigned(event, None, extras))
+        found.append(orjson.Fragment(b'%b,"unsigned":%b}' % (event.head, unsigned)))
+    return found
 
 
 def _public(event: Shown, room_id: str | None) -> ClientEvent:

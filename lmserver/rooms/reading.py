@@ -95,6 +95,10 @@ class Access:
         """CS API §Ignoring Users: every way of reading a room leaves these events out."""
         return event.sender in self.ignored and event.state_key is None
 
+    def heard(self, events: list[Shown]) -> list[Shown]:
+        """Those not ignored."""
+        return [event for event in events if not self.ignores(event)] if self.ignored else events
+
     def membership_at(self, position: int) -> str:
         """The user's membership after the event at a position."""
         index = bisect_right(self.memberships, position, key=lambda span: span.start)

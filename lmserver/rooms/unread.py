@@ -10,7 +10,7 @@ For who keeps up the journal of /sync has what is new: then nothing is asked of 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -83,12 +83,15 @@ class Counts:
         return {"notification_count": self.notifications, "highlight_count": self.highlights}
 
 
+NO_COUNTS: Final = Counts()
+
+
 @dataclass(frozen=True, slots=True)
 class RoomCounts:
     """`whole` is everything, `main` what is in no thread; threads without unread events are left out."""
 
-    whole: Counts = field(default_factory=Counts)
-    main: Counts = field(default_factory=Counts)
+    whole: Counts = NO_COUNTS
+    main: Counts = NO_COUNTS
     threads: Mapping[str, Counts] = field(default_factory=dict)
 
     def as_json(self, *, by_thread: bool) -> JsonObject:
@@ -365,10 +368,12 @@ def _unread(marks: Sequence[Mark], read: Mapping[str, int]) -> tuple[Mark, ...]:
 
 
 def _counts(marks: Sequence[Mark]) -> RoomCounts:
-    all_of, loud = Counter(m.thread for m in marks), Counter(m.thread for m in marks if m.highlight)
-    by_thread = {thread: Counts(n, loud[thread]) for thread, n in all_of.items()}
-    main = by_thread.pop(MAIN, Counts())
-    return RoomCounts(Counts(all_of.total(), loud.total()), main, by_thread)
+    by_thread: dict[str, list[bool]] = {}
+    for mark in marks:
+        by_thread.setdefault(mark.thread, []).append(mark.highlight)
+    counts = {thread: Counts(len(loud), sum(loud)) for thread, loud in by_thread.items()}
+    whole = Counts(len(marks), sum(c.highlights for c in counts.values()))
+    return RoomCounts(whole, counts.pop(MAIN, NO_COUNTS), counts)
 
 
 def _takes_marks(event: NewEvent, user_id: str) -> bool:

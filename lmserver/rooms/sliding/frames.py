@@ -196,8 +196,7 @@ class Frame:
 
     def events_part(self, extras: Extras) -> dict[str, Any]:
         """Timeline and state, with what is told beside their events."""
-        timeline = [told(event, extras) for event in self.timeline]
-        state = [told(event, extras) for event in self.state.values()]
+        timeline, state = told(self.timeline, extras), told(self.state.values(), extras)
         part: dict[str, Any] = {"required_state": state, "timeline": timeline}
         if timeline or self.after is None:
             start = self.timeline[0].position if timeline else self.upto + 1

@@ -84,11 +84,13 @@ class EventFilter:
 
     def passes(self, event: Shown) -> bool:
         """Whether a room's event is wanted."""
-        if self.lets_all_pass:
-            return True
         if not self.type_passes(event.type) or not self.sender_passes(event.sender):
             return False
         return self.contains_url is None or isinstance(event.content.get("url"), str) == self.contains_url
+
+    def chosen(self, events: list[Shown]) -> list[Shown]:
+        """Those that are wanted."""
+        return events if self.lets_all_pass else [event for event in events if self.passes(event)]
 
     @property
     def lets_all_pass(self) -> bool:

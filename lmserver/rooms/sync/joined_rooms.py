@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -127,11 +128,13 @@ class JoinedRooms:
     ) -> dict[str, JsonObject]:
         """Any rooms; fills in the last positions of those that have no new event."""
         unknown = [room_id for room_id in room_ids if room_id not in uptos]
-        if unknown:
-            uptos |= await room_batches.last_positions(self._db, unknown, interval.upto.stream)
+        last, accesses = await asyncio.gather(
+            self._last_positions(unknown, interval.upto.stream), self._accesses(request, interval, room_ids)
+        )
+        uptos |= last
         members = {c.room_id for c in interval.member_changes if c.before != c.after}
         plans = []
-        for room_id, access in (await self._accesses(request, interval, room_ids)).items():
+        for room_id, access in accesses.items():
             upto = uptos.setdefault(room_id, access.room.min_position - 1)
             new = interval.is_new(room_id)
             span = interval.spans.get(room_id)
@@ -146,6 +149,9 @@ class JoinedRooms:
                 )
             )
         return await self._sections.sections(request.reader, plans, form)
+
+    async def _last_positions(self, room_ids: Sequence[str], upto: int) -> dict[str, int]:
+        return await room_batches.last_positions(self._db, room_ids, upto) if room_ids else {}
 
     async def _accesses(
         self, request: SyncRequest, interval: Interval, room_ids: Sequence[str]

@@ -78,7 +78,7 @@ class RecentRooms:
         for room_id, events in windows.items():
             version = room_version(await self._version(room_id))
             seen = [e.stored for e in events if e.stored.soft_failed is None and e.sender not in ignored]
-            passing = [e for e in self._reading.shown_all(seen, version) if wanted.timeline.passes(e)]
+            passing = wanted.timeline.chosen(self._reading.shown_all(seen, version))
             if wanted.timeline.room_passes(room_id) and len(passing) <= wanted.timeline_limit:
                 shown[room_id] = passing
         extras = Extras(
@@ -96,14 +96,11 @@ class RecentRooms:
             before = timeline[0].position if timeline else position_of(windows[room_id][-1]) + 1
             found[room_id] = {
                 "timeline": {
-                    "events": [told(event, extras) for event in timeline],
+                    "events": told(timeline, extras),
                     "limited": False,
                     "prev_batch": str(RoomToken((before or 0) - 1)),
                 },
-                **{
-                    name: {"events": [told(event, extras) for event in state]}
-                    for name in form.state_after or ("state",)
-                },
+                **{name: {"events": told(state, extras)} for name in form.state_after or ("state",)},
             }
         return found
 

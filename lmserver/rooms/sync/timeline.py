@@ -141,9 +141,7 @@ class RoomSections:
                 found[access.room_id] = Timeline([], plan.anew, plan.window.upto + 1)
                 continue
             rows = stored.get(access.room_id, [])
-            events = [
-                e for e in self._shown(access, rows) if not access.ignores(e) and wanted.timeline.passes(e)
-            ]
+            events = wanted.timeline.chosen(access.heard(self._shown(access, rows)))
             if len(events) < limit < len(rows):
                 found[access.room_id] = await self._search(plan, stretch, wanted)
             else:
@@ -206,7 +204,7 @@ class RoomSections:
             await self._lazily(reader, plans, timelines, people, ends, form, found)
         result: dict[str, list[Shown]] = {room_id: [] for room_id in timelines}
         for room_id, events in found.items():
-            result[room_id] = [e for e in events if wanted.state.passes(e)]
+            result[room_id] = wanted.state.chosen(events)
         return result
 
     async def _whole_states(
@@ -357,7 +355,7 @@ def _not_in(timeline: Timeline, state: Sequence[Shown]) -> list[Shown]:
 
 def _formed(wanted: SyncFilter, events: Sequence[Shown], extras: Extras) -> list[Any]:
     if wanted.shows_whole_events:
-        return [told(event, extras) for event in events]
+        return told(events, extras)
     return [wanted.form(event, client_event(event, None, extras)) for event in events]
 
 
