@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion, room_version
-from lmserver.rooms import relations
-from lmserver.rooms.client_format import ENCRYPTED, ClientEvent, Extras, Shown, client_event, shown
+from lmserver.rooms import relations, unsigned
+from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
 from lmserver.rooms.parsed_events import ParsedEvents
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
@@ -31,7 +31,6 @@ from lmserver.rooms.visible_ranges import (
 from lmserver.storage import (
     account_data,
     aliases,
-    client_transactions,
     room_batches,
     room_log,
     room_reads,
@@ -376,85 +375,18 @@ class Reading:
         """Events of many rooms in a form, in as few round trips as one's; where there are many events in
         pieces of them, so that others get their turn in between (attack R14)."""
         few = [(access, events[:PIECE]) for access, events in rooms]
-        extras = await self._extras(reader, few)
+        extras = await unsigned.extras(self._db, reader, few, self._clock())
         found = [form(events, extras) for _, events in few]
         for index, (access, events) in enumerate(rooms):
             for start in range(PIECE, len(events), PIECE):
                 piece = events[start : start + PIECE]
-                found[index] += form(piece, await self._extras(reader, [(access, piece)]))
+                extras = await unsigned.extras(self._db, reader, [(access, piece)], self._clock())
+                found[index] += form(piece, extras)
         return found
-
-    async def _extras(self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> Extras:
-        transaction_ids, redactions, previous, bundles = await asyncio.gather(
-            self._transaction_ids(reader, rooms),
-            self._redactions(rooms),
-            self._previous(rooms),
-            relations.bundles(self._db, reader.user_id, rooms),
-        )
-        return Extras(self._clock(), transaction_ids, redactions, previous, bundles, _memberships(rooms))
 
     def render_alone(self, event: Shown) -> ClientEvent:
         """A user's own member event in a room of which nothing else may be seen."""
         return client_event(event, None, Extras(self._clock()))
-
-    async def _transaction_ids(
-        self, reader: Reader, rooms: Sequence[tuple[Access, Sequence[Shown]]]
-    ) -> dict[str, str]:
-        """Transaction IDs go to the device that sent the event and to no other."""
-        own = {
-            e.event_id: access.room_id
-            for access, events in rooms
-            for e in events
-            if e.sender == reader.user_id
-        }
-        if not own or reader.device_id is None:
-            return {}
-        return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
-
-    async def _redactions(self, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, Shown]:
-        by_room = {access.room_id: access for access, _ in rooms}
-        wanted = {
-            (access.room_id, e.redacted_by)
-            for access, events in rooms
-            for e in events
-            if e.redacted_by is not None
-        }
-        if not wanted:
-            return {}
-        return {
-            row.event_id: shown(row, by_room[row.room_id].version)
-            for row in await room_batches.events_by_id(self._db, sorted(wanted))
-            if row.position is not None and row.position in by_room[row.room_id].visible
-        }
-
-    async def _previous(self, rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, Shown]:
-        """What state events replaced, where the user may see that too."""
-        state = [
-            (access, e.event_id, (access.room_id, e.position))
-            for access, events in rooms
-            for e in events
-            if e.state_key is not None and e.position is not None
-        ]
-        if not state:
-            return {}
-        found = await room_batches.replaced(self._db, [place for _, _, place in state])
-        if not found:
-            return {}
-        previous = [(access, event_id, found.get(place)) for access, event_id, place in state]
-        return {
-            event_id: shown(stored, access.version)
-            for access, event_id, stored in previous
-            if stored is not None and _may_see_previous(access, stored.position)
-        }
-
-
-def _memberships(rooms: Sequence[tuple[Access, Sequence[Shown]]]) -> dict[str, str]:
-    return {
-        e.event_id: access.membership_at(e.position)
-        for access, events in rooms
-        for e in events
-        if e.type == ENCRYPTED and e.state_key is None and e.position is not None
-    }
 
 
 def _is_commit(access: Access, event: Shown) -> bool:
@@ -466,11 +398,6 @@ def _is_commit(access: Access, event: Shown) -> bool:
         and access.state_position is not None
         and (event.position or 0) < access.state_position
     )
-
-
-def _may_see_previous(access: Access, position: int | None) -> bool:
-    """An outlier was part of the state the user's server joined with."""
-    return access.joined if position is None else position in access.visible
 
 
 def _state_position(room: RoomRow, members: Sequence[Span], membership: str, open_now: bool) -> int | None:

@@ -182,12 +182,12 @@ async def replaced(db: Executor, places: Sequence[tuple[str, int]]) -> dict[tupl
     """For state events at (room ID, position): where they are to the event that each replaced."""
     rows = await db.fetch(
         "SELECT e.room_id, e.event_id, e.position, e.pdu, e.soft_failed, e.redacted_by, e.received_ts,"
-        " e.stream_xid::text::bigint AS stream_xid, n.from_position AS at"
+        " e.stream_xid::text::bigint AS stream_xid, p.position AS at"
         " FROM unnest($1::text[], $2::text[]) AS w (room_id, positions)"
         " CROSS JOIN unnest(string_to_array(w.positions, ' ')::bigint[]) AS p (position)"
-        " JOIN room_state AS n ON n.room_id = w.room_id AND n.from_position = p.position"
+        " JOIN events AS n ON n.room_id = w.room_id AND n.position = p.position"
         " JOIN room_state AS s ON s.room_id = n.room_id AND s.type = n.type AND s.state_key = n.state_key"
-        " AND s.to_position = n.from_position"
+        " AND s.to_position = n.position"
         " JOIN events AS e ON e.event_id = s.event_id AND e.room_id = s.room_id",
         *in_lists(places),
     )

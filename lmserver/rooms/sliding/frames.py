@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lmserver.rooms.client_format import Extras, Shown, shown, told
+import orjson
+
+from lmserver.rooms.client_format import Shown, shown
 from lmserver.rooms.reading import Access
 from lmserver.rooms.sliding.connection import Sent
 from lmserver.rooms.sliding.request import LAZY, MEMBER, Pattern, RoomConfig
@@ -194,9 +196,9 @@ class Frame:
             plan.has_events or plan.dm_changed or plan.read or self.state or (plan.expanded and self.timeline)
         )
 
-    def events_part(self, extras: Extras) -> dict[str, Any]:
-        """Timeline and state, with what is told beside their events."""
-        timeline, state = told(self.timeline, extras), told(self.state.values(), extras)
+    def events_part(self, events: Sequence[orjson.Fragment]) -> dict[str, Any]:
+        """Timeline and state out of their rendered events, which come one after the other."""
+        timeline, state = list(events[: len(self.timeline)]), list(events[len(self.timeline) :])
         part: dict[str, Any] = {"required_state": state, "timeline": timeline}
         if timeline or self.after is None:
             start = self.timeline[0].position if timeline else self.upto + 1

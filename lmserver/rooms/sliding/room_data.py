@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lmserver.rooms.client_format import Shown, shown
+from lmserver.rooms.client_format import Shown, shown, told
 from lmserver.rooms.reading import PIECE, Access, Reader, Reading
 from lmserver.rooms.sliding.frames import BUMPING, Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
@@ -205,16 +205,16 @@ class RoomData:
 
     async def _bodies(self, reader: Reader, frames: Sequence[Frame]) -> dict[str, RoomResult]:
         frames = [frame for frame in frames if frame.has_news]
-        extras = await self._reading.extras(
-            reader, [(f.access, [*f.timeline, *f.state.values()]) for f in frames]
+        rendered = await self._reading.render_rooms(
+            reader, [(f.access, [*f.timeline, *f.state.values()]) for f in frames], told
         )
         summaries = await self._summaries(reader, frames)
         stamps = await self._stamps(frames)
         counts = await self._counts(reader, frames)
         found: dict[str, RoomResult] = {}
-        for frame in frames:
+        for frame, events in zip(frames, rendered, strict=True):
             room_id = frame.plan.room_id
-            body = self._common(frame.plan) | frame.events_part(extras) | frame.named()
+            body = self._common(frame.plan) | frame.events_part(events) | frame.named()
             body |= summaries.get(room_id, {}) | counts.get(room_id, {})
             if room_id in stamps:
                 body["bump_stamp"] = min(stamps[room_id], self._clock())

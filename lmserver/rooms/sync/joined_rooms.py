@@ -62,9 +62,15 @@ class JoinedRooms:
             return {}
         found = await self._from_memory(request, interval, form, touched)
         rest = [room_id for room_id in touched if room_id not in found]
-        uptos = {room_id: span.upto for room_id, span in interval.spans.items()}
         if rest:
-            found |= await self._from_database(request, interval, form, rest, uptos)
+            uptos = {room_id: span.upto for room_id, span in interval.spans.items()}
+            read, counts = await asyncio.gather(
+                self._from_database(request, interval, form, rest, uptos),
+                self._unread.of(request.user_id, touched),
+            )
+            found |= read
+        else:
+            counts = await self._unread.of(request.user_id, touched)
         wanted = request.filter.room_account_data
         answer: dict[str, JsonObject] = {}
         for room_id in touched:
@@ -77,7 +83,6 @@ class JoinedRooms:
             parts = (*PARTS, *(form.state_after or ("state",)))
             if interval.is_new(room_id) or request.full_state or any(section[p]["events"] for p in parts):
                 answer[room_id] = section
-        counts = await self._unread.of(request.user_id, list(answer))
         by_thread = request.filter.timeline.unread_thread_notifications
         for room_id, section in answer.items():
             section.update(counts.get(room_id, RoomCounts()).as_json(by_thread=by_thread))

@@ -161,9 +161,12 @@ class SyncService:
             answer.body["to_device"] = messages
         await self._presence(request, interval, answer)
         by_room = await self._account_data(request, interval, answer)
-        answer.rooms["join"] = await self._joined.sections(request, interval, form, by_room)
+        joined = self._joined.sections(request, interval, form, by_room)
         if interval.memberships_may_differ or request.full_state:
-            await self._other_rooms.add(request, interval, form, memberships.entries, answer.rooms)
+            others = self._other_rooms.add(request, interval, form, memberships.entries, answer.rooms)
+            answer.rooms["join"], _ = await asyncio.gather(joined, others)
+        else:
+            answer.rooms["join"] = await joined
         answer.device_lists = await self._device_lists(request.user_id, interval, memberships)
         return answer, interval
 

@@ -8,7 +8,7 @@ rooms of an answer at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -108,19 +108,19 @@ class RoomSections:
         for plan in plans:
             room_id = plan.access.room_id
             rooms += [(plan.access, timelines[room_id].events), (plan.access, states[room_id])]
-        extras = await self._reading.extras(reader, rooms)
+        rendered = await self._reading.render_rooms(reader, rooms, _form(form.wanted))
         found: dict[str, dict[str, Any]] = {}
-        for plan in plans:
+        for index, plan in enumerate(plans):
             room_id = plan.access.room_id
             timeline, state = timelines[room_id], states[room_id]
             if form.wanted.lazy:
                 _note_members(form.members, room_id, [*state, *timeline.events])
-            events = _formed(form.wanted, timeline.events, extras)
-            section = {
+            events = rendered[2 * index]
+            section: dict[str, Any] = {
                 "timeline": {"events": events, "limited": timeline.limited, "prev_batch": timeline.prev_batch}
             }
             for name in form.state_after or ("state",):
-                section[name] = {"events": _formed(form.wanted, state, extras)}
+                section[name] = {"events": rendered[2 * index + 1]}
             if plan.summary:
                 section["summary"] = _summary(people.get(room_id, NOBODY), reader)
             found[room_id] = section
@@ -303,8 +303,8 @@ class RoomSections:
         position = 0 if own_event.position is None else own_event.position
         if position not in access.visible:
             # Never joined: the member event is all there is to see, and it concerns the reader.
-            extras = await self._reading.extras(reader, [(access, [own_event])])
-            events = _formed(form.wanted, [own_event], extras)
+            own = [(access, [own_event])]
+            [events] = await self._reading.render_rooms(reader, own, _form(form.wanted))
             prev_batch = str(RoomToken(position - 1))
             return {
                 "timeline": {"events": events, "limited": False, "prev_batch": prev_batch},
@@ -353,10 +353,15 @@ def _not_in(timeline: Timeline, state: Sequence[Shown]) -> list[Shown]:
     return [e for e in state if (e.type, e.state_key) not in told]
 
 
-def _formed(wanted: SyncFilter, events: Sequence[Shown], extras: Extras) -> list[Any]:
+def _form(wanted: SyncFilter) -> Callable[[Sequence[Shown], Extras], list[Any]]:
+    """The form a client wants events in."""
     if wanted.shows_whole_events:
-        return told(events, extras)
-    return [wanted.form(event, client_event(event, None, extras)) for event in events]
+        return told
+
+    def picked(events: Sequence[Shown], extras: Extras) -> list[Any]:
+        return [wanted.form(event, client_event(event, None, extras)) for event in events]
+
+    return picked
 
 
 def _note_members(members: Members, room_id: str, events: Iterable[Shown]) -> None:
