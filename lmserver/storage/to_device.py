@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lmserver.storage.database import Executor
@@ -111,20 +111,29 @@ async def purge(db: Executor, transactions_before_ms: int, received_before_ms: i
     await db.execute("DELETE FROM to_device_received WHERE received_ts < $1", received_before_ms)
 
 
-async def trim(db: Executor, devices: Iterable[tuple[str, str]]) -> int:
-    """Drop the oldest messages of (user, device) queues that nobody empties; returns how many."""
+async def trim(db: Executor, devices: Iterable[tuple[str, str]], marker: Callable[[str], bytes]) -> int:
+    """Drop the oldest messages of (user, device) queues that nobody empties; returns how many.
+
+    The newest that goes becomes the user's `marker`, so that the device learns at which place something
+    is missing; a queue has one, as its oldest message.
+    """
     pairs = sorted(devices)
     dropped: int = await db.fetchval(
-        "WITH kept AS (SELECT m.user_id, m.device_id, m.seq, row_number() OVER newest AS place,"
-        " sum(octet_length(m.message)) OVER newest AS size"
-        " FROM unnest($1::text[], $2::text[]) AS n (user_id, device_id)"
+        "WITH kept AS (SELECT m.user_id, m.device_id, m.seq, n.marker, m.message = n.marker AS marked,"
+        " row_number() OVER newest AS place, sum(octet_length(m.message)) OVER newest AS size"
+        " FROM unnest($1::text[], $2::text[], $3::bytea[]) AS n (user_id, device_id, marker)"
         " JOIN to_device_messages AS m ON m.user_id = n.user_id AND m.device_id = n.device_id"
         " WINDOW newest AS (PARTITION BY m.user_id, m.device_id ORDER BY m.seq DESC)),"
-        " gone AS (DELETE FROM to_device_messages AS m USING kept AS k"
-        " WHERE m.user_id = k.user_id AND m.device_id = k.device_id AND m.seq = k.seq"
-        " AND (k.place > $3 OR k.size > $4) RETURNING 1) SELECT count(*) FROM gone",
+        " gone AS (SELECT *, row_number() OVER (PARTITION BY user_id, device_id ORDER BY seq DESC) AS nth"
+        " FROM kept WHERE place > $4 OR size > $5),"
+        " marks AS (UPDATE to_device_messages AS m SET message = g.marker FROM gone AS g WHERE g.nth = 1"
+        " AND NOT g.marked AND m.user_id = g.user_id AND m.device_id = g.device_id AND m.seq = g.seq),"
+        " deleted AS (DELETE FROM to_device_messages AS m USING gone AS g WHERE g.nth > 1"
+        " AND m.user_id = g.user_id AND m.device_id = g.device_id AND m.seq = g.seq)"
+        " SELECT count(*) FILTER (WHERE NOT marked) FROM gone",
         [user for user, _ in pairs],
         [device for _, device in pairs],
+        [marker(user) for user, _ in pairs],
         MAX_QUEUED,
         MAX_QUEUED_BYTES,
     )
