@@ -10,7 +10,6 @@ from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.events import EventDraft
 from lmserver.protocol.power_levels import PowerLevels
-from lmserver.protocol.room_view import RoomView
 from lmserver.rooms.directory import Directory
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.reading import Reading
@@ -85,7 +84,7 @@ class SendEndpoints:
         if event.sender != rooms.user(request) and request.requester.suspended:
             raise user_suspended()
         if event.sender != rooms.user(request) and not (
-            view and may_redact_others(view, rooms.user(request))
+            view and PowerLevels.from_view(view).allows(rooms.user(request), "redact")
         ):
             raise ApiError(403, "M_FORBIDDEN", "You may not redact events of others")
 
@@ -173,8 +172,3 @@ class SendEndpoints:
             rooms.sent_at(request, self._clock()),
             state_key,
         )
-
-
-def may_redact_others(view: RoomView, user_id: str) -> bool:
-    levels = PowerLevels.from_view(view)
-    return levels.user(user_id) >= levels.action("redact")

@@ -48,6 +48,10 @@ class PowerLevels:
         """The level needed to ban, kick, redact or invite."""
         return _level(self.content or {}, name, ACTION_DEFAULTS[name])
 
+    def allows(self, user_id: str, action: str) -> bool:
+        """Whether the user has the level that an action needs."""
+        return self.user(user_id) >= self.action(action)
+
     def event(self, type_: str, is_state: bool) -> int:
         """The level needed to send an event of this type."""
         content = self.content or {}

@@ -17,11 +17,11 @@ import structlog
 
 from lmserver.federation_client.errors import FederationError
 from lmserver.protocol.events import Pdu
-from lmserver.rooms.append import EARLIER_STAY
 from lmserver.rooms.background import repeat
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.held import HeldEvents
 from lmserver.rooms.outcomes import Accepted, GapFound, Outcome
+from lmserver.rooms.placing import EARLIER_STAY
 from lmserver.rooms.turns import Turns
 from lmserver.storage import gaps, room_log
 from lmserver.storage.database import Database

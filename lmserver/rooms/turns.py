@@ -23,7 +23,8 @@ from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import append as appending
 from lmserver.rooms import snapshot as snapshots
-from lmserver.rooms.append import Appended, Batch
+from lmserver.rooms.append import Appended
+from lmserver.rooms.batch import Batch
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.outcomes import ClientTxn, GapFound, Outcome, Proposal, Rejected, RoomBusy

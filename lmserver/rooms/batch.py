@@ -1,0 +1,101 @@
+"""What one turn has decided so far; nothing of it counts before COMMIT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmserver.protocol.events import Pdu
+from lmserver.protocol.power_levels import PowerLevels
+from lmserver.rooms.outcomes import Accepted, ClientTxn
+from lmserver.rooms.relations import new_relation
+from lmserver.rooms.snapshot import Snapshot
+from lmserver.storage.client_transactions import KnownTransaction
+from lmserver.storage.evidence import NewEvidence
+from lmserver.storage.fanout import RangeChange
+from lmserver.storage.message_search import searched_text
+from lmserver.storage.relations import NewRelation
+from lmserver.storage.room_log import NewEvent
+from lmserver.storage.room_state import NewState
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn has decided so far; nothing of it counts before COMMIT."""
+
+    room_id: str
+    our_name: str
+    snapshot: Snapshot
+    events: list[NewEvent] = field(default_factory=list)
+    states: list[NewState] = field(default_factory=list)
+    ranges: list[RangeChange] = field(default_factory=list)
+    redactions: list[tuple[Pdu, bool]] = field(default_factory=list)
+    txns: list[tuple[ClientTxn, str | None, str | None]] = field(default_factory=list)
+    evidence: list[NewEvidence] = field(default_factory=list)
+    altered: dict[str, bytes] = field(default_factory=dict)
+    lpdus: dict[tuple[str, str], Accepted] = field(default_factory=dict)
+    known_txns: dict[ClientTxn, KnownTransaction] = field(default_factory=dict)
+    members: list[str] = field(default_factory=list)
+    relations: list[NewRelation] = field(default_factory=list)
+    people: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
+        """Put an event at the next position; `failed` is why it is soft-failed."""
+        if pdu.altered_from is not None:
+            self.hold(pdu, "altered", "the content is not what its hashes say")
+            self.altered[pdu.event_id] = pdu.altered_from
+        view = self.snapshot.view
+        if failed is None and pdu.type == "m.room.redaction":
+            self.redactions.append((pdu, PowerLevels.from_view(view).allows(pdu.sender, "redact")))
+        before = view.head_event_id
+        self.snapshot, changes = self.snapshot.after(pdu, self.our_name, applies=failed is None)
+        position = self.snapshot.view.head_position
+        lpdu_hash = pdu.lpdu_hash if keep_lpdu_hash else None
+        self.events.append(
+            NewEvent(
+                pdu.event_id, position, before, lpdu_hash, pdu.type, pdu.state_key, pdu.sender,
+                pdu.canonical, failed, None if failed is not None else self._text(pdu),
+            )
+        )  # fmt: skip
+        self.ranges += changes
+        accepted = Accepted(pdu.event_id, position)
+        if lpdu_hash is not None:
+            self.lpdus[lpdu_hash, pdu.sender] = accepted
+        if failed is None and (related := new_relation(pdu, position)) is not None:
+            self.relations.append(related)
+        if failed is None and pdu.state_key is not None:
+            self._set_state(pdu, pdu.state_key, position)
+        return accepted
+
+    def _text(self, pdu: Pdu) -> str | None:
+        """What a search finds it by; nothing in an encrypted room."""
+        if self.snapshot.view.get("m.room.encryption") is not None:
+            return None
+        return searched_text(pdu.type, pdu.content)
+
+    def hold(self, pdu: Pdu, kind: str, detail: str, against: str | None = None) -> None:
+        """Keep what the hub sent as evidence, with the event `against` that contradicts it."""
+        self.evidence.append(
+            NewEvidence(
+                pdu.event_id, kind, detail, pdu.altered_from or pdu.canonical, related_event_id=against
+            )
+        )
+
+    def _set_state(self, pdu: Pdu, state_key: str, position: int) -> None:
+        for index in range(len(self.states) - 1, -1, -1):
+            entry = self.states[index]
+            if entry.type == pdu.type and entry.state_key == state_key:
+                self.states[index] = NewState(
+                    entry.type,
+                    entry.state_key,
+                    entry.event_id,
+                    entry.membership,
+                    entry.from_position,
+                    position,
+                )
+                break
+        self.states.append(NewState(pdu.type, state_key, pdu.event_id, pdu.membership, position))
+        if pdu.type == "m.room.member":
+            self.members.append(state_key)
+            if pdu.membership == "join":
+                self.people[state_key] = pdu.content
