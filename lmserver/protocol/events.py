@@ -109,6 +109,10 @@ class _Event:
             self._canonical = canonical_json.encode_valid(self.fields)
         return self._canonical
 
+    def size(self) -> int:
+        """The number of its canonical bytes, which need not be final yet: nothing of them is kept."""
+        return len(canonical_json.encode_valid(self.fields))
+
     @property
     def reference_bytes(self) -> bytes:
         """What is signed and hashed for the event ID."""

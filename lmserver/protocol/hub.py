@@ -18,7 +18,7 @@ from lmserver.protocol.hashes import pdu_content_hash
 from lmserver.protocol.redaction import redact
 from lmserver.protocol.room_versions import MAX_EVENT_BYTES, RoomVersion
 from lmserver.protocol.room_view import RoomView, StateEvent
-from lmserver.protocol.signatures import SigningKey
+from lmserver.protocol.signatures import Signer
 from lmserver.protocol.state_map import StateMap
 
 
@@ -41,7 +41,7 @@ class Reject:
 Decision = Append | Reject
 
 
-def decide(event: Lpdu | EventDraft, view: RoomView, key: SigningKey) -> Decision:
+def decide(event: Lpdu | EventDraft, view: RoomView, key: Signer) -> Decision:
     """Authorize an event against the head of its room and complete it.
 
     An LPDU's schema and signatures have been checked before (D04 §Receiving Events, steps 1-2);
@@ -60,7 +60,7 @@ def decide(event: Lpdu | EventDraft, view: RoomView, key: SigningKey) -> Decisio
         return Reject("M_BAD_JSON", str(error))
 
 
-def _decide_lpdu(lpdu: Lpdu, view: RoomView, key: SigningKey) -> Pdu:
+def _decide_lpdu(lpdu: Lpdu, view: RoomView, key: Signer) -> Pdu:
     if lpdu.hub_server != view.hub or view.hub != key.server_name:
         raise AuthRejected("hub", "hub_server is not the hub of the room")
     if lpdu.server == key.server_name:
@@ -77,7 +77,7 @@ def redacted_lpdu(lpdu: Lpdu) -> Lpdu:
     return Lpdu(redact(lpdu.fields, lpdu.version), lpdu.version)
 
 
-def complete_lpdu(lpdu: Lpdu, view: RoomView, key: SigningKey) -> Pdu:
+def complete_lpdu(lpdu: Lpdu, view: RoomView, key: Signer) -> Pdu:
     """Add the fields only the hub can set; raises TooLarge."""
     fields = dict(lpdu.fields)
     # Only the sender's signatures count; junk of others would be carried for ever.
@@ -86,12 +86,12 @@ def complete_lpdu(lpdu: Lpdu, view: RoomView, key: SigningKey) -> Pdu:
     return _finish(fields, lpdu, view, key, signatures)
 
 
-def complete_draft(draft: EventDraft, view: RoomView, key: SigningKey) -> Pdu:
+def complete_draft(draft: EventDraft, view: RoomView, key: Signer) -> Pdu:
     """The hub's own user's event: no hub_server, no LPDU hash, one signature (both peers' form)."""
     return _finish(draft.fields(), draft, view, key, {})
 
 
-def create_event(draft: EventDraft, version: RoomVersion, key: SigningKey) -> Pdu:
+def create_event(draft: EventDraft, version: RoomVersion, key: Signer) -> Pdu:
     """The event at position 0; raises AuthRejected when the draft may not start a room."""
     fields = {**draft.fields(), "auth_events": [], "prev_events": []}
     pdu = _hash_and_sign(fields, version, key, {})
@@ -135,7 +135,7 @@ def _finish(
     fields: dict[str, Any],
     event: Lpdu | EventDraft,
     view: RoomView,
-    key: SigningKey,
+    key: Signer,
     signatures: dict[str, Any],
 ) -> Pdu:
     fields["auth_events"] = select_auth_events(event, view)
@@ -144,14 +144,14 @@ def _finish(
 
 
 def _hash_and_sign(
-    fields: dict[str, Any], version: RoomVersion, key: SigningKey, signatures: dict[str, Any]
+    fields: dict[str, Any], version: RoomVersion, key: Signer, signatures: dict[str, Any]
 ) -> Pdu:
     content_hash = pdu_content_hash(fields)
     fields["hashes"] = {**fields.get("hashes", {}), "sha256": content_hash}
     fields["signatures"] = signatures
     pdu = Pdu(fields, version)
     # Signatures are not part of the reference bytes, so signing afterwards changes no ID.
-    signatures[key.server_name] = {key.key_id: key.sign_base64(pdu.reference_bytes)}
-    if len(pdu.canonical) > MAX_EVENT_BYTES:
+    key.sign_into(signatures, pdu.reference_bytes)
+    if pdu.size() > MAX_EVENT_BYTES:
         raise TooLarge("event is too large")
     return pdu

@@ -7,8 +7,8 @@ the hub, the hub signs the full PDU. No other signature counts, and none causes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import CryptoError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmserver.protocol.events import Lpdu, Pdu
 
 SIGNATURE_BYTES = 64
+_SAME_LENGTH = "A" * 86  # of 64 bytes in unpadded base64
 KEY_BYTES = 32
 
 
@@ -78,6 +79,46 @@ class SigningKey:
 
     def sign_base64(self, message: bytes) -> str:
         return unpadded_base64.encode(self.sign(message))
+
+    def sign_into(self, signatures: dict[str, Any], message: bytes) -> None:
+        """Put a signature in the place of an event's signatures that is this server's."""
+        signatures[self.server_name] = {self.key_id: self.sign_base64(message)}
+
+
+class Signer(Protocol):
+    """What a hub completes events with: its key, or a list of what the key will sign."""
+
+    @property
+    def server_name(self) -> str: ...
+
+    def sign_into(self, signatures: dict[str, Any], message: bytes) -> None: ...
+
+
+class LaterSignatures:
+    """Signatures made after the events have been decided: an event's ID does not depend on them, so the
+    next event does not wait for them either. Until `finish` their places hold a text of the same length,
+    and nothing may be made of an event's bytes but their number."""
+
+    def __init__(self, key: SigningKey) -> None:
+        self._key = replace(key)  # which may be rotated in between
+        self._waiting: list[tuple[dict[str, str], bytes]] = []
+
+    @property
+    def server_name(self) -> str:
+        return self._key.server_name
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def sign_into(self, signatures: dict[str, Any], message: bytes) -> None:
+        place = {self._key.key_id: _SAME_LENGTH}
+        signatures[self._key.server_name] = place
+        self._waiting.append((place, message))
+
+    def finish(self, start: int, stop: int) -> None:
+        """Make those from `start` up to `stop`; ranges that do not overlap may be made side by side."""
+        for place, message in self._waiting[start:stop]:
+            place[self._key.key_id] = self._key.sign_base64(message)
 
 
 KeySet = Mapping[str, Mapping[str, VerifyKey]]

@@ -4,7 +4,7 @@ Steps, and what a crash after each means:
 
 1. take the room's row: nothing has happened yet;
 2. dedupe by LPDU hash, event ID and client transaction: still nothing;
-3. decide and complete every event against the head (pure);
+3. decide and complete every event against the head (pure), then sign them all;
 4. write events and head, state, fan-out ranges and transaction IDs: all of it or nothing,
    at COMMIT. A crash after COMMIT and before the answer leaves an event stored and not
    acknowledged; the retry finds it in step 2.
@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 
 from lmserver.protocol import hub, participant
 from lmserver.protocol.events import EventDraft, Lpdu, Pdu
-from lmserver.protocol.signatures import SigningKey
+from lmserver.protocol.signatures import LaterSignatures, Signer, SigningKey
 from lmserver.rooms import placing
 from lmserver.rooms import snapshot as snapshots
 from lmserver.rooms.batch import Batch
 from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, GapFound, Outcome, Proposal, Rejected
+from lmserver.rooms.signing import Signing
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage import (
     client_transactions,
@@ -72,9 +73,10 @@ async def append(
     proposals: Sequence[Proposal],
     cached: Snapshot | None,
     key: SigningKey,
+    signing: Signing,
     now_ms: int,
 ) -> Appended:
-    """Decide and write a batch inside the caller's transaction."""
+    """Decide, sign and write a batch inside the caller's transaction."""
     row = await room_log.lock_head(db, room_id)
     if row is None:
         return Appended([NOT_FOUND] * len(proposals), None)
@@ -84,9 +86,11 @@ async def append(
     batch = Batch(room_id, key.server_name, await snapshots.refresh(db, row, cached))
     await _look_up_known(db, batch, proposals)
     if row.hub_server == key.server_name:
+        later = LaterSignatures(key)
         outcomes: list[Outcome | GapFound] = [
-            HELD if row.held and not p.recovered else _hub_decides(batch, p, key) for p in proposals
+            HELD if row.held and not p.recovered else _hub_decides(batch, p, later) for p in proposals
         ]
+        await signing.finish(later)
     else:
         outcomes = await placing.place_all(db, batch, proposals)
     return await write(db, batch, row, outcomes, now_ms)
@@ -108,7 +112,7 @@ async def _look_up_known(db: Executor, batch: Batch, proposals: Sequence[Proposa
         batch.known_txns = await client_transactions.known(db, batch.room_id, txns)
 
 
-def _hub_decides(batch: Batch, proposal: Proposal, key: SigningKey) -> Outcome | GapFound:
+def _hub_decides(batch: Batch, proposal: Proposal, signer: Signer) -> Outcome | GapFound:
     """We are the hub: complete, authorize, place; a duplicate is what stood there first."""
     event = proposal.event
     if isinstance(event, Pdu):
@@ -124,7 +128,7 @@ def _hub_decides(batch: Batch, proposal: Proposal, key: SigningKey) -> Outcome |
         if known is not None and known.event_id is not None:
             return Accepted(known.event_id, None)
     view = batch.snapshot.view
-    decision = hub.decide(event, view, key)
+    decision = hub.decide(event, view, signer)
     if isinstance(decision, hub.Reject):
         return Rejected(decision.errcode, decision.reason, decision.rule)
     return _place_on_hub(batch, decision.pdu, proposal.txn)
@@ -174,7 +178,7 @@ async def write(
     if not batch.events:
         held = await _hold(db, batch, now_ms)
         return Appended(outcomes, batch.snapshot, row.head_position, evidence=held)
-    xid = await room_log.append(db, batch.room_id, batch.events, now_ms, after=row.head_event_id)
+    xid = await room_log.append(db, batch.room_id, batch.seal(), now_ms, after=row.head_event_id)
     if batch.states:
         await room_state.set_state(db, batch.room_id, batch.states)
         await _note_people(db, batch)

@@ -27,6 +27,7 @@ class Batch:
     our_name: str
     snapshot: Snapshot
     events: list[NewEvent] = field(default_factory=list)
+    pdus: list[Pdu] = field(default_factory=list)
     states: list[NewState] = field(default_factory=list)
     ranges: list[RangeChange] = field(default_factory=list)
     redactions: list[tuple[Pdu, bool]] = field(default_factory=list)
@@ -38,6 +39,17 @@ class Batch:
     members: list[str] = field(default_factory=list)
     relations: list[NewRelation] = field(default_factory=list)
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, created: Pdu) -> None:
+        """A new room's create event, at position 0."""
+        self._add(created, 0, None, None, None, None)
+        self.states.append(NewState(created.type, "", created.event_id, None, 0))
+
+    def seal(self) -> list[NewEvent]:
+        """The rows to write, once every event is signed."""
+        for event, pdu in zip(self.events, self.pdus, strict=True):
+            event.pdu = pdu.canonical
+        return self.events
 
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
@@ -51,12 +63,8 @@ class Batch:
         self.snapshot, changes = self.snapshot.after(pdu, self.our_name, applies=failed is None)
         position = self.snapshot.view.head_position
         lpdu_hash = pdu.lpdu_hash if keep_lpdu_hash else None
-        self.events.append(
-            NewEvent(
-                pdu.event_id, position, before, lpdu_hash, pdu.type, pdu.state_key, pdu.sender,
-                pdu.canonical, failed, None if failed is not None else self._text(pdu),
-            )
-        )  # fmt: skip
+        text = None if failed is not None else self._text(pdu)
+        self._add(pdu, position, before, lpdu_hash, failed, text)
         self.ranges += changes
         accepted = Accepted(pdu.event_id, position)
         if lpdu_hash is not None:
@@ -66,6 +74,21 @@ class Batch:
         if failed is None and pdu.state_key is not None:
             self._set_state(pdu, pdu.state_key, position)
         return accepted
+
+    def _add(
+        self,
+        pdu: Pdu,
+        position: int,
+        before: str | None,
+        lpdu_hash: str | None,
+        failed: str | None,
+        text: str | None,
+    ) -> None:
+        row = NewEvent(
+            pdu.event_id, position, before, lpdu_hash, pdu.type, pdu.state_key, pdu.sender, b"", failed, text
+        )  # fmt: skip
+        self.events.append(row)
+        self.pdus.append(pdu)
 
     def _text(self, pdu: Pdu) -> str | None:
         """What a search finds it by; nothing in an encrypted room."""

@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -28,11 +29,11 @@ from lmserver.rooms.batch import Batch
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.outcomes import ClientTxn, GapFound, Outcome, Proposal, Rejected, RoomBusy
+from lmserver.rooms.signing import Signing
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage import room_log, room_purges
 from lmserver.storage.database import Connection, Database, UniqueViolation
-from lmserver.storage.room_log import NewEvent, RoomRow
-from lmserver.storage.room_state import NewState
+from lmserver.storage.room_log import RoomRow
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +87,7 @@ class Turns:
         self._audience = audience
         self._answers = answers
         self._clock = clock
+        self._signing = Signing()
         self._turns: dict[str, _Turn] = {}
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self._cached_entries = 0
@@ -197,15 +199,19 @@ class Turns:
         for attempt in range(MAX_CONFLICTS):
             cached = self._snapshots.get(room_id)
             try:
-                return await self._db.run(
-                    lambda db: appending.append(db, room_id, proposals, cached, self._key, self._clock())  # noqa: B023
-                )
+                return await self._db.run(partial(self._turn, room_id, proposals, cached))
             except UniqueViolation as conflict:
                 log.warning(
                     "append_conflict", room_id=room_id, constraint=conflict.constraint, attempt=attempt
                 )
                 self.forget(room_id)
         raise RoomBusy(room_id)
+
+    async def _turn(
+        self, room_id: str, proposals: Sequence[Proposal], cached: Snapshot | None, db: Connection
+    ) -> Appended:
+        now = self._clock()
+        return await appending.append(db, room_id, proposals, cached, self._key, self._signing, now)
 
     async def _create(self, db: Connection, created: Pdu, drafts: Sequence[EventDraft]) -> Appended:
         view = hub.view_of_create(created)
@@ -214,10 +220,7 @@ class Turns:
         )
         await room_log.create_room(db, row, self._clock())
         batch = Batch(created.room_id, self.our_name, Snapshot(view, {}))
-        batch.events.append(
-            NewEvent(created.event_id, 0, None, None, created.type, "", created.sender, created.canonical)
-        )
-        batch.states.append(NewState(created.type, "", created.event_id, None, 0))
+        batch.begin(created)
         outcomes: list[Outcome | GapFound] = []
         for draft in drafts:
             decision = hub.decide(draft, batch.snapshot.view, self._key)
@@ -261,6 +264,7 @@ class Turns:
         """Let every turn in progress finish."""
         tasks = [turn.task for turn in self._turns.values() if turn.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._signing.close()
 
 
 def _take_batch(turn: _Turn) -> list[_Request]:
