@@ -119,12 +119,13 @@ async def of_user(db: Executor, user_id: str) -> list[Pusher]:
     ]
 
 
-async def of_users(db: Executor, user_ids: Sequence[str]) -> list[PusherKey]:
-    """The pushers of these users."""
+async def of_users(db: Executor, user_ids: Sequence[str]) -> dict[PusherKey, int]:
+    """The pushers of these users, and when (ms) their gateways may be asked."""
     rows = await db.fetch(
-        "SELECT user_id, app_id, pushkey FROM pushers WHERE user_id = ANY($1::text[])", list(user_ids)
+        "SELECT user_id, app_id, pushkey, retry_at FROM pushers WHERE user_id = ANY($1::text[])",
+        list(user_ids),
     )
-    return [PusherKey(r["user_id"], r["app_id"], r["pushkey"]) for r in rows]
+    return {PusherKey(r["user_id"], r["app_id"], r["pushkey"]): r["retry_at"] for r in rows}
 
 
 async def users(db: Executor) -> list[str]:

@@ -258,6 +258,13 @@ async def test_a_badge_that_the_gateway_does_not_take_is_told_later(world: World
     while row is None or not row["failures"]:
         row = await world.db.fetchrow("SELECT failures FROM pushers")
         await asyncio.sleep(0.01)
+    of_badges = world.api.server.push.delivery
+
+    async def kept() -> bool:
+        return bool(of_badges._badges)
+
+    await eventually(kept)
+    assert await of_badges._due_badges() == set()  # nobody looks at a pusher whose gateway has a pause
     gateway.status = 200
     world.clock.pass_(delivery.MAX_PAUSE_MS)
     await eventually(told(gateway, 3))
@@ -267,6 +274,26 @@ async def test_a_badge_that_the_gateway_does_not_take_is_told_later(world: World
         return bool(await world.db.fetchval("SELECT failures = 0 FROM pushers"))
 
     await eventually(forgiven)
+
+
+async def test_the_badge_of_a_pusher_that_is_gone_is_forgotten(world: World, gateway: Gateway) -> None:
+    alice, bob, room_id = await room_of_two(world)
+    event_id = await world.say(alice, room_id, "one")
+    await eventually(told(gateway, 1))
+    await eventually(world.quiet)
+    gateway.status = 502
+    await world.read(bob, room_id, event_id)
+    of_badges = world.api.server.push.delivery
+
+    async def kept() -> bool:
+        return bool(of_badges._badges) and len(gateway.told) > 1
+
+    async def forgotten() -> bool:
+        return not of_badges._badges
+
+    await eventually(kept)
+    await world.ok(bob, "POST", "/pushers/set", {"kind": None, "app_id": "org.example.app", "pushkey": "key"})
+    await eventually(forgotten)
 
 
 async def test_nothing_is_lost_or_doubled_over_a_restart(world: World, gateway: Gateway) -> None:

@@ -95,7 +95,14 @@ class Delivery:
             tasks.create_task(repeat("push badges", GATHER_SECONDS, self._when_read))
 
     async def _serve_all(self) -> None:
-        self._begin({*await pushers.waiting(self._db, self._clock()), *self._badges})
+        self._begin({*await pushers.waiting(self._db, self._clock()), *await self._due_badges()})
+
+    async def _due_badges(self) -> set[PusherKey]:
+        """Those whose gateways may be asked now; of pushers that are gone nothing is kept."""
+        waiting = set(self._badges)
+        known = await pushers.of_users(self._db, sorted({key.user_id for key in waiting})) if waiting else {}
+        self._badges -= waiting - known.keys()
+        return {key for key in waiting if key in known and known[key] <= self._clock()}
 
     async def _when_woken(self) -> None:
         await self._woken.wait()
@@ -109,7 +116,7 @@ class Delivery:
         await asyncio.sleep(BADGE_SECONDS)
         self._read.clear()
         readers, self._readers = self._readers, set()
-        keys = await pushers.of_users(self._db, sorted(readers))
+        keys = set(await pushers.of_users(self._db, sorted(readers)))
         if keys:
             await self._catch_up()
             self._badges.update(keys)
