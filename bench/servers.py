@@ -18,7 +18,7 @@ import aiohttp
 import asyncpg
 import yaml
 
-from lmserver.config import DEFAULT_LIMITS
+from lmserver.config_limits import DEFAULT_LIMITS
 
 SYNAPSE_VENV = Path(__file__).resolve().parent / ".synapse-venv"
 TICK = os.sysconf("SC_CLK_TCK")

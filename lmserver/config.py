@@ -16,7 +16,14 @@ import yaml
 
 from lmserver.config_admin import AdminListener, read_admin
 from lmserver.config_appservices import AppService, read_appservices
-from lmserver.config_notaries import Notary, read_notaries
+from lmserver.config_federation import (
+    Federation,
+    FederationListener,
+    read_federation,
+    read_federation_listener,
+)
+from lmserver.config_limits import read_limits
+from lmserver.config_media import Media, UrlPreviews, read_media, read_url_previews
 from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
 from lmserver.config_reader import ConfigReader, Network, shown
 from lmserver.config_turn import Turn, read_turn
@@ -43,27 +50,6 @@ class ClientListener:
 
 
 @dataclass(frozen=True, slots=True)
-class FederationListener:
-    """Where servers connect. Without a certificate it is plain HTTP, behind a proxy that terminates TLS."""
-
-    host: str
-    port: int
-    tls_certificate: Path | None
-    tls_private_key: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Federation:
-    mode: Literal["linearized"]
-    well_known: str | None
-    plain_http_servers: frozenset[str]
-    allowed_networks: tuple[Network, ...]
-    ca_file: Path | None
-    notaries: tuple[Notary, ...]
-    blocked_servers: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Registration:
     mode: Literal["closed", "token", "open"]
     tokens: tuple[str, ...]
@@ -87,29 +73,6 @@ class ServerNotices:
     localpart: str
     name: str
     can_be_declined: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """Bytes, and days; `user_quota` and `remote_retention_days` None: no end."""
-
-    max_upload_size: int
-    max_remote_size: int
-    remote_cache_size: int
-    user_quota: int | None
-    remote_retention_days: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class UrlPreviews:
-    """Bytes and seconds; the networks are beside those that are never connected to."""
-
-    enabled: bool
-    max_image_size: int
-    cache_size: int
-    timeout: int
-    allowed_networks: tuple[Network, ...]
-    denied_networks: tuple[Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,45 +139,6 @@ class Config:
         return found
 
 
-MB = 1_000_000
-
-DEFAULT_LIMITS = {
-    "login": Rate(0.2, 10),
-    "registration": Rate(0.2, 5),
-    "send": Rate(20.0, 100),
-    "create_room": Rate(0.2, 20),
-    "media_upload": Rate(1.0, 50),
-    "media_download": Rate(20.0, 200),
-    "url_preview": Rate(0.5, 50),
-    "join": Rate(0.5, 30),
-    "invite": Rate(0.5, 50),
-    "knock": Rate(0.1, 10),
-    "search": Rate(1.0, 30),
-    "report": Rate(0.05, 20),
-    "invites_from_user": Rate(0.2, 50),
-    "invites_from_server": Rate(2.0, 200),
-    "invites_to_user": Rate(0.02, 50),
-    "requests": Rate(50.0, 1000),
-    "anonymous": Rate(20.0, 200),
-    "unauthorized": Rate(20.0, 500),
-    "room_joins": Rate(10.0, 300),
-    "federation_membership": Rate(5.0, 100),
-    "federation_knock": Rate(1.0, 50),
-    "federation_events": Rate(20.0, 500),
-    "federation_devices": Rate(20.0, 200),
-    "federation_claims": Rate(0.1, 20),
-    "claim": Rate(2.0, 100),
-    "federation_media": Rate(10.0, 100),
-    "federation_requests": Rate(200.0, 2000),
-    "federation_room_events": Rate(200.0, 5000),
-    "federation_room_joins": Rate(1.0, 50),
-    "federation_edus": Rate(200.0, 5000),
-    "key_query": Rate(2.0, 50),
-    "new_servers": Rate(1.0, 50),
-}
-"""What each rate protects is said in docs/configuration.md; every endpoint's `rate` is one of these."""
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -273,8 +197,8 @@ def _config(reader: ConfigReader, raw: dict[str, Any]) -> Config:
         database_url=_database_url(reader, database),
         database_pool=max(2, reader.value(database, "pool_size", int, 10, "database.")),
         client=_client(reader, raw),
-        federation_listener=_federation_listener(reader, raw),
-        federation=_federation(reader, raw),
+        federation_listener=read_federation_listener(reader, raw),
+        federation=read_federation(reader, raw),
         registration=_registration(reader, raw),
         oidc_providers=_oidc_providers(reader, raw),
         appservices=read_appservices(raw.get("appservices"), reader.base, name, reader.problems),
@@ -291,15 +215,15 @@ def _config(reader: ConfigReader, raw: dict[str, Any]) -> Config:
             reader.value(rooms, "list_for_servers", bool, True, "rooms."),
             _purge_days(reader, rooms),
         ),
-        media=_media(reader, raw),
-        url_previews=_url_previews(reader, raw),
+        media=read_media(reader, raw),
+        url_previews=read_url_previews(reader, raw),
         logging=Logging(
             reader.choice(logging, "level", ("debug", "info", "warning", "error"), "info", "logging."),
             reader.choice(logging, "format", ("console", "json"), "json", "logging."),
         ),
         metrics=_metrics(reader, raw),
         admin=read_admin(raw.get("admin"), reader.problems),
-        limits=_limits(reader, raw),
+        limits=read_limits(reader, raw),
         trusted_proxies=reader.networks(raw, "trusted_proxies", ""),
     )
 
@@ -321,59 +245,6 @@ def _client(reader: ConfigReader, raw: dict[str, Any]) -> ClientListener:
         reader.port(section, "port", 8008, "client."),
         None if url is None else url.rstrip("/"),
     )
-
-
-_FEDERATION = {
-    "mode", "well_known", "host", "port", "tls_certificate", "tls_private_key", "ca_file",
-    "plain_http_servers", "allowed_networks", "notaries", "blocked_servers",
-}  # fmt: skip
-
-
-def _federation_listener(reader: ConfigReader, raw: dict[str, Any]) -> FederationListener:
-    section = reader.section(raw, "federation", _FEDERATION)
-    certificate = reader.file(section, "tls_certificate", "federation.")
-    key = reader.file(section, "tls_private_key", "federation.")
-    if (certificate is None) != (key is None):
-        reader.problems.append(
-            "federation: tls_certificate and tls_private_key go together; set both or none"
-        )
-    return FederationListener(
-        reader.value(section, "host", str, "0.0.0.0", "federation."),  # noqa: S104 - peers must reach it
-        reader.port(section, "port", 8448, "federation."),
-        certificate,
-        key,
-    )
-
-
-def _federation(reader: ConfigReader, raw: dict[str, Any]) -> Federation:
-    section = raw.get("federation") if isinstance(raw.get("federation"), dict) else {}
-    section = section or {}
-    mode = reader.choice(section, "mode", ("linearized", "dual_stack"), "linearized", "federation.")
-    if mode == "dual_stack":
-        reader.problems.append("federation.mode: dual_stack is not built yet; use linearized")
-    well_known = reader.value(section, "well_known", str, None, "federation.")
-    if well_known is not None and not ids.is_server_name(well_known):
-        reader.problems.append(
-            f"federation.well_known: {shown(well_known)} is not a DNS name with an optional port"
-        )
-    plain, blocked = (_servers(reader, section, key) for key in ("plain_http_servers", "blocked_servers"))
-    return Federation(
-        "linearized",
-        well_known,
-        plain,
-        reader.networks(section, "allowed_networks", "federation."),
-        reader.file(section, "ca_file", "federation."),
-        read_notaries(section.get("notaries"), reader.problems),
-        blocked,
-    )
-
-
-def _servers(reader: ConfigReader, section: dict[str, Any], key: str) -> frozenset[str]:
-    names = reader.strings(section, key, "federation.")
-    for name in names:
-        if not ids.is_server_name(name):
-            reader.problems.append(f"federation.{key}: {shown(name)} is not a server name")
-    return frozenset(names)
 
 
 def _registration(reader: ConfigReader, raw: dict[str, Any]) -> Registration:
@@ -417,42 +288,6 @@ def _purge_days(reader: ConfigReader, rooms: dict[str, Any]) -> int | None:
     return days
 
 
-def _media(reader: ConfigReader, raw: dict[str, Any]) -> Media:
-    known = {"max_upload_size", "max_remote_size", "remote_cache_size", "user_quota", "remote_retention_days"}
-    section = reader.section(raw, "media", known)
-    remote = reader.size(section, "max_remote_size", 100 * MB, "media.")
-    cache = reader.size(section, "remote_cache_size", 10_000 * MB, "media.")
-    if cache < 2 * remote:
-        reader.problems.append("media.remote_cache_size: less than two media of max_remote_size")
-    quota = section.get("user_quota", 5_000 * MB)
-    days = reader.value(section, "remote_retention_days", int, None, "media.")
-    if days is not None and not 0 < days <= 36_500:
-        reader.problems.append(f"media.remote_retention_days: expected 1 to 36500 days, found {days}")
-    return Media(
-        reader.size(section, "max_upload_size", 50 * MB, "media."),
-        remote,
-        cache,
-        None if quota is None else reader.size(section, "user_quota", 5_000 * MB, "media."),
-        days,
-    )
-
-
-def _url_previews(reader: ConfigReader, raw: dict[str, Any]) -> UrlPreviews:
-    known = {"enabled", "max_image_size", "cache_size", "timeout", "allowed_networks", "denied_networks"}
-    section = reader.section(raw, "url_previews", known)
-    timeout = reader.value(section, "timeout", int, 10, "url_previews.")
-    if not 0 < timeout <= 25:
-        reader.problems.append(f"url_previews.timeout: expected 1 to 25 seconds, found {timeout}")
-    return UrlPreviews(
-        reader.value(section, "enabled", bool, False, "url_previews."),
-        reader.size(section, "max_image_size", 5 * MB, "url_previews."),
-        reader.size(section, "cache_size", 1_000 * MB, "url_previews."),
-        timeout,
-        reader.networks(section, "allowed_networks", "url_previews."),
-        reader.networks(section, "denied_networks", "url_previews."),
-    )
-
-
 def _metrics(reader: ConfigReader, raw: dict[str, Any]) -> MetricsListener | None:
     if raw.get("metrics") is None:
         return None
@@ -461,17 +296,3 @@ def _metrics(reader: ConfigReader, raw: dict[str, Any]) -> MetricsListener | Non
         reader.value(section, "host", str, "127.0.0.1", "metrics."),
         reader.port(section, "port", 9100, "metrics."),
     )
-
-
-def _limits(reader: ConfigReader, raw: dict[str, Any]) -> dict[str, Rate]:
-    section = reader.section(raw, "limits", set(DEFAULT_LIMITS))
-    return {name: _rate(reader, section, name, default) for name, default in DEFAULT_LIMITS.items()}
-
-
-def _rate(reader: ConfigReader, section: dict[str, Any], name: str, default: Rate) -> Rate:
-    entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
-    rate = entry.get("per_second", default.per_second)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-        reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {shown(rate)}")
-        rate = default.per_second
-    return Rate(float(rate), max(1, reader.value(entry, "burst", int, default.burst, f"limits.{name}.")))

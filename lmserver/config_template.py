@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmserver.config import DEFAULT_LIMITS
+from lmserver.config_limits import DEFAULT_LIMITS
 from lmserver.protocol.room_versions import I_1_ID, LM_02_ID
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from lmserver.config import DEFAULT_LIMITS
+from lmserver.config_limits import DEFAULT_LIMITS
 from lmserver.web.app import DISPATCHER
 from lmserver.web.endpoint import Auth, Endpoint
 from tests.evilpeer.arena import Arena

@@ -12,7 +12,8 @@ from typing import Any
 from aiohttp import web
 
 from lmserver.composition import assemble
-from lmserver.config import DEFAULT_LIMITS, parse_config
+from lmserver.config import parse_config
+from lmserver.config_limits import DEFAULT_LIMITS
 from lmserver.conformance.model import Outcome, Result
 from lmserver.conformance.options import Options
 from lmserver.conformance.runner import run

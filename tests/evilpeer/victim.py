@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lmserver.composition import assemble
-from lmserver.config import DEFAULT_LIMITS, parse_config
+from lmserver.config import parse_config
+from lmserver.config_limits import DEFAULT_LIMITS
 from lmserver.rooms.verifying import Verification
 from lmserver.storage.database import Database
 from lmserver.web.addresses import TrustedProxies

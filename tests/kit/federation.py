@@ -10,7 +10,8 @@ from pathlib import Path
 from aiohttp import web
 
 from lmserver.composition import Server, assemble, clock_ms
-from lmserver.config import DEFAULT_LIMITS, parse_config
+from lmserver.config import parse_config
+from lmserver.config_limits import DEFAULT_LIMITS
 from lmserver.protocol.events import EventDraft
 from lmserver.rooms.outcomes import Accepted, Outcome
 from lmserver.rooms.verifying import Verification
