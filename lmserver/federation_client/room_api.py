@@ -185,26 +185,23 @@ class RoomApi:
         timeout: float = DEFAULT_TIMEOUT,
     ) -> dict[str, Any]:
         first, second = _prefixes(version, api)
-        try:
+
+        async def send(prefix: str) -> dict[str, Any]:
             return await self._client.send_json(
                 method,
                 server,
-                f"{first}/{name}" + quote_path(txn_id),
+                f"{prefix}/{name}" + quote_path(txn_id),
                 content=content,
                 max_response=MAX_JOIN_RESPONSE,
                 timeout=timeout,
             )
+
+        try:
+            return await send(first)
         except RemoteError as error:
             if not error.unknown_endpoint:
                 raise
-        return await self._client.send_json(
-            method,
-            server,
-            f"{second}/{name}" + quote_path(txn_id),
-            content=content,
-            max_response=MAX_JOIN_RESPONSE,
-            timeout=timeout,
-        )
+        return await send(second)
 
 
 def _prefixes(version: str, api: str) -> tuple[str, str]:

@@ -19,25 +19,13 @@ from lmserver.rooms.client_format import ClientEvent, Extras, client_event, show
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.membership import Membership
 from lmserver.rooms.outcomes import Rejected
+from lmserver.rooms.public_list import TYPES
 from lmserver.rooms.purging import RoomPurges
 from lmserver.storage import public_list, room_list, room_log, room_purges, room_state
 from lmserver.storage.database import Database, Executor
 from lmserver.storage.list_page import ListPage
 from lmserver.storage.room_list import ListedRoom, RoomQuery
 from lmserver.storage.room_purges import Purge
-
-TYPES: Final = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.topic",
-    "m.room.avatar",
-    "m.room.canonical_alias",
-    "m.room.join_rules",
-    "m.room.history_visibility",
-    "m.room.guest_access",
-    "m.room.encryption",
-)
-
 
 MEDIA_EVENTS: Final = 20_000
 READ_AT_ONCE: Final = 500

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lmserver.rooms.turns import Turns
-from tests.federation.sites import Site, sites
+from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
 from tests.kit.waiting import eventually
@@ -22,6 +22,20 @@ Two = tuple[Site, Site]
 async def two(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Two]:
     async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
         yield hub, participant
+
+
+async def carol_invited_beside_bob(two: Two) -> tuple[Person, Person, Person, str]:
+    """Alice at the hub has invited Bob, who came, and Carol of the same server."""
+    hub, participant = two
+    alice = await hub.user("alice")
+    bob, carol = await participant.user("bob"), await participant.user("carol")
+    room_id = await alice.create(preset="private_chat")
+    await alice.act("invite", room_id, bob)
+    await bob.act("join", room_id)
+    await carol.sync()
+    await alice.act("invite", room_id, carol)
+    await carol.until("invite", room_id)
+    return alice, bob, carol, room_id
 
 
 async def test_an_invite_is_declined_with_a_reason_and_made_again(two: Two) -> None:
@@ -48,15 +62,8 @@ async def test_an_invite_is_declined_with_a_reason_and_made_again(two: Two) -> N
 
 async def test_an_invite_that_came_before_the_list_ended_is_declined(two: Two) -> None:
     """Carol's server was in the room when she was invited, and is not any more."""
-    hub, participant = two
-    alice = await hub.user("alice")
-    bob, carol = await participant.user("bob"), await participant.user("carol")
-    room_id = await alice.create(preset="private_chat")
-    await alice.act("invite", room_id, bob)
-    await bob.act("join", room_id)
-    await carol.sync()
-    await alice.act("invite", room_id, carol)
-    await carol.until("invite", room_id)
+    hub, _ = two
+    alice, bob, carol, room_id = await carol_invited_beside_bob(two)
     await bob.act("leave", room_id)
     await alice.say(room_id, "alone again", "1")
     await carol.act("leave", room_id)
@@ -194,15 +201,8 @@ async def told_of(site: Site, query: str) -> bool:
 
 async def test_the_second_user_declines_through_send(two: Two) -> None:
     """Its server is in the room: the leave is an event like any other."""
-    hub, participant = two
-    alice = await hub.user("alice")
-    bob, carol = await participant.user("bob"), await participant.user("carol")
-    room_id = await alice.create(preset="private_chat")
-    await alice.act("invite", room_id, bob)
-    await bob.act("join", room_id)
-    await carol.sync()
-    await alice.act("invite", room_id, carol)
-    await carol.until("invite", room_id)
+    hub, _ = two
+    _, _, carol, room_id = await carol_invited_beside_bob(two)
     await carol.act("leave", room_id, reason="busy")
     left = await carol.until("leave", room_id)
     assert left["timeline"]["events"][-1]["content"] == {"membership": "leave", "reason": "busy"}

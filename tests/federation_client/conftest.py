@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.federation_client.fakes import Clock, FakeDns, Loopback
+from tests.kit.key_documents import PEER, Millis, Peers, document
 
 
 @pytest.fixture
@@ -25,3 +26,23 @@ async def loopback(tmp_path: Path) -> AsyncIterator[Loopback]:
     servers = Loopback(tmp_path)
     yield servers
     await servers.close()
+
+
+@pytest.fixture
+def peers() -> Peers:
+    """What servers answer who asks for their keys."""
+    peers = Peers()
+    peers.documents["peer.test"] = document(PEER)
+    return peers
+
+
+@pytest.fixture
+def millis() -> Millis:
+    """The time as the keyring sees it."""
+    return Millis()
+
+
+@pytest.fixture
+def alerts() -> list[tuple[str, str]]:
+    """Key conflicts that were told of."""
+    return []

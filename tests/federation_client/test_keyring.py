@@ -44,23 +44,6 @@ from tests.kit.waiting import HANGS
 
 
 @pytest.fixture
-def peers() -> Peers:
-    peers = Peers()
-    peers.documents["peer.test"] = document(PEER)
-    return peers
-
-
-@pytest.fixture
-def millis() -> Millis:
-    return Millis()
-
-
-@pytest.fixture
-def alerts() -> list[tuple[str, str]]:
-    return []
-
-
-@pytest.fixture
 async def keyring(
     db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
 ) -> AsyncIterator[Keyring]:

@@ -47,16 +47,6 @@ def peers() -> Peers:
 
 
 @pytest.fixture
-def millis() -> Millis:
-    return Millis()
-
-
-@pytest.fixture
-def alerts() -> list[tuple[str, str]]:
-    return []
-
-
-@pytest.fixture
 async def make(
     db: Database, peers: Peers, millis: Millis, alerts: list[tuple[str, str]]
 ) -> AsyncIterator[Make]:

@@ -18,18 +18,6 @@ from tests.kit.waiting import HANGS, eventually
 
 
 @pytest.fixture
-def peers() -> Peers:
-    peers = Peers()
-    peers.documents["peer.test"] = document(PEER)
-    return peers
-
-
-@pytest.fixture
-def millis() -> Millis:
-    return Millis()
-
-
-@pytest.fixture
 async def keyring(db: Database, peers: Peers, millis: Millis) -> AsyncIterator[Keyring]:
     ring = Keyring(db, peers, OURS, millis)
     yield ring

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,17 @@ class ServerProcess:
         status = self.process.wait(STOP_SECONDS)
         self.process = None
         return status
+
+
+@contextlib.asynccontextmanager
+async def running(*servers: ServerProcess) -> AsyncIterator[None]:
+    """All started at once, and stopped whatever happens."""
+    try:
+        await asyncio.gather(*(server.start() for server in servers))
+        yield
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def configure(folder: Path, label: str, **changes: dict[str, object]) -> ServerProcess:

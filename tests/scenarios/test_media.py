@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.kit.processes import ServerProcess, configure
+from tests.kit.processes import ServerProcess, configure, running
 from tests.kit.users import User, register
 
 MB = 1_000_000
@@ -25,18 +25,8 @@ Servers = tuple[ServerProcess, ServerProcess]
 async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     media = {"max_upload_size": LARGE, "max_remote_size": LARGE, "remote_cache_size": 3 * LARGE}
     made = configure(tmp_path, "one", media=media), configure(tmp_path, "two", media=media)
-    try:
-        await asyncio.gather(*(server.start() for server in made))
+    async with running(*made):
         yield made
-    finally:
-        for server in made:
-            server.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def upload(user: User, body: bytes | AsyncIterator[bytes], query: str = "") -> str:

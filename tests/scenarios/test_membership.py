@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from tests.kit.processes import ServerProcess, configure, lmserver
+from tests.kit.processes import ServerProcess, configure, lmserver, running
 from tests.kit.users import User, register
 from tests.kit.waiting import eventually
 
@@ -21,18 +20,8 @@ Three = tuple[ServerProcess, ServerProcess, ServerProcess]
 @pytest.fixture
 async def three(tmp_path: Path) -> AsyncIterator[Three]:
     servers = (configure(tmp_path, "hub"), configure(tmp_path, "near"), configure(tmp_path, "far"))
-    try:
-        await asyncio.gather(*(server.start() for server in servers))
+    async with running(*servers):
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def pending(user: User) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from lmserver.server import CONNECTIONS_PER_ADDRESS
-from tests.kit.processes import ServerProcess, configure
+from tests.kit.processes import ServerProcess, configure, running
 from tests.kit.users import User, register
 
 ATTACKER = ("127.0.0.2", 0)
@@ -29,12 +29,8 @@ _numbers = count()
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[tuple[ServerProcess, ServerProcess]]:
     made = configure(tmp_path, "hub"), configure(tmp_path, "participant")
-    try:
-        await asyncio.gather(*(server.start() for server in made))
+    async with running(*made):
         yield made
-    finally:
-        for server in made:
-            server.stop()
 
 
 async def send_time(user: User, room: str) -> float:

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
-import pytest
 
 from tests.kit.processes import ServerProcess, configure, lmserver
 from tests.kit.users import User, register
 from tests.kit.waiting import eventually
 
 Servers = tuple[ServerProcess, ServerProcess]
-
-
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    hub, participant = configure(tmp_path, "hub"), configure(tmp_path, "participant")
-    try:
-        await asyncio.gather(hub.start(), participant.start())
-        yield hub, participant
-    finally:
-        for server in (hub, participant):
-            server.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def shared_room(alice: User, bob: User) -> str:
