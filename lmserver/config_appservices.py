@@ -17,6 +17,7 @@ import yaml
 
 MAX_SERVICES: Final = 100
 MIN_TOKEN: Final = 16
+ENCRYPTION: Final = "org.matrix.msc3202"
 EPHEMERAL: Final = ("receive_ephemeral", "de.sorunome.msc2409.push_ephemeral", "push_ephemeral")
 
 
@@ -45,6 +46,8 @@ class AppService:
     aliases: tuple[Namespace, ...]
     rooms: tuple[Namespace, ...]
     receives_ephemeral: bool
+    encrypts: bool
+    """It is told what its users' devices need, which these have of /sync no more."""
 
     def owns(self, user_id: str) -> bool:
         """Whether it may act as the user."""
@@ -117,6 +120,7 @@ def _read(path: Path, server_name: str, problems: list[str]) -> AppService | Non
         _namespaces(namespaces, "aliases", where, problems),
         _namespaces(namespaces, "rooms", where, problems),
         any(raw.get(key) is True for key in EPHEMERAL),
+        any(raw.get(key) is True for key in EPHEMERAL) and raw.get(ENCRYPTION) is True,
     )
     return made if len(problems) == before else None
 

@@ -259,6 +259,13 @@ class Accounts:
     async def device(self, user_id: str, device_id: str) -> Device | None:
         return await accounts.device(self._db, user_id, device_id)
 
+    async def make_device(self, user_id: str, device_id: str, name: str | None) -> bool:
+        """A device that nobody has logged in on; whether it is new."""
+        if await accounts.device(self._db, user_id, device_id) is not None:
+            return False
+        await accounts.add_device(self._db, user_id, device_id, name)
+        return True
+
     async def rename_device(self, user_id: str, device_id: str, name: str | None) -> None:
         """Users here who share a room see the name with the device's keys; other servers do not."""
 

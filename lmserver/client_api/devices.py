@@ -6,9 +6,10 @@ from typing import Any
 
 from lmserver.accounts.accounts import Accounts
 from lmserver.client_api.interactive_auth import UserInteraction
+from lmserver.protocol import ids
 from lmserver.storage.accounts import Device
-from lmserver.web.endpoint import Auth, Request, endpoint
-from lmserver.web.errors import bad_json, not_found
+from lmserver.web.endpoint import Auth, Reply, Request, endpoint
+from lmserver.web.errors import bad_json, bad_param, not_found
 
 MAX_NAME = 256
 
@@ -32,15 +33,25 @@ class DeviceEndpoints:
         return _shown(await self._own(request))
 
     @endpoint("PUT", "/_matrix/client/v3/devices/{device_id}", auth=Auth.USER)
-    async def rename(self, request: Request) -> dict[str, Any]:
-        """Give a device another name."""
+    async def rename(self, request: Request) -> dict[str, Any] | Reply:
+        """Give a device another name. An application service makes a device that is not there, for it
+        needs no login (AS API §Device management)."""
         name = (await request.json()).get("display_name")
         if not isinstance(name, str | None) or len(name or "") > MAX_NAME or "\0" in (name or ""):
             raise bad_json("display_name is a string of at most 256 characters")
+        if request.requester.appservice and await self._make(request, name):
+            return Reply(201, {})
         device = await self._own(request)
         if name is not None:
             await self._accounts.rename_device(device.user_id, device.device_id, name)
         return {}
+
+    async def _make(self, request: Request, name: str | None) -> bool:
+        """Whether there was no such device, which there is now."""
+        user_id, device_id = request.requester.user_id, request.params["device_id"]
+        if not ids.is_device_id(device_id):
+            raise bad_param("The device ID is not valid")
+        return await self._accounts.make_device(user_id, device_id, name)
 
     async def _own(self, request: Request) -> Device:
         device_id = request.params["device_id"]

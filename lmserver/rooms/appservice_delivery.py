@@ -20,13 +20,14 @@ import structlog
 from lmserver.config_appservices import AppService
 from lmserver.federation_client.appservice_api import AppServiceApi
 from lmserver.federation_client.errors import FederationError
+from lmserver.rooms.appservice_encryption import Encryption
 from lmserver.rooms.client_format import Extras, Shown, client_event
 from lmserver.rooms.reading import Access, Reader, Reading
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.visible_ranges import EVERYTHING
 from lmserver.storage import aliases, appservices, outside, receipts, room_log, room_reads
 from lmserver.storage.appservices import OutsideNews, Told, Waiting, Witness
-from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.database import Connection, Database, DatabaseUnavailable
 from lmserver.storage.receipts import Receipt
 from lmserver.storage.room_log import RoomRow
 
@@ -60,6 +61,7 @@ class Delivery:
         self._api = api
         self._reading = reading
         self._ephemeral = _Ephemeral(db, typing, service.sender) if service.receives_ephemeral else None
+        self._encryption = Encryption(db, service.id, service.sender) if service.encrypts else None
         self._clock = clock
         self._witnesses: dict[str, str] = {}
         """By room of interest a user of the service, likely to be joined."""
@@ -91,6 +93,8 @@ class Delivery:
         self._dirty |= dict.fromkeys(wanted)
         if self._ephemeral is not None:
             self._ephemeral.note(wanted)
+        if self._encryption is not None:
+            self._encryption.note()
         self._woken.set()
 
     async def run(self) -> None:
@@ -122,7 +126,7 @@ class Delivery:
     async def _sleep(self) -> None:
         if self._dirty:
             return
-        unsettled = self._ephemeral is not None and self._ephemeral.unsettled
+        unsettled = any(part is not None and part.unsettled for part in (self._ephemeral, self._encryption))
         try:
             async with asyncio.timeout(UNSETTLED_SECONDS if unsettled else LOOK_SECONDS):
                 await self._woken.wait()
@@ -184,15 +188,32 @@ class Delivery:
                 later[room_id] = None
         self._dirty |= later
         ephemeral = [] if self._ephemeral is None else await self._ephemeral.take()
-        if not events and not positions and not ephemeral:
+        extra = {"ephemeral": ephemeral, "de.sorunome.msc2409.ephemeral": ephemeral} if ephemeral else {}
+        if self._encryption is not None:
+            await self._encryption.begin()
+        elif not events and not positions and not extra:
             return None
-        body = None
-        if events or ephemeral:
-            extra = {"ephemeral": ephemeral, "de.sorunome.msc2409.ephemeral": ephemeral} if ephemeral else {}
-            body = orjson.dumps({"events": events, **extra})
-        return await self._db.run(
-            lambda db: appservices.put(db, self._service.id, body, positions, news, self._clock())
-        )
+        waiting = await self._db.run(lambda db: self._put(db, events, extra, positions, news))
+        if waiting is not None and self._encryption is not None:
+            self._encryption.committed()
+        return waiting
+
+    async def _put(
+        self,
+        db: Connection,
+        events: list[dict[str, Any]],
+        extra: dict[str, Any],
+        positions: dict[str, Told],
+        news: list[OutsideNews],
+    ) -> Waiting | None:
+        """The transaction and all that is told thereby, stored together."""
+        if self._encryption is not None:
+            extra = extra | await self._encryption.take(db, events)
+        body = orjson.dumps({"events": events, **extra}) if events or extra else None
+        waiting = await appservices.put(db, self._service.id, body, positions, news, self._clock())
+        if waiting is not None and self._encryption is not None:
+            await self._encryption.told(db)
+        return waiting
 
     async def _outside(self, events: list[dict[str, Any]]) -> list[OutsideNews]:
         """Invites to rooms this server is not in."""

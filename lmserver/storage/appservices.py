@@ -6,7 +6,7 @@ positions it moves are written together, and the transaction stays, byte for byt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmserver.storage.database import Connection, Executor
@@ -194,6 +194,69 @@ async def outside_news(db: Executor, service: str, limit: int) -> list[OutsideNe
         limit,
     )
     return [OutsideNews(*(row[name] for name in OutsideNews.__slots__)) for row in rows]
+
+
+# -- devices ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TakenMessage:
+    """A message for a device of a service's user, as it stood in the device's queue."""
+
+    user_id: str
+    device_id: str
+    message: bytes
+
+
+async def take_to_device(db: Connection, service: str, limit: int) -> list[TakenMessage]:
+    """The oldest messages for devices of the service's users, which are in their queues no more."""
+    rows = await db.fetch(
+        "DELETE FROM to_device_messages AS t USING (SELECT m.user_id, m.device_id, m.seq"
+        " FROM appservice_users AS u JOIN to_device_messages AS m ON m.user_id = u.user_id"
+        " WHERE u.service = $1 ORDER BY m.seq LIMIT $2) AS n WHERE t.user_id = n.user_id"
+        " AND t.device_id = n.device_id AND t.seq = n.seq RETURNING t.user_id, t.device_id, t.message, t.seq",
+        service,
+        limit,
+    )
+    rows.sort(key=lambda row: row["seq"])
+    return [TakenMessage(row["user_id"], row["device_id"], row["message"]) for row in rows]
+
+
+async def devices_position(db: Executor, service: str, now: int) -> int:
+    """Up to which stream position the service was told of device lists: `now` for one that never was."""
+    position: int = await db.fetchval(
+        "INSERT INTO appservice_transactions AS t (service, txn_id, devices_position) VALUES ($1, 0, $2)"
+        " ON CONFLICT (service) DO UPDATE"
+        " SET devices_position = coalesce(t.devices_position, excluded.devices_position)"
+        " RETURNING devices_position",
+        service,
+        now,
+    )
+    return position
+
+
+async def set_devices_position(db: Connection, service: str, position: int) -> None:
+    await db.execute(
+        "UPDATE appservice_transactions SET devices_position = $2 WHERE service = $1", service, position
+    )
+
+
+async def users_near(db: Executor, service: str, user_ids: Iterable[str]) -> set[str]:
+    """Of these users those who are joined to a room that users of the service are in."""
+    rows = await db.fetch(
+        "SELECT DISTINCT s.state_key FROM unnest($2::text[]) AS n (user_id)"
+        " JOIN room_state AS s ON s.state_key = n.user_id AND s.type = 'm.room.member'"
+        " AND s.membership = 'join' AND s.to_position IS NULL"
+        " JOIN appservice_rooms AS r ON r.service = $1 AND r.room_id = s.room_id AND r.present",
+        service,
+        list(user_ids),
+    )
+    return {row["state_key"] for row in rows}
+
+
+async def devices_with_keys(db: Executor, user_id: str) -> set[tuple[str, str]]:
+    rows = await db.fetch("SELECT user_id, device_id FROM device_keys WHERE user_id = $1", user_id)
+    return {(row["user_id"], row["device_id"]) for row in rows}
 
 
 # -- transactions -----------------------------------------------------------------------------------

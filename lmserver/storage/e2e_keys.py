@@ -250,6 +250,17 @@ async def remote_lists_changed(db: Executor, user_ids: Iterable[str]) -> list[st
     return [r["user_id"] for r in rows]
 
 
+async def lists_changed(db: Executor, since: int, upto: int) -> set[str]:
+    """Users whose lists changed in the stream interval [since, upto)."""
+    rows = await db.fetch(
+        "SELECT user_id FROM device_list_changes"
+        " WHERE stream_xid >= $1::text::xid8 AND stream_xid < $2::text::xid8",
+        str(since),
+        str(upto),
+    )
+    return {r["user_id"] for r in rows}
+
+
 async def changed_users(db: Executor, user_id: str, since: int, upto: int) -> set[str]:
     """Users whose lists changed in the stream interval [since, upto), and whose keys this user signed."""
     rows = await db.fetch(

@@ -61,7 +61,8 @@ CREATE UNIQUE INDEX appservice_rooms_pkey ON appservice_rooms USING btree (servi
 CREATE TABLE appservice_transactions (
     service text NOT NULL,
     txn_id bigint NOT NULL,
-    body bytea
+    body bytea,
+    devices_position bigint
 );
 CREATE UNIQUE INDEX appservice_transactions_pkey ON appservice_transactions USING btree (service);
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmserver.storage.database import Database
+from tests.kit.bridge import Bridge
 from tests.kit.client_api import Api, serve
 from tests.kit.clock import Clock
 from tests.kit.room_clients import RoomServer
@@ -40,6 +41,14 @@ async def bob(api: Api) -> Phone:
 @pytest.fixture
 async def server(db: Database) -> AsyncIterator[RoomServer]:
     made = RoomServer(db)
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    made = Bridge()
     await made.start()
     yield made
     await made.close()

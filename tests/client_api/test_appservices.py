@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -14,61 +11,13 @@ import yaml
 
 from lmserver.config import ConfigError, parse_config
 from lmserver.storage.database import Database
-from tests.kit.bridge import AS_TOKEN, Bridge
-from tests.kit.client_api import NAME, PASSWORD, V3, Api, serve
+from tests.kit.bridge import AS_TOKEN, Bridge, Bridged, start
+from tests.kit.client_api import NAME, PASSWORD, V3, serve
 from tests.kit.waiting import eventually
 
 BOT = f"@_bridge_bot:{NAME}"
 GHOST = f"@_bridge_ghost:{NAME}"
 WHOAMI = f"{V3}/account/whoami"
-
-
-class Bridged(Api):
-    """A server with its deliveries running."""
-
-    task: asyncio.Task[None]
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
-        await self.close()
-
-    async def ghost(self, name: str = "_bridge_ghost") -> None:
-        body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
-        status, answer = await self.call("POST", f"{V3}/register", body, AS_TOKEN)
-        assert (status, answer["user_id"]) == (200, f"@{name}:{NAME}")
-        assert (await self.call("GET", f"{V3}/profile/@{name}:{NAME}"))[1] == {"displayname": name}
-
-    async def room(self, token: str, *invite: str, **more: Any) -> str:
-        body = {"invite": list(invite), "preset": "public_chat", **more}
-        status, answer = await self.call("POST", f"{V3}/createRoom", body, token)
-        assert status == 200, answer
-        return str(answer["room_id"])
-
-    async def say(self, room: str, text: str, token: str, txn: str, query: str = "") -> str:
-        path = f"{V3}/rooms/{room}/send/m.room.message/{txn}{query}"
-        status, answer = await self.call("PUT", path, {"msgtype": "m.text", "body": text}, token)
-        assert status == 200, answer
-        return str(answer["event_id"])
-
-
-async def start(db: Database, folder: Path, bridge: Bridge, **changes: Any) -> Bridged:
-    files = {"appservices": [bridge.registration(folder, **changes)]}
-    made = await serve(db, folder, files)
-    api = Bridged.__new__(Bridged)
-    api.__dict__.update(made.__dict__)
-    await api.server.appservices.services.start()
-    api.task = asyncio.create_task(api.server.serve_bridges())
-    return api
-
-
-@pytest.fixture
-async def bridge() -> AsyncIterator[Bridge]:
-    made = Bridge()
-    await made.start()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

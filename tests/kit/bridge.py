@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from urllib.parse import unquote
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+from lmserver.storage.database import Database
+from tests.kit.client_api import NAME, V3, Api, serve
 
 AS_TOKEN = "as-token-of-the-bridge"
 HS_TOKEN = "hs-token-of-the-bridge"
@@ -90,5 +95,50 @@ class Bridge:
         found = (json.loads(body).get("ephemeral", []) for body in self.taken.values())
         return [event for events in found for event in events]
 
+    def told(self, name: str) -> list[Any]:
+        """Every value of a key of the transactions taken, in order."""
+        bodies = (json.loads(body) for _, body in sorted(self.taken.items(), key=lambda i: int(i[0])))
+        return [body[name] for body in bodies if name in body]
+
     def texts(self) -> list[str]:
         return [e["content"]["body"] for e in self.events() if e["type"] == "m.room.message"]
+
+
+class Bridged(Api):
+    """A server with its deliveries running."""
+
+    task: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+        await self.close()
+
+    async def ghost(self, name: str = "_bridge_ghost") -> None:
+        body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
+        status, answer = await self.call("POST", f"{V3}/register", body, AS_TOKEN)
+        assert (status, answer["user_id"]) == (200, f"@{name}:{NAME}")
+        assert (await self.call("GET", f"{V3}/profile/@{name}:{NAME}"))[1] == {"displayname": name}
+
+    async def room(self, token: str, *invite: str, **more: Any) -> str:
+        body = {"invite": list(invite), "preset": "public_chat", **more}
+        status, answer = await self.call("POST", f"{V3}/createRoom", body, token)
+        assert status == 200, answer
+        return str(answer["room_id"])
+
+    async def say(self, room: str, text: str, token: str, txn: str, query: str = "") -> str:
+        path = f"{V3}/rooms/{room}/send/m.room.message/{txn}{query}"
+        status, answer = await self.call("PUT", path, {"msgtype": "m.text", "body": text}, token)
+        assert status == 200, answer
+        return str(answer["event_id"])
+
+
+async def start(db: Database, folder: Path, bridge: Bridge, **changes: Any) -> Bridged:
+    files = {"appservices": [bridge.registration(folder, **changes)]}
+    made = await serve(db, folder, files)
+    api = Bridged.__new__(Bridged)
+    api.__dict__.update(made.__dict__)
+    await api.server.appservices.services.start()
+    api.task = asyncio.create_task(api.server.serve_bridges())
+    return api
