@@ -6,6 +6,8 @@ until one of the pair that replaces them is used (CS API §Refreshing access tok
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -15,7 +17,7 @@ from hashlib import sha256
 from lmserver.accounts.errors import AccountError, AccountLocked
 from lmserver.storage import access_tokens, accounts
 from lmserver.storage.access_tokens import TokenOwner
-from lmserver.storage.database import Connection, Database
+from lmserver.storage.database import Connection, Database, DatabaseUnavailable
 
 TOKEN_BYTES = 32
 MAX_TOKEN = 200
@@ -48,6 +50,7 @@ class AccessTokens:
         self._clock = clock
         self._owners: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._noting: set[asyncio.Task[None]] = set()
         self.on_ended: Callable[[str, Collection[str] | None], None] | None = None
 
     async def issue(
@@ -137,15 +140,22 @@ class AccessTokens:
             raise TokenExpired
         return owner
 
-    async def seen(self, owner: TokenOwner, ip: str) -> None:
-        """Note when and where a device was last seen, at most once a minute."""
+    def seen(self, owner: TokenOwner, ip: str) -> None:
+        """Note when and where a device was last seen, at most once a minute; its request does not wait
+        for that."""
         key, now = (owner.user_id, owner.device_id), self._clock()
         if now - self._seen.get(key, -SEEN_EVERY_MS) < SEEN_EVERY_MS:
             return
         self._seen[key] = now
         while len(self._seen) > CACHE_SIZE:
             self._seen.popitem(last=False)
-        await accounts.seen(self._db, owner.user_id, owner.device_id, ip[:64], now)
+        task = asyncio.create_task(self._note_seen(owner, ip[:64], now), name="device seen")
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    async def _note_seen(self, owner: TokenOwner, ip: str, now: int) -> None:
+        with contextlib.suppress(DatabaseUnavailable):  # the next minute says it again
+            await accounts.seen(self._db, owner.user_id, owner.device_id, ip, now)
 
     def ended(self, user_id: str, device_ids: Collection[str] | None = None) -> None:
         """Call it after COMMIT: logins of the user have ended, those of some devices or all."""

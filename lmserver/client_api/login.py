@@ -78,7 +78,7 @@ class UserAuthenticator:
             owner.expires_ts,
             suspended=owner.suspended,
         )
-        await self._tokens.seen(owner, request.remote)
+        self._tokens.seen(owner, request.remote)
 
     async def _acting(self, service: AppService, request: Request) -> Requester:
         """An application service, as a user of its own (AS API §Identity assertion)."""

@@ -34,6 +34,8 @@ class Listener:
     """One waiter. Registered before it reads, so nothing published since can be missed."""
 
     keys: frozenset[str]
+    expecting: Callable[[], None] | None = None
+    """Told that there is something that cannot be read yet: a wake-up follows."""
     _woken: bool = False
     _waiter: asyncio.Future[None] | None = None  # an Event takes twice the memory of all else here
 
@@ -107,6 +109,10 @@ class Notifier:
         wanted = {key for key in keys if key in self._listeners}
         if not wanted:
             return
+        for key in wanted:
+            for listener in self._listeners[key]:
+                if listener.expecting is not None:
+                    listener.expecting()
         self._hold(wanted, xid, None)
 
     def recheck(self, listener: Listener, upcoming: int) -> None:

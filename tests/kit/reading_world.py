@@ -77,6 +77,7 @@ class FakeDevices:
         self.inbox: list[tuple[int, JsonObject]] = []
         self.key_changes: list[tuple[int, str]] = []
         self.counts: dict[str, int] = {}
+        self.asked = 0
 
     async def messages(
         self, user_id: str, device_id: str, since: int, upto: int, most: int = 100
@@ -85,6 +86,7 @@ class FakeDevices:
         return [m for at, m in self.inbox if at < upto], upto
 
     async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
+        self.asked += 1
         return dict(self.counts), []
 
     async def changed_users(self, user_id: str, since: int, upto: int) -> set[str]:

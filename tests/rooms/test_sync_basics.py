@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from lmserver.storage import outside
+from lmserver.storage import account_data, outside
 from lmserver.storage.outside import OutsideMembership
 from tests.kit.reading_world import CAROL, DAVE, World, texts
 from tests.kit.rooms import ALICE, ROOM, draft
@@ -339,3 +339,20 @@ async def test_account_data_to_device_and_key_changes(world: World) -> None:
     world.restart()
     await world.sync(ALICE, second["next_batch"])
     assert world.devices.inbox == []
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+async def test_a_timeline_goes_back_to_what_is_shown(world: World, *, ignoring: bool) -> None:
+    """Of the newest events fewer are wanted than there may be: it is filled from before them."""
+    await world.create()
+    await world.member("join", CAROL)
+    await world.say(*"abc")
+    await world.say(*map(str, range(150)), sender=CAROL)
+    filter_: dict[str, Any] = {"limit": 2}
+    if ignoring:
+        ignored = orjson.dumps({"ignored_users": {CAROL: {}}})
+        await account_data.put(world.db, ALICE, "", "m.ignored_user_list", ignored)
+    else:
+        filter_["not_senders"] = [CAROL]
+    section = room(await world.sync(ALICE, filter_={"room": {"timeline": filter_}}))
+    assert texts(section) == ["b", "c"] and section["timeline"]["limited"]

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from lmserver.rooms.receipts import PRIVATE, PUBLIC
 from lmserver.rooms.sync.filters import parse_sync_filter
 from lmserver.rooms.sync.interval import SyncRequest
@@ -210,3 +212,38 @@ async def test_a_reader_sees_every_event_of_many_writers_once(world: World) -> N
             seen += texts(section)
     await asyncio.gather(*writers)
     assert sorted(seen) == sorted(expected)
+
+
+async def test_key_counts_are_asked_for_before_an_event_can_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They and the journal are not waited for one after the other."""
+    await world.create()
+    since = (await world.sync(ALICE))["next_batch"]
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
+    asked, positions, readable = world.devices.asked, world.journal.positions, asyncio.Event()
+
+    async def late() -> tuple[int, int]:
+        await readable.wait()
+        return await positions()
+
+    monkeypatch.setattr(world.journal, "positions", late)
+    await world.say("hello")
+    await eventually(lambda: world.devices.asked == asked + 1)
+    assert not poll.done()
+    readable.set()
+    assert texts((await asyncio.wait_for(poll, HANGS))["rooms"]["join"][ROOM]) == ["hello"]
+    assert world.devices.asked == asked + 1
+
+
+async def test_key_counts_asked_for_before_nothing_was_found_are_not_told(world: World) -> None:
+    await world.create()
+    since = (await world.sync(ALICE))["next_batch"]
+    poll = await polling(world.notifier, ALICE, world.sync(ALICE, since, timeout=60))
+    asked = world.devices.asked
+    world.notifier.publish([ALICE])
+    await eventually(lambda: world.devices.asked == asked + 1 and polls(world.notifier, ALICE) == 1)
+    world.devices.counts = {"signed_curve25519": 7}
+    await world.say("hello")
+    answer = await asyncio.wait_for(poll, HANGS)
+    assert answer["device_one_time_keys_count"] == {"signed_curve25519": 7}

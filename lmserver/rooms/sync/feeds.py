@@ -19,6 +19,9 @@ MAX_MESSAGES: Final = 100
 MAX_RECEIPTS: Final = 5_000
 """Receipts of one answer; the furthest ones are kept."""
 
+KeyCounts = tuple[dict[str, int], list[str]]
+"""One-time keys left by algorithm, and algorithms with an unused fallback key."""
+
 
 class DeviceData(Protocol):
     """To-device messages and key counts, kept by whoever owns devices."""
@@ -30,9 +33,7 @@ class DeviceData(Protocol):
         acknowledged and deleted (CS API §Send-to-Device messaging)."""
         ...
 
-    async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
-        """One-time keys left by algorithm, and algorithms with an unused fallback key."""
-        ...
+    async def key_counts(self, user_id: str, device_id: str) -> KeyCounts: ...
 
     async def changed_users(self, user_id: str, since: int, upto: int) -> set[str]:
         """Users whose device list or cross-signing keys changed in [since, upto), and those whose keys
@@ -77,7 +78,7 @@ class Feeds:
         """See DeviceData.messages; an answer never goes further than the messages it carries."""
         return await self._devices.messages(user_id, device_id, since, upto, most)
 
-    async def key_counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
+    async def key_counts(self, user_id: str, device_id: str) -> KeyCounts:
         """In every answer, zero included: clients take an absent count for no keys and upload."""
         counts, fallback = await self._devices.key_counts(user_id, device_id)
         return {"signed_curve25519": 0, **counts}, fallback

@@ -16,7 +16,7 @@ from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.device_lists import DeviceListChanges, device_list_changes
-from lmserver.rooms.sync.feeds import Feeds
+from lmserver.rooms.sync.feeds import Feeds, KeyCounts
 from lmserver.rooms.sync.inboxes import Inboxes
 from lmserver.rooms.sync.interval import Interval, SyncRequest
 from lmserver.rooms.sync.intervals import Intervals
@@ -61,7 +61,7 @@ class _Answer:
     def settled(self) -> int:
         return self.next_batch.stream
 
-    def document(self, key_counts: tuple[dict[str, int], list[str]]) -> JsonObject:
+    def document(self, key_counts: KeyCounts) -> JsonObject:
         lists = self.device_lists
         return {
             "next_batch": str(self.next_batch),
@@ -113,23 +113,47 @@ class SyncService:
         with self._polls.enter(request.user_id, request.device_id) as poll:
             if request.since is None or request.full_state:
                 async with self._whole:
-                    answer = await self._answer(request, form, (await self._journal.advance()).upcoming)
+                    upcoming = (await self._journal.advance()).upcoming
+                    answer, counts = await asyncio.gather(
+                        self._answer(request, form, upcoming),
+                        self._feeds.key_counts(request.user_id, request.device_id),
+                    )
             else:
-                answer = await self._wait_for_news(request, form, poll)
+                answer, counts = await self._wait_for_news(request, form, poll)
         if request.filter.lazy:
             self._lazy.answered(request.user_id, request.device_id, request.since, answer.next_batch, members)
-        counts = await self._feeds.key_counts(request.user_id, request.device_id)
         return answer.document(counts)
 
-    async def _wait_for_news(self, request: SyncRequest, form: Form, poll: Poll) -> _Answer:
+    async def _wait_for_news(self, request: SyncRequest, form: Form, poll: Poll) -> tuple[_Answer, KeyCounts]:
+        """An answer ends with the counts of the device's keys, which are asked for as soon as there may be
+        one, and anew after a look that found nothing."""
+        asked: asyncio.Task[KeyCounts] | None = None
+
+        def ask() -> asyncio.Task[KeyCounts]:
+            nonlocal asked
+            if asked is None:
+                asked = asyncio.create_task(
+                    self._feeds.key_counts(request.user_id, request.device_id), name="key counts"
+                )
+                asked.add_done_callback(_look_at_failure)
+            return asked
+
         async def look(upcoming: int) -> _Answer:
-            nonlocal request
+            nonlocal request, asked
             answer = await self._answer(request, form, upcoming)
             # Unless it has news, nothing below its end was for this user: later looks begin there.
             request = replace(request, since=answer.next_batch)
+            if not answer.has_news:
+                asked = None
             return answer
 
-        return await self._waiting.for_news(poll, request.user_id, request.device_id, request.timeout, look)
+        def expecting() -> None:
+            ask()
+
+        answer = await self._waiting.for_news(
+            poll, request.user_id, request.device_id, request.timeout, look, expecting
+        )
+        return answer, await ask()
 
     # -- one answer -----------------------------------------------------------------------------
 
@@ -211,3 +235,9 @@ class SyncService:
             interval.newly_joined,
             rooms_left,
         )
+
+
+def _look_at_failure(task: asyncio.Task[KeyCounts]) -> None:
+    """Whoever waits is told; nobody may wait any more."""
+    if not task.cancelled():
+        task.exception()

@@ -44,15 +44,17 @@ class Waiting:
         device_id: str,
         seconds: float,
         look: Callable[[int], Awaitable[A]],
+        expecting: Callable[[], None] | None = None,
     ) -> A:
         """The first answer with news, else the last before `seconds` are over or the poll was ended.
-        `look` is told the position below which everything is that has been committed."""
+        `look` is told the position below which everything is that has been committed; `expecting` is called
+        when something has been that cannot be read yet."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(seconds, MAX_WAIT_SECONDS)
         rooms: frozenset[str] = frozenset()
         while True:
             with self._notifier.listen([user_id, f"{user_id}:{device_id}", *rooms]) as listener:
-                poll.listener = listener
+                poll.listener, listener.expecting = listener, expecting
                 woken = rechecked = False
                 while True:
                     # Whoever wakes us has read the journal on; a wait that ended by itself has not.
