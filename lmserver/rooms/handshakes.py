@@ -16,6 +16,7 @@ from lmserver.protocol.room_versions import SUPPORTED, room_version
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms import stripped_state
 from lmserver.rooms.declines import FIRST_PAUSE_MS, Answer, tell
+from lmserver.rooms.outsiders import newest
 from lmserver.storage import outside, room_state
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.outside import OutsideMembership
@@ -97,7 +98,11 @@ class Handshakes:
         self._publish([user_id])
 
     async def _keep(self, db: Connection, change: OutsideMembership) -> None:
-        """Store it, unless our server came into the room meanwhile: then the list tells."""
+        """Store it, unless our server came into the room meanwhile: then the list tells. Nor where the
+        hub's own news was faster than its answer: it is newer than what the change was made of."""
         await outside.lock_room(db, change.room_id)
-        if not await room_state.has_joined_user(db, change.room_id, self._key.server_name):
+        if await room_state.has_joined_user(db, change.room_id, self._key.server_name):
+            return
+        known = await newest(db, change.user_id, change.room_id)
+        if known is None or known.stream_xid == change.stream_xid or change.membership == "knock":
             await outside.store(db, change)

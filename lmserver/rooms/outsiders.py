@@ -101,6 +101,11 @@ class Outsiders:
             return True
         if not _follows(pdu, known):
             return False
+        if known.event is None and (known.membership, known.sender) == (pdu.membership, pdu.sender):
+            # The leave that clients were told of when the hub had taken it. Under a new number it would be
+            # hidden for as long as that is not settled, and the invite before it would show again.
+            await outside.replace_event(db, known, pdu.canonical, pdu.event_id)
+            return True
         await outside.store(db, _changed(known, pdu))
         notification = news.get(pdu.event_id)
         if notification is not None:

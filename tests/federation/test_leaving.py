@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from lmserver.rooms import handshakes
+from lmserver.rooms.declines import tell
 from lmserver.rooms.turns import Turns
+from lmserver.storage.database import Connection
 from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
@@ -69,6 +72,62 @@ async def test_an_invite_that_came_before_the_list_ended_is_declined(two: Two) -
     await carol.act("leave", room_id)
     await carol.until("leave", room_id)
     assert await hub.membership(room_id, carol.user_id) == "leave"
+    assert await carol.pending() == {}
+
+
+@pytest.mark.parametrize("first", ["answer", "news"])
+async def test_a_declined_invite_does_not_show_again(
+    two: Two, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub tells of the leave twice, in its answer and as news; both are the same leave for a client,
+    also while another transaction is open, which hides what was committed since."""
+    hub, participant = two
+    alice = await hub.user("alice")
+    bob, carol = await participant.user("bob"), await participant.user("carol")
+    room_id = await alice.create(preset="private_chat")
+    await alice.act("invite", room_id, bob)
+    await bob.act("join", room_id)
+    await carol.sync()
+    await alice.act("invite", room_id, carol)
+    await carol.until("invite", room_id)
+    await bob.act("leave", room_id)
+
+    async def heard() -> bool:
+        sql = "SELECT count(*) FROM outside_memberships WHERE user_id = $1 AND event IS NOT NULL"
+        return bool(await participant.db.fetchval(sql, carol.user_id))
+
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def open_transaction(db: Connection) -> None:
+        await db.execute("SELECT pg_current_xact_id()")
+        begun.set()
+        await done.wait()
+
+    async def after_the_news(api: Any, leave: Any) -> Any:
+        answer = await tell(api, leave)
+        await eventually(heard)
+        await carol.until("leave", room_id)
+        await hold()
+        return answer
+
+    async def hold() -> None:
+        holding.append(asyncio.create_task(participant.db.run(open_transaction)))
+        await begun.wait()
+
+    holding: list[asyncio.Task[None]] = []
+    if first == "news":
+        monkeypatch.setattr(handshakes, "tell", after_the_news)
+        await carol.act("leave", room_id)
+    else:
+        await hub.server.sender.stop()
+        await carol.act("leave", room_id)
+        await carol.until("leave", room_id)
+        await hold()
+        await hub.server.sender.start()
+        await eventually(heard)
+    assert await carol.pending() == {}
+    done.set()
+    await asyncio.gather(*holding)
     assert await carol.pending() == {}
 
 
