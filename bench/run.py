@@ -281,7 +281,8 @@ class Bench:
         lines = ["| measure | lmserver | Synapse | ratio |", "| --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
         facts = (
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {self.repetitions} repetitions of"
+            f"{os.cpu_count()} cores, Python {platform.python_version()} ({platform.python_build()[1]},"
+            f" {platform.python_compiler()}) for both servers, {self.repetitions} repetitions of"
             f" {self.seconds:g} s; median [minimum..maximum]. Load generator, servers and PostgreSQL share the cores."
         )
         return "\n".join([*lines, "", facts])
