@@ -37,6 +37,7 @@ async def test_users(
 
     typing("a long password")
     assert await run(config, "user", "create", "carol", "--admin") == 0
+    assert (await accounts.get(db, CAROL)).displayname == "carol"  # type: ignore[union-attr]
     typing("short")
     assert await run(config, "user", "create", "dave") == 1
     typing("a long password")
