@@ -6,7 +6,8 @@ from lmserver.accounts.client_data import TooManyEntries
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.access import Access
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import (
     FULLY_READ,
     MAIN_THREAD,

@@ -7,9 +7,10 @@ from typing import Any
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject, parse
 from lmserver.protocol.errors import ProtocolError
+from lmserver.rooms.access import Access
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.client_format import Shown
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.filters import BadFilter, EventFilter, parse_event_filter
 from lmserver.rooms.sync.tokens import RoomToken, SyncToken
 from lmserver.storage import room_reads

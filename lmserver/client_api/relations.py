@@ -7,7 +7,8 @@ from typing import Final
 from lmserver.client_api import room_requests as rooms
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms import relations
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.access import Access
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.tokens import RoomToken, SyncToken
 from lmserver.rooms.visible_ranges import FOREVER
 from lmserver.storage import room_reads

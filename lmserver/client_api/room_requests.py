@@ -13,10 +13,11 @@ from lmserver.protocol import ids
 from lmserver.protocol.canonical_json import MAX_INT
 from lmserver.protocol.errors import AuthRejected, InvalidIdentifier, InvalidJson, SchemaError, TooLarge
 from lmserver.protocol.events import EventDraft, check_draft
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, MembershipError, Outcome, Rejected, RoomBusy
 from lmserver.rooms.own_lpdus import HubSilent
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.tokens import BadToken, RoomToken, SyncToken, parse
 from lmserver.web.endpoint import Request
 from lmserver.web.errors import ApiError, bad_json, bad_param

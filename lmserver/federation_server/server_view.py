@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from lmserver.rooms.reading import history_visibility
+from lmserver.rooms.access import history_visibility
 from lmserver.rooms.visible_ranges import FOREVER, Ranges, Span, last_joined, visible_to_user
 from lmserver.storage import room_state
 from lmserver.storage.database import Executor

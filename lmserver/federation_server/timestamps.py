@@ -8,7 +8,7 @@ from lmserver.federation_server.paths import STABLE
 from lmserver.federation_server.server_view import server_view
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import room_version
-from lmserver.rooms.reading import Access
+from lmserver.rooms.access import Access
 from lmserver.rooms.timestamps import Timestamps
 from lmserver.storage import room_log
 from lmserver.storage.database import Executor

@@ -20,9 +20,10 @@ import structlog
 from lmserver.config_appservices import AppService
 from lmserver.federation_client.appservice_api import AppServiceApi
 from lmserver.federation_client.errors import FederationError
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.appservice_encryption import Encryption
 from lmserver.rooms.client_format import Extras, Shown, client_event
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.visible_ranges import EVERYTHING
 from lmserver.storage import aliases, appservices, outside, receipts, room_log, room_reads

@@ -9,7 +9,8 @@ from typing import Final
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.push_evaluation import Occasion
-from lmserver.rooms.reading import Reader, Reading
+from lmserver.rooms.access import Reader
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.unread import Rules, Unread
 from lmserver.storage import room_state, unread
 from lmserver.storage.database import Executor

@@ -1,33 +1,23 @@
 """Rooms as one user may see them: events, history and state.
 
-Every read of a client goes through an `Access`, worked out once per request from the history of
-the user's membership and of the room's visibility. What is not in it does not exist for the
-caller, so an endpoint cannot forget a check (attacks C6, C7).
+Every read of a client goes through an `Access`, worked out once per request. What is not in it does
+not exist for the caller, so an endpoint cannot forget a check (attacks C6, C7).
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from lmserver.protocol.events import EventDraft
-from lmserver.protocol.room_versions import RoomVersion, room_version
+from lmserver.protocol.room_versions import RoomVersion
 from lmserver.rooms import relations, unsigned
+from lmserver.rooms.access import Access, Reader, membership_now
 from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
 from lmserver.rooms.parsed_events import ParsedEvents
-from lmserver.rooms.visible_ranges import (
-    EVERYTHING,
-    FOREVER,
-    Ranges,
-    Span,
-    last_joined,
-    spans_of,
-    visibility_spans,
-    visible_to_user,
-)
+from lmserver.rooms.visible_ranges import spans_of, visibility_spans
 from lmserver.storage import (
     account_data,
     aliases,
@@ -37,80 +27,14 @@ from lmserver.storage import (
     room_state,
 )
 from lmserver.storage.client_transactions import TransactionKey
-from lmserver.storage.database import Database, Executor
-from lmserver.storage.room_log import RoomRow, StoredEvent
+from lmserver.storage.database import Database
+from lmserver.storage.room_log import StoredEvent
 
 CHUNK: Final = 100
 PIECE: Final = 500
 """Events parsed or rendered before others get their turn."""
 MAX_SCANNED: Final = 5_000
 """Events one request looks at: a filter that matches nothing must not read the whole room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Who reads: the device matters only for `unsigned.transaction_id`."""
-
-    user_id: str
-    device_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What one user may see of one room.
-
-    `state_position` names the newest state for the user: the state before that position; None
-    when the user may see no state. `membership` is "leave" for somebody who forgot the room. `ignored`
-    are those whose messages the user does not want; their state events count like anybody's.
-    """
-
-    room: RoomRow
-    version: RoomVersion
-    membership: str
-    visible: Ranges
-    state_position: int | None
-    ignored: frozenset[str] = frozenset()
-    memberships: tuple[Span, ...] = ()
-
-    @property
-    def room_id(self) -> str:
-        return self.room.room_id
-
-    @property
-    def joined(self) -> bool:
-        return self.membership == "join"
-
-    @property
-    def nothing(self) -> bool:
-        """Nothing of the room may be seen: for this user it is as if it did not exist."""
-        return self.state_position is None and not self.visible.intervals
-
-    @property
-    def follows(self) -> bool:
-        """Whether what is true of the room now may be seen, and not only what was until some moment."""
-        return self.state_position is not None and FOREVER in self.visible
-
-    def ignores(self, event: Shown) -> bool:
-        """CS API §Ignoring Users: every way of reading a room leaves these events out."""
-        return event.sender in self.ignored and event.state_key is None
-
-    def heard(self, events: list[Shown]) -> list[Shown]:
-        """Those not ignored."""
-        return [event for event in events if not self.ignores(event)] if self.ignored else events
-
-    def membership_at(self, position: int) -> str:
-        """The user's membership after the event at a position."""
-        index = bisect_right(self.memberships, position, key=lambda span: span.start)
-        span = self.memberships[index - 1] if index else None
-        return span.value if span is not None and (span.end is None or position < span.end) else "leave"
-
-    def state_at(self, position: int) -> int | None:
-        """The state before `position`, or the nearest later one that the user may see: neither newer
-        than the last nor between events that are hidden."""
-        if self.state_position is None:
-            return None
-        nearest = self.visible.state_from(position)
-        return self.state_position if nearest is None else min(nearest, self.state_position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +48,6 @@ class Page:
 
 Wanted = Callable[[Shown], bool]
 T = TypeVar("T")
-
-
-async def history_visibility(db: Executor, room: RoomRow) -> list[Span]:
-    """The room's history visibility over all positions."""
-    complete = (
-        room.min_position == 0
-        or await room_log.event_position(db, room.room_id, room.create_event_id) is not None
-    )
-    history = await room_state.state_history(db, room.room_id, "m.room.history_visibility", "")
-    return visibility_spans(history, complete=complete)
 
 
 class Reading:
@@ -163,36 +77,11 @@ class Reading:
         for room_id, room in rooms.items():
             visibility = visibility_spans(settings.get(room_id, []), complete=room_id not in incomplete)
             spans = spans_of(members.get(room_id, []), "membership")
-            found[room_id] = await self._access(user_id, room, spans, visibility, ignored)
+            left = membership_now(spans) in ("leave", "ban")
+            if spans and left and await aliases.is_forgotten(self._db, user_id, room_id):
+                spans = []
+            found[room_id] = Access.of_history(room, spans, visibility, ignored)
         return found
-
-    async def _access(
-        self,
-        user_id: str,
-        room: RoomRow,
-        members: list[Span],
-        visibility: Sequence[Span],
-        ignored: frozenset[str],
-    ) -> Access:
-        membership = members[-1].value if members and members[-1].end is None else "leave"
-        if (
-            membership in ("leave", "ban")
-            and members
-            and await aliases.is_forgotten(self._db, user_id, room.room_id)
-        ):
-            members, membership = [], "leave"
-        open_now = (
-            bool(visibility) and visibility[-1].end is None and visibility[-1].value == "world_readable"
-        )
-        return Access(
-            room,
-            room_version(room.room_version),
-            membership,
-            visible_to_user(members, visibility),
-            _state_position(room, members, membership, open_now),
-            ignored,
-            tuple(members),
-        )
 
     async def access_of_member(self, user_id: str, room_id: str) -> Access | None:
         """Access for somebody who was joined all through what will be read: /sync of a client
@@ -203,18 +92,7 @@ class Reading:
         """The same for many rooms."""
         found = await room_batches.rooms(self._db, room_ids)
         ignored = await account_data.ignored_users(self._db, user_id)
-        return {
-            room_id: Access(
-                room,
-                room_version(room.room_version),
-                "join",
-                EVERYTHING,
-                room.head_position + 1,
-                ignored,
-                (Span(-FOREVER, None, "join"),),
-            )
-            for room_id, room in found.items()
-        }
+        return {room_id: Access.of_member(room, ignored) for room_id, room in found.items()}
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -398,15 +276,6 @@ def _is_commit(access: Access, event: Shown) -> bool:
         and access.state_position is not None
         and (event.position or 0) < access.state_position
     )
-
-
-def _state_position(room: RoomRow, members: Sequence[Span], membership: str, open_now: bool) -> int | None:
-    """Joined users see the current state, others that of the moment they left (CS API §GET
-    /rooms/{roomId}/state), anybody that of a world-readable room."""
-    if membership == "join" or open_now:
-        return room.head_position + 1
-    left = last_joined(members)
-    return None if left is None else left + 1
 
 
 def _acceptable(row: StoredEvent, access: Access, wanted: Wanted) -> Shown | None:

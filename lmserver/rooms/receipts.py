@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.rooms import threads
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.access import Access
+from lmserver.rooms.reading import Reading
 from lmserver.storage import receipts
 from lmserver.storage.database import Connection, Database
 from lmserver.storage.receipts import Receipt

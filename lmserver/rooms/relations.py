@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lmserver.protocol.events import EventDraft, Pdu
+from lmserver.rooms.access import Access
 from lmserver.rooms.client_format import Bundle, Shown, ThreadBundle, shown
 from lmserver.rooms.threads import relation
 from lmserver.storage import client_transactions, relations, room_log
@@ -18,9 +19,6 @@ from lmserver.storage.client_transactions import TransactionKey
 from lmserver.storage.database import Executor
 from lmserver.storage.relations import NewRelation, Parent, Thread
 from lmserver.storage.room_log import StoredEvent
-
-if TYPE_CHECKING:
-    from lmserver.rooms.reading import Access  # which shows events with what is found here
 
 MAX_TEXT: Final = 255
 """Characters of a relation's type, and of what is kept of an annotation's key."""

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.client_format import ClientEvent, Shown, shown
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.filters import EventFilter, parse_event_filter
 from lmserver.rooms.sync.tokens import RoomToken
 from lmserver.storage import message_search, room_log

@@ -17,8 +17,9 @@ from lmserver.federation_client.client import FederationClient, quote_path
 from lmserver.federation_client.errors import FederationError
 from lmserver.protocol import ids
 from lmserver.protocol.errors import ProtocolError
+from lmserver.rooms.access import Access
 from lmserver.rooms.client_format import Shown
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.visible_ranges import FOREVER
 from lmserver.storage import room_log
 from lmserver.storage.database import Executor

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lmserver.rooms import relations
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.client_format import ENCRYPTED, Extras, Shown, shown
 from lmserver.storage import client_transactions, room_batches
 from lmserver.storage.database import Database, Executor
 
-if TYPE_CHECKING:
-    from lmserver.rooms.reading import Access, Reader  # which shows events with what is found here
-
-    Rooms = Sequence[tuple[Access, Sequence[Shown]]]
+Rooms = Sequence[tuple[Access, Sequence[Shown]]]
 
 
 async def extras(db: Database, reader: Reader, rooms: Rooms, now_ms: int) -> Extras:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from lmserver.rooms import reading
+from lmserver.rooms import access
 from lmserver.rooms.visible_ranges import EVERYTHING
 from lmserver.storage.database import Database
 from lmserver.web.endpoint import Auth, Endpoint
@@ -126,7 +126,7 @@ async def test_the_matrix_notices_what_leaks(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: rooms that show everything to everybody, and settings that are anybody's."""
-    monkeypatch.setattr(reading, "visible_to_user", lambda memberships, visibilities: EVERYTHING)
+    monkeypatch.setattr(access, "visible_to_user", lambda memberships, visibilities: EVERYTHING)
     monkeypatch.setattr("lmserver.client_api.account_data._own", lambda request: request.params["user_id"])
     world = await World.make(db, tmp_path)
     try:

@@ -164,7 +164,7 @@ async def test_b25_a_time_that_cannot_be_orders_nothing(prey: Prey, when: int) -
 
 
 def prey_reader() -> Any:
-    from lmserver.rooms.reading import Reader
+    from lmserver.rooms.access import Reader
 
     return Reader(BOB)
 

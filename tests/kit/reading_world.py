@@ -11,6 +11,7 @@ import orjson
 from lmserver.accounts.push_rules import PushRules
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import LM_02
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.backfill import Backfill
 from lmserver.rooms.engine import RoomEngine
 from lmserver.rooms.evidence import EvidenceLog
@@ -19,7 +20,7 @@ from lmserver.rooms.lpdu_answers import LpduAnswers
 from lmserver.rooms.notifier import Notifier
 from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome
 from lmserver.rooms.own_lpdus import OwnLpdus
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.receipts import Markers, Receipts
 from lmserver.rooms.sync.feeds import Feeds
 from lmserver.rooms.sync.filters import SyncFilter, parse_sync_filter

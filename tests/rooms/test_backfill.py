@@ -11,10 +11,11 @@ from lmserver.federation_client.errors import Unreachable
 from lmserver.protocol import hub
 from lmserver.protocol.events import EventDraft, Pdu
 from lmserver.rooms import snapshot
+from lmserver.rooms.access import Reader
 from lmserver.rooms.backfill import PAGE, QUIET_MS, Backfill, Reached
 from lmserver.rooms.evidence import EvidenceLog
 from lmserver.rooms.outcomes import Accepted
-from lmserver.rooms.reading import Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.storage import evidence, message_search, room_log, room_state
 from lmserver.storage.database import Database
 from tests.kit.engines import EngineKit, StaticVerifier, adopt_join, engine_kit

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from lmserver.rooms import reading
+from lmserver.rooms import access
 from lmserver.rooms.visible_ranges import EVERYTHING, NOTHING
 from lmserver.storage.database import Database
 from tests.kit.client_api import NAME
@@ -73,7 +73,7 @@ async def test_the_suite_notices_a_way_of_reading_that_leaks(
     """The control: every event counts as seen, as if the ranges of what may be seen were never asked."""
     plot = await Plot.play(db, tmp_path, "joined")
     try:
-        monkeypatch.setattr(reading, "visible_to_user", lambda memberships, visibilities: EVERYTHING)
+        monkeypatch.setattr(access, "visible_to_user", lambda memberships, visibilities: EVERYTHING)
         late, banned = await everything(plot, "late"), await everything(plot, "banned")
         found = "\n".join(leaks(late, plot.oracle("late")) + leaks(banned, plot.oracle("banned")))
         ways = [
@@ -87,7 +87,7 @@ async def test_the_suite_notices_a_way_of_reading_that_leaks(
             "search",
         ]
         assert [way for way in ways if f"{way} " not in found and f"{way}:" not in found] == []
-        monkeypatch.setattr(reading, "visible_to_user", lambda memberships, visibilities: NOTHING)
+        monkeypatch.setattr(access, "visible_to_user", lambda memberships, visibilities: NOTHING)
         assert omissions(await everything(plot, "there"), plot.oracle("there"))
     finally:
         await plot.close()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.access import Access
 from lmserver.rooms.client_format import Shown
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.other_rooms import own_event_of, stripped_events
 from lmserver.storage import outside, room_log
 from lmserver.storage.database import Executor

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import orjson
 
+from lmserver.rooms.access import Access
 from lmserver.rooms.client_format import Shown, shown
-from lmserver.rooms.reading import Access
 from lmserver.rooms.sliding.connection import Sent
 from lmserver.rooms.sliding.request import LAZY, MEMBER, Pattern, RoomConfig
 from lmserver.rooms.sliding.room_list import UserRoom

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.client_format import Shown, shown, told
-from lmserver.rooms.reading import PIECE, Access, Reader, Reading
+from lmserver.rooms.reading import PIECE, Reading
 from lmserver.rooms.sliding.frames import BUMPING, Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
 from lmserver.rooms.sliding.request import MEMBER

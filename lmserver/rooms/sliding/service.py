@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from lmserver.protocol.canonical_json import JsonObject
+from lmserver.rooms.access import Reader
 from lmserver.rooms.notifier import Notifier
-from lmserver.rooms.reading import Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sliding.connection import (
     LIVE,
     Connections,

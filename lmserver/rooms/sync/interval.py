@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lmserver.rooms.reading import Reader
+from lmserver.rooms.access import Reader
 from lmserver.rooms.sync.filters import SyncFilter
 from lmserver.rooms.sync.tokens import SyncToken
 from lmserver.storage.room_reads import MemberChange, MemberEntry, RoomSpan

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lmserver.protocol.canonical_json import JsonObject
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.access import Access
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.feeds import Feeds, receipt_contents
 from lmserver.rooms.sync.interval import Interval, SyncRequest
 from lmserver.rooms.sync.journal import Journal

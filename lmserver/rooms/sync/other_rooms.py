@@ -12,8 +12,9 @@ import orjson
 
 from lmserver.protocol.canonical_json import JsonObject
 from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.access import Access
 from lmserver.rooms.client_format import Shown, shown, stripped
-from lmserver.rooms.reading import Access, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.stripped_state import SHOWN
 from lmserver.rooms.sync.interval import Interval, SyncRequest
 from lmserver.rooms.sync.timeline import Form, RoomSections, Window

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lmserver.protocol.room_versions import room_version
+from lmserver.rooms.access import Reader
 from lmserver.rooms.client_format import ENCRYPTED, Extras, Shown, told
-from lmserver.rooms.reading import Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.journal import Journal, position_of
 from lmserver.rooms.sync.timeline import Form
 from lmserver.rooms.sync.tokens import RoomToken

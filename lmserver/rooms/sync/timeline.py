@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.client_format import Extras, Shown, client_event, told
-from lmserver.rooms.reading import Access, Reader, Reading
+from lmserver.rooms.reading import Reading
 from lmserver.rooms.sync.filters import SyncFilter
 from lmserver.rooms.sync.lazy import Members
 from lmserver.rooms.sync.tokens import RoomToken
