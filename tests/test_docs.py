@@ -53,6 +53,18 @@ def test_every_section_of_the_draft_is_in_the_index_in_order() -> None:
     assert [row[0] for row in index_rows()] == expected
 
 
+def test_the_architecture_names_every_package_and_no_file_that_is_not() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    text, _, _ = text.partition("## What we keep out")
+    code = ROOT / "lmserver"
+    for path in re.findall(r"`([a-z_0-9/]+(?:\.py|/))`", text):
+        places = (ROOT / path, code / path)
+        assert any(place.exists() for place in places) or list(code.rglob(path)), path
+    for package in (found.parent for found in code.rglob("__init__.py")):
+        if package != code:
+            assert f"{package.relative_to(code).as_posix()}/" in text, package
+
+
 @pytest.mark.parametrize("row", index_rows(), ids=lambda row: row[0])
 def test_the_index_names_files_and_tests_that_exist(row: list[str]) -> None:
     _, status, where, notes = row
