@@ -49,6 +49,7 @@ class AccessTokens:
         self._db = db
         self._clock = clock
         self._owners: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
+        self._forgotten = 0  # how often
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._noting: set[asyncio.Task[None]] = set()
         self.on_ended: Callable[[str, Collection[str] | None], None] | None = None
@@ -123,6 +124,7 @@ class AccessTokens:
         cached = self._owners.get(key)
         if cached is not None and self._clock() - cached[1] < CACHE_MS:
             return self._unexpired(cached[0])
+        forgotten = self._forgotten
         owner = await access_tokens.owner(self._db, key)
         if owner is None or owner.deactivated:
             self._owners.pop(key, None)
@@ -130,7 +132,8 @@ class AccessTokens:
         self._unexpired(owner)
         if owner.replaces is not None:
             self._drop(await access_tokens.remove_pair(self._db, owner.replaces))
-        self._owners[key] = (owner, self._clock())
+        elif forgotten == self._forgotten:  # else its login may have ended while it was looked up
+            self._owners[key] = (owner, self._clock())
         while len(self._owners) > CACHE_SIZE:
             self._owners.popitem(last=False)
         return owner
@@ -168,6 +171,7 @@ class AccessTokens:
         self._drop([key for key, (owner, _) in self._owners.items() if owner.user_id == user_id])
 
     def _drop(self, keys: list[bytes]) -> None:
+        self._forgotten += 1
         for key in keys:
             self._owners.pop(key, None)
 

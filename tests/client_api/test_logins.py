@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lmserver.accounts.access_tokens import ACCESS_MS, LOGIN_MS
 from lmserver.storage import access_tokens
 from lmserver.storage.database import Database
@@ -115,6 +117,23 @@ async def test_logging_in_on_the_same_device_or_out_ends_its_tokens(api: Api) ->
     assert (await refresh(api, first["refresh_token"]))[0] == 401
     assert (await api.call("POST", f"{V3}/logout", {}, second["access_token"]))[0] == 200
     assert (await refresh(api, second["refresh_token"]))[0] == 401
+
+
+async def test_a_login_that_ends_while_its_token_is_looked_up_is_not_remembered(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await api.register("alice"))["access_token"]
+    look_up = access_tokens.owner
+
+    async def slow(*arguments: Any) -> Any:
+        found = await look_up(*arguments)
+        monkeypatch.undo()
+        await api.server.accounts.log_out(f"@alice:{NAME}")
+        return found
+
+    monkeypatch.setattr(access_tokens, "owner", slow)
+    assert await works(api, token)  # it was asked before
+    assert not await works(api, token)
 
 
 async def test_a_transaction_id_is_the_devices_and_survives_a_refresh(api: Api) -> None:
