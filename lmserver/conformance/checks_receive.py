@@ -20,6 +20,12 @@ WRONG = "M_WRONG_SERVER"
 THEIRS = Role.PARTICIPANT
 
 
+async def _sent(s: Session, ours: OurHub, room: OurRoom, pdu: Event) -> Event:
+    """What the user sees of an event that is sent to their server."""
+    await ours.flush(room)
+    return await our_rooms.seen(s, room, room.event_id(pdu))
+
+
 async def _room(s: Session) -> tuple[OurHub, OurRoom]:
     """Our hub, and a room of it with a user of the server, whose eyes we have."""
     ours, room = await our_rooms.hub(s), await our_rooms.joined(s)
@@ -76,8 +82,7 @@ async def unknown_fields(s: Session) -> None:
     ours, room = await _room(s)
     content = {"body": "x", "org.lmserver.conformance": {"deep": [1, {"er": None}]}}
     pdu = room.append({**room.fields("m.room.message", content), "org.lmserver.unknown": ["kept"]})
-    await ours.flush(room)
-    shown = await our_rooms.seen(s, room, room.event_id(pdu))
+    shown = await _sent(s, ours, room, pdu)
     expect(shown.get("content") == content, f"the user sees {shown}")
 
 
@@ -86,8 +91,7 @@ async def key_order(s: Session) -> None:
     ours, room = await _room(s)
     content = {"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\U0001f600": 5, "\x80": 6, "\xf6": 7}
     pdu = room.append(room.fields("org.lmserver.conformance", content))
-    await ours.flush(room)
-    shown = await our_rooms.seen(s, room, room.event_id(pdu))
+    shown = await _sent(s, ours, room, pdu)
     expect(shown.get("content") == content, f"the user sees {shown}")
 
 
@@ -122,8 +126,7 @@ async def third_server(s: Session) -> None:
     ours, room, user = await _third(s)
     fields = room.fields("m.room.message", {"msgtype": "m.text", "body": "from a third"}, sender=user)
     pdu = room.append(room.lpdu(s.other, fields))
-    await ours.flush(room)
-    shown = await our_rooms.seen(s, room, room.event_id(pdu))
+    shown = await _sent(s, ours, room, pdu)
     expect(shown.get("sender") == user, f"the user sees {shown}")
 
 
@@ -131,8 +134,7 @@ async def third_server(s: Session) -> None:
 async def largest(s: Session) -> None:
     ours, room = await _room(s)
     pdu = room.add(_of_size(room, draft.MAX_EVENT))
-    await ours.flush(room)
-    await our_rooms.seen(s, room, room.event_id(pdu))
+    await _sent(s, ours, room, pdu)
 
 
 def _of_size(room: OurRoom, size: int) -> Event:
@@ -234,8 +236,7 @@ async def hash_mismatch(s: Session) -> None:
     ours, room, _ = await _fresh(s)
     pdu = room.complete(room.message("as it was hashed"))
     changed = room.add({**pdu, "content": {"msgtype": "m.text", "body": "changed on the way"}})
-    await ours.flush(room)
-    shown = await our_rooms.seen(s, room, room.event_id(changed))
+    shown = await _sent(s, ours, room, changed)
     expect(shown.get("content") == {}, f"the user sees {shown}")
 
 
@@ -346,8 +347,7 @@ async def replay(s: Session) -> None:
     ours, room, user = await _fresh(s)
     lpdu = room.lpdu(s.other, room.fields("m.room.message", {"body": "only once"}, sender=user))
     first = room.append(lpdu)
-    await ours.flush(room)
-    await our_rooms.seen(s, room, room.event_id(first))
+    await _sent(s, ours, room, first)
     await _soft_failed(s, room, ours, room.complete(lpdu))
 
 
