@@ -17,7 +17,8 @@ from lmserver.federation_client.room_api import RoomApi
 from tests.federation.sites import Person, Site, sites
 from tests.kit.postgres import Cluster
 from tests.kit.rooms import HUB, PARTICIPANT
-from tests.rooms.test_pushers import GATEWAY, Gateway, told, until
+from tests.kit.waiting import eventually
+from tests.rooms.test_pushers import GATEWAY, Gateway, told
 
 
 @dataclass
@@ -61,7 +62,7 @@ async def town(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Town]:
 
 async def test_an_invite_to_a_room_unknown_here_is_told(town: Town) -> None:
     room = await town.alice.create(name="Tea", invite=[town.bob.user_id], is_direct=True)
-    await until(told(town.gateway, 1))
+    await eventually(told(town.gateway, 1))
     [note] = town.gateway.told
     [device] = note.pop("devices")
     assert device["tweaks"] == {"sound": "default"}
@@ -74,15 +75,15 @@ async def test_an_invite_to_a_room_unknown_here_is_told(town: Town) -> None:
     # Declined and invited again it is another invite; so it is in a room Bob was in.
     await town.bob.act("leave", room)
     await town.alice.act("invite", room, town.bob)
-    await until(told(town.gateway, 2))
+    await eventually(told(town.gateway, 2))
     await town.bob.act("join", room)
     await town.alice.say(room, "hello", "t1")
-    await until(told(town.gateway, 3))
+    await eventually(told(town.gateway, 3))
     await town.bob.act("leave", room)
-    await until(lambda: _is(town.hub, room, town.bob, "leave"))
+    await eventually(lambda: _is(town.hub, room, town.bob, "leave"))
     await town.alice.act("invite", room, town.bob)
-    await until(told(town.gateway, 4))
-    await until(town.quiet)
+    await eventually(told(town.gateway, 4))
+    await eventually(town.quiet)
     contents = [n["content"] for n in town.gateway.told[1:]]
     assert [c.get("membership", c.get("body")) for c in contents] == ["invite", "hello", "invite"]
 
@@ -94,11 +95,11 @@ async def _is(site: Site, room: str, person: Person, membership: str) -> bool:
 async def test_an_invite_that_was_answered_or_is_not_wanted_is_not_told(town: Town) -> None:
     town.gateway.status = 502
     room = await town.alice.create(invite=[town.bob.user_id])
-    await until(told(town.gateway, 1))
+    await eventually(told(town.gateway, 1))
     await town.bob.act("leave", room)
     town.gateway.status = 200
     await town.participant.db.execute("UPDATE pushers SET retry_at = 0")
-    await until(town.quiet)
+    await eventually(town.quiet)
     assert len(town.gateway.told) == 1
     await town.rule(
         "quiet", actions=[], conditions=[{"kind": "event_match", "key": "content.reason", "pattern": "q"}]
@@ -106,14 +107,14 @@ async def test_an_invite_that_was_answered_or_is_not_wanted_is_not_told(town: To
     await town.alice.act("invite", room, town.bob, reason="q")
     assert await town.participant.db.fetchval("SELECT count(*) FROM push_queue") == 0
     other = await town.alice.create(invite=[town.bob.user_id])
-    await until(told(town.gateway, 2))
+    await eventually(told(town.gateway, 2))
     assert town.gateway.told[1]["room_id"] == other
 
 
 async def test_the_same_invite_asked_for_twice_is_told_once(town: Town) -> None:
     room = await town.alice.create(invite=[town.bob.user_id])
-    await until(told(town.gateway, 1))
-    await until(town.quiet)
+    await eventually(told(town.gateway, 1))
+    await eventually(town.quiet)
     view = await town.hub.engine.view(room)
     assert view is not None
     event = view.get("m.room.member", town.bob.user_id)
