@@ -13,7 +13,7 @@ from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import access_tokens, accounts, cross_signing, departures, e2e_keys, key_backups
+from lmserver.storage import access_tokens, accounts, cross_signing, departures, e2e_keys, key_backups, media
 from lmserver.storage.accounts import Account, Device
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
@@ -181,13 +181,15 @@ class Accounts:
         password_hash = await self._passwords.hash(password)
         await accounts.set_password(self._db, user_id, password_hash)
 
-    async def deactivate(self, user_id: str) -> None:
+    async def deactivate(self, user_id: str, *, erase: bool = False) -> None:
         """End every login and let the user leave all rooms, by and by; the user ID is never given to
-        anybody else. Doing it again does no harm."""
+        anybody else. With `erase` what they uploaded is hidden. Doing it again does no harm."""
         names = [d.device_id for d in await accounts.devices(self._db, user_id)]
 
         async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
+            if erase:
+                await media.quarantine_of_user(db, user_id)
             reach = await self.remove_devices(db, user_id, names)
             await cross_signing.remove_user(db, user_id)
             await key_backups.remove_user(db, user_id)

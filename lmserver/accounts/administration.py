@@ -139,11 +139,11 @@ class AccountAdministration:
         self._check_own(by, user_id, AccountChange(suspended=suspended))
         await self._accounts.set_suspended(user_id, suspended)
 
-    async def deactivate(self, by: str, user_id: str) -> None:
-        """End the account for good; doing it again does no harm."""
+    async def deactivate(self, by: str, user_id: str, *, erase: bool = False) -> None:
+        """End the account for good, and with `erase` hide its uploads; doing it again does no harm."""
         await self.get(user_id)
         self._check_own(by, user_id, AccountChange(deactivated=True))
-        await self._accounts.deactivate(user_id)
+        await self._accounts.deactivate(user_id, erase=erase)
 
     async def log_in_as(self, by: str, user_id: str, expires_ts: int | None) -> Login:
         """A device of the user's, which they see in their list, that somebody else uses."""

@@ -97,12 +97,12 @@ class UserEndpoints:
 
     @endpoint("POST", SYNAPSE + "/v1/deactivate/{user_id}", auth=Auth.ADMIN)
     async def deactivate(self, request: Request) -> JsonObject:
-        """End an account for good. What is only the user's goes with it in any case; what they sent belongs
-        to the rooms, and `erase` does not change that."""
+        """End an account for good. What is only the user's goes with it in any case, and with `erase` what
+        they uploaded is hidden; what they sent belongs to the rooms."""
         user_id, body = p.user_id(request, self._our_name), await request.json_or_empty()
-        p.of_body(body, "erase", bool)
+        erase = p.of_body(body, "erase", bool) is True
         try:
-            await self._administration.deactivate(request.requester.user_id, user_id)
+            await self._administration.deactivate(request.requester.user_id, user_id, erase=erase)
         except AccountError as error:
             raise p.of_account(error) from None
         return {"id_server_unbind_result": "no-support"}

@@ -54,9 +54,14 @@ class AccountEndpoints:
 
     @endpoint("POST", "/_matrix/client/v3/account/deactivate", auth=Auth.USER, suspended=True)
     async def deactivate(self, request: Request) -> dict[str, Any]:
-        """End the account for good, with the password; the user leaves all rooms."""
-        await self._interaction.confirm(request, await request.json_or_empty())
-        await self._accounts.deactivate(request.requester.user_id)
+        """End the account for good, with the password; the user leaves all rooms. With `erase` what they
+        uploaded is hidden; what they sent belongs to the rooms."""
+        body = await request.json_or_empty()
+        erase = body.get("erase", False)
+        if not isinstance(erase, bool):
+            raise bad_json("erase is a boolean")
+        await self._interaction.confirm(request, body)
+        await self._accounts.deactivate(request.requester.user_id, erase=erase)
         return {"id_server_unbind_result": "no-support"}
 
     @endpoint("GET", "/_matrix/client/v1/auth_metadata", auth=Auth.NONE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lmserver.storage import reports
 from lmserver.storage.reports import Report
 from tests.admin_api.conftest import ALICE, BOB, ROOT, V1, V2, AdminApi
@@ -171,3 +173,33 @@ async def test_reports(admin: AdminApi) -> None:
     assert full["event_json"]["content"] == {"body": "x"}
     await admin.ok("DELETE", f"{V1}/event_reports/{other}")
     assert (await admin.ok("GET", f"{V1}/event_reports"))["total"] == 1
+
+
+@pytest.mark.parametrize("erase", [False, True])
+@pytest.mark.parametrize("by_user", [False, True])
+async def test_what_an_erased_user_uploaded_is_hidden(admin: AdminApi, erase: bool, by_user: bool) -> None:
+    headers = {"Authorization": f"Bearer {admin.alice}"}
+    async with admin.clients.http.post("/_matrix/media/v3/upload", data=b"hers", headers=headers) as response:
+        uri = (await response.json())["content_uri"]
+    download = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+
+    async def status() -> int:
+        headers = {"Authorization": f"Bearer {admin.bob}"}
+        async with admin.clients.http.get(download, headers=headers) as response:
+            return response.status
+
+    assert await status() == 200
+    if by_user:
+        proof = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": ALICE},
+            "password": PASSWORD,
+        }
+        body = {"auth": proof, "erase": erase}
+        wrong = {**body, "erase": "yes"}
+        path = f"{V3}/account/deactivate"
+        assert (await admin.clients.call("POST", path, wrong, admin.alice))[1]["errcode"] == "M_BAD_JSON"
+        assert (await admin.clients.call("POST", path, body, admin.alice))[0] == 200
+    else:
+        await admin.ok("POST", f"{V1}/deactivate/{ALICE}", {"erase": erase})
+    assert await status() == (404 if erase else 200)
