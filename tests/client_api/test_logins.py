@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from lmserver.accounts.access_tokens import ACCESS_MS, LOGIN_MS
-from lmserver.storage import access_tokens
+from lmserver.storage import access_tokens, accounts
 from lmserver.storage.database import Database
 from tests.kit.client_api import NAME, PASSWORD, V3, Api, login, serve
 from tests.kit.clock import Clock
+from tests.kit.waiting import HANGS, eventually
 
 WHOAMI = f"{V3}/account/whoami"
 GET_TOKEN = "/_matrix/client/v1/login/get_token"
@@ -284,3 +285,26 @@ async def test_small_things_clients_ask(api: Api) -> None:
     assert (status, answer["errcode"]) == (404, "M_UNRECOGNIZED")
     capabilities = (await api.call("GET", f"{V3}/capabilities", token=token))[1]["capabilities"]
     assert capabilities["m.get_login_token"] == {"enabled": True}
+
+
+async def test_a_request_does_not_wait_until_it_is_noted_when_it_came(
+    api: Api, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.server.accounts.register("alice", PASSWORD)
+    token = (await log_in(api))["access_token"]
+    note, may_note = accounts.seen, asyncio.Event()
+
+    async def late(*arguments: Any) -> None:
+        await may_note.wait()
+        await note(*arguments)
+
+    monkeypatch.setattr(accounts, "seen", late)
+    assert await asyncio.wait_for(works(api, token), HANGS)
+    seen = "SELECT count(last_seen_ts) FROM devices"
+    assert await db.fetchval(seen) == 0
+    may_note.set()
+
+    async def noted() -> bool:
+        return bool(await db.fetchval(seen) == 1)
+
+    await eventually(noted)
