@@ -27,8 +27,8 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-START_SECONDS = 60.0
-DELIVERY_SECONDS = 15.0
+START_SECONDS = 300.0
+DELIVERY_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 

@@ -710,7 +710,7 @@ async def test_a_hub_that_does_not_answer_cannot_hold_an_invite_open(
     prey: Prey, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gone for the user in bounded time; the hub is told when it answers."""
-    monkeypatch.setattr(declines, "TELL_SECONDS", 0.5)
+    monkeypatch.setattr(declines, "TELL_SECONDS", 2.0)
     await invited(prey)
     released = asyncio.Event()
 
@@ -725,6 +725,7 @@ async def test_a_hub_that_does_not_answer_cannot_hold_an_invite_open(
     prey.hub.answers["send_leave"] = stall
     await asyncio.wait_for(prey.victim.server.membership.leave(BOB, ROOM), 15)  # half of what requests wait
     released.set()
+    monkeypatch.undo()
     assert await state_of_bob(prey) == "leave"
     prey.hub.answers["send_leave"] = prey.hub._send_leave
     await prey.db.execute("UPDATE outside_memberships SET tell_at = 0")

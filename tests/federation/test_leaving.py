@@ -82,14 +82,7 @@ async def test_a_declined_invite_does_not_show_again(
     """The hub tells of the leave twice, in its answer and as news; both are the same leave for a client,
     also while another transaction is open, which hides what was committed since."""
     hub, participant = two
-    alice = await hub.user("alice")
-    bob, carol = await participant.user("bob"), await participant.user("carol")
-    room_id = await alice.create(preset="private_chat")
-    await alice.act("invite", room_id, bob)
-    await bob.act("join", room_id)
-    await carol.sync()
-    await alice.act("invite", room_id, carol)
-    await carol.until("invite", room_id)
+    _, bob, carol, room_id = await carol_invited_beside_bob(two)
     await bob.act("leave", room_id)
 
     async def heard() -> bool:

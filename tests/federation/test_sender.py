@@ -195,9 +195,10 @@ async def test_backoff_is_kept_and_ends_when_the_peer_speaks(kit: EngineKit) -> 
     sender = make(kit.db, peer, clock=lambda: start)
     await sender.start()
     await eventually(lambda: len(peer.seen) == 1)
+    await eventually(lambda: destinations.backing_off(kit.db, start, 10))
+    assert await destinations.backing_off(kit.db, start, 10) == {PARTICIPANT: start + 900_000}
     await asyncio.sleep(0.2)
     assert len(peer.seen) == 1
-    assert await destinations.backing_off(kit.db, start, 10) == {PARTICIPANT: start + 900_000}
     peer.handler = lambda content: Response(200, {})
     sender.peer_alive(PARTICIPANT)
     await eventually(lambda: len(peer.seen) == 2)
@@ -262,10 +263,10 @@ async def test_what_a_server_gets_ends_with_its_last_users_removal(kit: EngineKi
     sender = make(kit.db, peer)
     await sender.start()
     await eventually(lambda: len(peer.ids(PARTICIPANT)) == 1)
+    await eventually(lambda: kit.db.fetchval("SELECT count(*) = 0 FROM outbound_ranges"))
     await asyncio.sleep(0.2)
     await sender.stop()
     assert len(peer.ids(PARTICIPANT)) == 1
-    assert await kit.db.fetchval("SELECT count(*) FROM outbound_ranges") == 0
 
 
 async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None:
@@ -285,12 +286,13 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     )
     sender = make(db, peer, answers)
     await sender.start()
-    await eventually(lambda: bool(answers.accepted))
+    await eventually(
+        lambda: db.fetchval("SELECT min(resend_at) > 60_000 FROM outbound_lpdus WHERE lpdu_id = '$lpdu2'")
+    )
     await asyncio.sleep(0.2)
     await sender.stop()
     assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no"}
     assert len(peer.seen) == 1
-    assert await db.fetchval("SELECT resend_at FROM outbound_lpdus WHERE lpdu_id = '$lpdu2'") > 60_000
 
 
 async def test_settling_does_not_wait_for_an_echo_that_is_being_placed(db: Database) -> None:

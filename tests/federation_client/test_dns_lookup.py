@@ -18,6 +18,7 @@ import pytest
 from lmserver.federation_client import dns_lookup
 from lmserver.federation_client.dns_lookup import SrvRecord, SystemDns
 from lmserver.federation_client.errors import NameNotFound, Unreachable
+from tests.kit.waiting import HANGS
 
 RECORDS = {
     ("both.test.", "A"): ["93.184.215.14", "93.184.215.15"],
@@ -59,11 +60,12 @@ async def system(tmp_path: Path) -> AsyncIterator[SystemDns]:
     resolver.port = transport.get_extra_info("sockname")[1]
     hosts = tmp_path / "hosts"
     hosts.write_text("10.1.1.1  box Box.Test # a comment\nnonsense\nfd00::1 box.test\n# 1.1.1.1 no.test\n")
-    yield SystemDns(lifetime=0.5, timeout=0.4, hosts_file=hosts, resolver=resolver)
+    yield SystemDns(lifetime=3.0, timeout=2.0, hosts_file=hosts, resolver=resolver)
     transport.close()
 
 
-async def test_addresses_of_both_families(system: SystemDns) -> None:
+async def test_addresses_of_both_families(system: SystemDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_lookup, "SECOND_FAMILY", HANGS)
     answer = await system.addresses("both.test")
     assert sorted(answer.addresses) == ["2606:4700::1111", "93.184.215.14", "93.184.215.15"]
     assert answer.ttl == 77

@@ -47,7 +47,9 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+async def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    for limit in ("JOB_SECONDS", "WAIT_SECONDS"):  # how fast pictures are read says nothing of the code
+        monkeypatch.setattr(workers, limit, HANGS)
     made = Shop(tmp_path)
     yield made
     await made.thumbnails.close()
@@ -219,7 +221,7 @@ async def test_workers_are_there_only_while_there_is_work(
     monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
     await shop.of(encoded(8, 8))
     assert await asyncio.wait_for(process.wait(), HANGS) == 0
-    monkeypatch.undo()
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 2 * HANGS)
     os.environ["SECRET"] = "not for decoders"
     await shop.of(encoded(10, 10))
     [process] = shop.workers._idle

@@ -6,6 +6,7 @@ import asyncio
 
 from lmserver.rooms.notifier import Notifier
 from lmserver.storage.database import DatabaseUnavailable
+from tests.kit.waiting import HANGS
 
 
 class Stream:
@@ -29,7 +30,7 @@ async def test_a_publish_between_listening_and_waiting_is_not_lost() -> None:
     with notifier.listen(["!a"]) as listener:
         notifier.publish(["!a"], 99)
         await asyncio.sleep(0.01)
-        assert await listener.wait(1)
+        assert await listener.wait(HANGS)
         assert not await listener.wait(0.01)
 
 
@@ -37,7 +38,7 @@ async def test_only_listeners_of_the_key_are_woken() -> None:
     notifier = Notifier(Stream())
     with notifier.listen(["!a", "@u"]) as one, notifier.listen(["!b"]) as other:
         notifier.publish(["!a"], 1)
-        assert await one.wait(1)
+        assert await one.wait(HANGS)
         assert not await other.wait(0.02)
 
 
@@ -48,7 +49,7 @@ async def test_a_commit_is_told_only_when_it_can_be_read() -> None:
         notifier.publish(["!a"], 105)
         assert not await listener.wait(0.03)
         stream.settled = 106
-        assert await listener.wait(1)
+        assert await listener.wait(HANGS)
 
 
 async def test_a_commit_of_unknown_number_waits_for_all_before_it() -> None:
@@ -59,7 +60,7 @@ async def test_a_commit_of_unknown_number_waits_for_all_before_it() -> None:
         notifier.publish(["!a"])
         assert not await listener.wait(0.03)
         stream.settled = 110
-        assert await listener.wait(1)
+        assert await listener.wait(HANGS)
 
 
 async def test_one_reader_of_positions_for_many_publishes() -> None:
@@ -68,7 +69,7 @@ async def test_one_reader_of_positions_for_many_publishes() -> None:
     with notifier.listen(["!a"]) as listener:
         for _ in range(200):
             notifier.publish(["!a"], 50)
-        assert await listener.wait(1)
+        assert await listener.wait(HANGS)
     assert stream.reads <= 3
 
 
@@ -91,7 +92,7 @@ async def test_a_database_that_is_away_delays_and_loses_nothing() -> None:
         notifier.publish(["!a"], 1)
         assert not await listener.wait(0.02)
         stream.down = False
-        assert await listener.wait(1)
+        assert await listener.wait(HANGS)
 
 
 async def test_memory_only_changes_wake_at_once() -> None:

@@ -17,7 +17,7 @@ from lmserver.rooms.sync.tokens import parse_sync
 from lmserver.storage import room_reads
 from tests.kit.reading_world import CAROL, DAVE, World, texts
 from tests.kit.rooms import ALICE, ROOM, draft
-from tests.kit.waiting import HANGS, polling
+from tests.kit.waiting import HANGS, eventually, polling
 
 OTHER = "!other:hub.test"
 STATE_AFTER = "org.matrix.msc4222.state_after"
@@ -309,6 +309,7 @@ async def test_r5_whole_answers_are_made_a_few_at_a_time(
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
+        await eventually(lambda: most >= WHOLE_AT_ONCE)
         await asyncio.sleep(0.02)
         at_once -= 1
         return await positions(*args)

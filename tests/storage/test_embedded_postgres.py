@@ -13,6 +13,7 @@ import pytest
 
 from lmserver.storage.database import Database
 from lmserver.storage.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from tests.kit.waiting import HANGS
 
 CRASH = """
 import asyncio, os, sys
@@ -50,7 +51,7 @@ async def test_start_stop_start_keeps_data_and_closes_the_door(tmp_path: Path) -
 
 
 async def test_an_orphan_of_a_killed_server_is_adopted_and_a_second_server_refused(tmp_path: Path) -> None:
-    crashed = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=False, timeout=60)
+    crashed = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=False, timeout=4 * HANGS)
     assert crashed.returncode == -signal.SIGKILL
     told: list[str] = []
     server = EmbeddedPostgres(tmp_path, told.append)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.kit.waiting import HANGS
+
 FEW = 5
 LONGEST = 5_000
 
@@ -15,7 +17,7 @@ LONGEST = 5_000
 def logged(kind: str) -> tuple[list[str], list[str]]:
     """The lines of the attacks on single records, and those of the storm."""
     command = [sys.executable, "-m", "tests.web.hostile_log", kind]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=4 * HANGS, check=True)
     assert not done.stderr, done.stderr.decode()[-2000:]
     records, storm = done.stdout.decode("utf-8").split("STORM\n")
     return records.removesuffix("\n").split("\n"), storm.removesuffix("\n").split("\n")
