@@ -14,6 +14,7 @@ from lmserver.storage.database import Database
 from tests.client_api.test_appservices import Bridged, start
 from tests.kit.bridge import Bridge
 from tests.kit.client_api import NAME, V3, login, serve
+from tests.kit.waiting import eventually
 
 OPEN = {"regex": "#open_.*", "exclusive": False}
 
@@ -57,7 +58,7 @@ async def test_a_namespace_of_rooms_counts_from_its_first_day_on(
     }
     new = await api.room(token, initial_state=[hidden])
     await api.say(new, "two", token, "2")
-    await bridge.until(lambda: bridge.texts() == ["one", "two"])
+    await eventually(lambda: bridge.texts() == ["one", "two"])
     types = [e["type"] for e in bridge.events() if e["room_id"] == new]
     assert types[0] == "m.room.create" and "m.room.member" in types
     assert [e["event_id"] for e in bridge.events() if e["room_id"] == old] == [event]
@@ -69,7 +70,7 @@ async def test_a_namespace_of_rooms_counts_from_its_first_day_on(
     bridge.status = 200
     api = await start(db, tmp_path, bridge, **namespaces(rooms=[{"regex": "!.*:hub\\.test"}]))
     await api.say(last, "after", await alice(api), "4")
-    await bridge.until(lambda: bridge.texts() == ["one", "two", "away", "after"])
+    await eventually(lambda: bridge.texts() == ["one", "two", "away", "after"])
     ids = [e["event_id"] for e in bridge.events()]
     assert len(ids) == len(set(ids))
     assert next(e["type"] for e in bridge.events() if e["room_id"] == last) == "m.room.create"
@@ -85,7 +86,7 @@ async def test_other_rooms_are_not_told(db: Database, tmp_path: Path, bridge: Br
     await api.say(other, "not theirs", token, "1")
     mine = await api.room(token, room_alias_name="open_room")
     await api.say(mine, "theirs", token, "2")
-    await bridge.until(lambda: bridge.texts() == ["theirs"])
+    await eventually(lambda: bridge.texts() == ["theirs"])
     assert {e["room_id"] for e in bridge.events()} == {mine}
     assert bridge.events()[0]["type"] == "m.room.create"
     await api.stop()
@@ -105,7 +106,7 @@ async def test_a_room_is_told_while_it_has_an_alias_of_the_namespace(
     await api.say(room, "before", token, "1")
     await call("PUT", {"room_id": room})
     await api.say(room, "named", token, "2")
-    await bridge.until(lambda: bridge.texts() == ["named"])
+    await eventually(lambda: bridge.texts() == ["named"])
     await call("DELETE")
     await api.say(room, "unnamed", token, "3")
     await api.stop()
@@ -114,12 +115,12 @@ async def test_a_room_is_told_while_it_has_an_alias_of_the_namespace(
     await api.say(room, "unnamed too", token, "4")
     await call("PUT", {"room_id": room})
     await api.say(room, "named again", token, "5")
-    await bridge.until(lambda: bridge.texts() == ["named", "named again"])
+    await eventually(lambda: bridge.texts() == ["named", "named again"])
 
     status, answer = await api.call("POST", f"{V3}/rooms/{room}/upgrade", {"new_version": LM_02_ID}, token)
     assert status == 200, answer
     new = answer["replacement_room"]
     await api.say(new, "moved", token, "6")
-    await bridge.until(lambda: bridge.texts()[2:] == ["moved"])
+    await eventually(lambda: bridge.texts()[2:] == ["moved"])
     assert next(e["type"] for e in bridge.events() if e["room_id"] == new) == "m.room.create"
     await api.stop()
