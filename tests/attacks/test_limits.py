@@ -44,7 +44,7 @@ def is_limited(answer: tuple[int, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("config", [limits(federation_room_joins=(0.1, 3))])
+@pytest.mark.parametrize("config", [limits(federation_room_joins=(0.001, 3))])
 async def test_r7_one_server_joins_a_room_only_so_fast(arena: Arena) -> None:
     """The flood ends at the limit; another server joins the same room as before."""
     answers = [await join(arena, f"flood{n}") for n in range(10)]
@@ -54,7 +54,7 @@ async def test_r7_one_server_joins_a_room_only_so_fast(arena: Arena) -> None:
     assert await arena.problems() == []
 
 
-@pytest.mark.parametrize("config", [limits(federation_room_joins=(0.1, 3))])
+@pytest.mark.parametrize("config", [limits(federation_room_joins=(0.001, 3))])
 async def test_r7_joins_in_transactions_count_too(arena: Arena) -> None:
     joins = [lpdu(member("join", sender=f"@flood{n}:{EVIL}")).fields for n in range(6)]
     assert (await arena.send("first", joins[:3]))[0] == 200
@@ -63,7 +63,7 @@ async def test_r7_joins_in_transactions_count_too(arena: Arena) -> None:
     assert await head(arena) == before
 
 
-@pytest.mark.parametrize("config", [limits(room_joins=(0.1, 3))])
+@pytest.mark.parametrize("config", [limits(room_joins=(0.001, 3))])
 async def test_r7_a_room_is_joined_only_so_fast_by_all_together(arena: Arena) -> None:
     servers = [EVIL, PARTICIPANT, EVIL, PARTICIPANT]
     answers = [await join(arena, f"u{n}", server) for n, server in enumerate(servers)]
@@ -74,7 +74,7 @@ async def test_r7_a_room_is_joined_only_so_fast_by_all_together(arena: Arena) ->
     assert (await arena.ask("POST", f"{UNSTABLE}/send_join/o", fields, origin=PARTICIPANT))[0] == 200
 
 
-@pytest.mark.parametrize("config", [limits(room_joins=(0.1, 3), federation_room_joins=(0.1, 3))])
+@pytest.mark.parametrize("config", [limits(room_joins=(0.001, 3), federation_room_joins=(0.001, 3))])
 async def test_r7_joins_a_room_refuses_do_not_keep_others_out(arena: Arena) -> None:
     ban = member("ban", target=f"@banned:{EVIL}")
     await arena.engine.send([ban])
@@ -83,7 +83,7 @@ async def test_r7_joins_a_room_refuses_do_not_keep_others_out(arena: Arena) -> N
     assert (await join(arena, "honest", PARTICIPANT))[0] == 200
 
 
-@pytest.mark.parametrize("config", [limits(federation_room_events=(20.0, 5))])
+@pytest.mark.parametrize("config", [limits(federation_room_events=(1.0, 5))])
 async def test_events_over_the_limit_are_refused_whole_and_taken_later(arena: Arena) -> None:
     """429 before anything is processed; the same transaction again is processed once."""
     before = await head(arena)
@@ -105,7 +105,7 @@ async def test_events_over_the_limit_are_refused_whole_and_taken_later(arena: Ar
     assert await arena.problems() == []
 
 
-@pytest.mark.parametrize("config", [limits(federation_edus=(0.1, 10))])
+@pytest.mark.parametrize("config", [limits(federation_edus=(0.001, 10))])
 async def test_r9_edus_over_the_limit_are_refused_whole(arena: Arena) -> None:
     typing = {"type": "m.typing", "sender": MALLORY, "content": {"room_id": ROOM, "typing": True}}
     assert (await arena.send("one", [], edus=[typing] * 10))[0] == 200
@@ -116,7 +116,7 @@ async def test_r9_edus_over_the_limit_are_refused_whole(arena: Arena) -> None:
     assert (await arena.send("one", [], edus=[typing], origin=PARTICIPANT))[0] == 200
 
 
-@pytest.mark.parametrize("config", [limits(federation_requests=(0.1, 2))])
+@pytest.mark.parametrize("config", [limits(federation_requests=(0.001, 2))])
 async def test_transactions_are_limited_by_server(arena: Arena) -> None:
     answers = [await arena.send(f"t{n}", []) for n in range(3)]
     assert [status for status, _ in answers[:2]] == [200, 200]
@@ -130,14 +130,16 @@ async def anonymous(http: TestClient[Any, Any], forwarded: str) -> tuple[int, st
         return response.status, response.headers.get("Retry-After")
 
 
-@pytest.mark.parametrize("config", [limits(anonymous=(0.1, 2))])
+@pytest.mark.parametrize("config", [limits(anonymous=(0.001, 2))])
 async def test_i4_a_made_up_forwarded_address_is_not_believed(arena: Arena) -> None:
     async with TestClient(TestServer(arena.victim.server.client_app)) as http:
         answers = [await anonymous(http, f"192.0.2.{n}") for n in range(3)]
-    assert answers == [(200, None), (200, None), (429, "10")]
+    *served, (status, retry_after) = answers
+    assert served == [(200, None), (200, None)]
+    assert status == 429 and 900 < int(retry_after or 0) <= 1000
 
 
-@pytest.mark.parametrize("config", [limits(anonymous=(0.1, 2)) | {"trusted_proxies": ["127.0.0.0/8"]}])
+@pytest.mark.parametrize("config", [limits(anonymous=(0.001, 2)) | {"trusted_proxies": ["127.0.0.0/8"]}])
 async def test_i4_behind_a_trusted_proxy_each_client_counts_for_itself(arena: Arena) -> None:
     """What the client wrote before the proxy's entry changes nothing."""
     async with TestClient(TestServer(arena.victim.server.client_app)) as http:
@@ -147,7 +149,7 @@ async def test_i4_behind_a_trusted_proxy_each_client_counts_for_itself(arena: Ar
         assert (await anonymous(http, "192.0.2.1"))[0] == 429
 
 
-@pytest.mark.parametrize("config", [limits(room_joins=(0.1, 2), join=(0.1, 4))])
+@pytest.mark.parametrize("config", [limits(room_joins=(0.001, 2), join=(0.001, 4))])
 async def test_r7_our_own_users_join_only_so_fast(arena: Arena) -> None:
     """By room whoever joins, by user whatever is joined."""
     async with TestClient(TestServer(arena.victim.server.client_app)) as http:
@@ -161,7 +163,7 @@ async def test_r7_our_own_users_join_only_so_fast(arena: Arena) -> None:
         assert [status == 429 for status, _ in refused] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("config", [limits(unauthorized=(0.1, 5)) | {"trusted_proxies": ["127.0.0.0/8"]}])
+@pytest.mark.parametrize("config", [limits(unauthorized=(0.001, 5)) | {"trusted_proxies": ["127.0.0.0/8"]}])
 async def test_x_an_address_that_cannot_prove_itself_is_not_listened_to_for_a_while(arena: Arena) -> None:
     """Wrong signatures cost nothing after so many; others are heard, and whoever a private address
     stands for."""

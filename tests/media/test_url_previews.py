@@ -126,7 +126,7 @@ async def api(db: Database, tmp_path: Path, world: Web) -> AsyncIterator[Api]:
                 "enabled": True, "max_image_size": MAX_IMAGE, "timeout": 2, "cache_size": 4 * len(IMAGE),
                 "allowed_networks": ["127.0.0.1/32"], "denied_networks": ["127.0.0.3/32"],
             },
-            "limits": {"url_preview": {"burst": 200}},
+            "limits": {"url_preview": {"per_second": 0.001, "burst": 200}},
         },
         tmp_path,
     )  # fmt: skip
