@@ -44,10 +44,10 @@ async def test_every_endpoint_has_a_rate(arena: Arena) -> None:
             assert entry.rate in DEFAULT_LIMITS, entry.path
 
 
-@pytest.mark.parametrize("config", [{"limits": {"federation_membership": {"per_second": 0.1, "burst": 2}}}])
+@pytest.mark.parametrize("config", [{"limits": {"federation_membership": {"per_second": 0.01, "burst": 2}}}])
 async def test_i4_a_server_that_asks_too_often_is_told_when_to_come_back(arena: Arena) -> None:
     path = f"{UNSTABLE}/make_join/{ROOM}/@x:{EVIL}?ver=1"
     answers = [await arena.ask("GET", path) for _ in range(3)]
     assert [status for status, _ in answers][2] == 429
     assert answers[2][1]["errcode"] == "M_LIMIT_EXCEEDED"
-    assert 0 < answers[2][1]["retry_after_ms"] <= 10_000
+    assert 0 < answers[2][1]["retry_after_ms"] <= 100_000
