@@ -150,10 +150,12 @@ async def settle(db: Executor, key: PusherKey, failures: int, retry_at: int) -> 
 
 async def follow_rooms(db: Executor, user_id: str, room_ids: Sequence[str] | None = None) -> list[str]:
     """Look at the rooms a user is joined or invited to from now on: an invite itself is looked at.
-    Of these rooms, or of all; those that are followed since now."""
+    Of these rooms, which the user has just come to, so that what was said since is not missed, or of all;
+    those that are followed since now."""
     rows = await db.fetch(
         "INSERT INTO push_rooms (room_id, looked_to) SELECT s.room_id, CASE WHEN s.membership = 'invite'"
-        " THEN s.from_position - 1 ELSE r.head_position END FROM room_state AS s"
+        " THEN s.from_position - 1 WHEN $2::text[] IS NOT NULL THEN s.from_position ELSE r.head_position END"
+        " FROM room_state AS s"
         " JOIN rooms AS r ON r.room_id = s.room_id WHERE s.state_key = $1 AND s.type = 'm.room.member'"
         " AND s.to_position IS NULL AND s.membership IN ('join', 'invite')"
         " AND ($2::text[] IS NULL OR s.room_id = ANY($2::text[])) ON CONFLICT DO NOTHING RETURNING room_id",
