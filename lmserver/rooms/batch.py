@@ -51,6 +51,13 @@ class Batch:
             event.pdu = pdu.canonical
         return self.events
 
+    @property
+    def is_messages_only(self) -> bool:
+        """Whether there are events, and nothing of them stands anywhere but in the list."""
+        return bool(self.events) and not (
+            self.states or self.ranges or self.redactions or self.relations or self.evidence
+        )
+
     def place(self, pdu: Pdu, *, failed: str | None = None, keep_lpdu_hash: bool = True) -> Accepted:
         """Put an event at the next position; `failed` is why it is soft-failed."""
         if pdu.altered_from is not None:

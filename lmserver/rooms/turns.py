@@ -199,6 +199,12 @@ class Turns:
         for attempt in range(MAX_CONFLICTS):
             cached = self._snapshots.get(room_id)
             try:
+                if attempt == 0:
+                    appended = await appending.append_at_once(
+                        self._db, room_id, proposals, cached, self._key, self._signing, self._clock()
+                    )
+                    if appended is not None:
+                        return appended
                 return await self._db.run(partial(self._turn, room_id, proposals, cached))
             except UniqueViolation as conflict:
                 log.warning(

@@ -46,6 +46,11 @@ class KnownTransaction:
     lpdu_id: str | None
 
 
+def scope(key: TransactionKey, room_id: str) -> bytes:
+    """What a device's transaction IDs in a room stand under."""
+    return _scope(key.user_id, key.device_id, room_id)
+
+
 def _scope(user_id: str, device_id: str, room_id: str) -> bytes:
     return sha256(orjson.dumps([user_id, device_id, room_id])).digest()[:SCOPE_BYTES]
 
@@ -53,11 +58,11 @@ def _scope(user_id: str, device_id: str, room_id: str) -> bytes:
 async def known(
     db: Executor, room_id: str, keys: Sequence[TransactionKey]
 ) -> dict[TransactionKey, KnownTransaction]:
-    by_place = {(_scope(k.user_id, k.device_id, room_id), k.stored): k for k in keys}
+    by_place = {(scope(k, room_id), k.stored): k for k in keys}
     rows = await db.fetch(
         "SELECT t.scope, t.txn_id, t.event_id, t.lpdu_id FROM unnest($1::bytea[], $2::text[])"
         " AS k (scope, txn_id) JOIN client_transactions AS t ON t.scope = k.scope AND t.txn_id = k.txn_id",
-        [scope for scope, _ in by_place],
+        [place for place, _ in by_place],
         [txn_id for _, txn_id in by_place],
     )
     return {by_place[r["scope"], r["txn_id"]]: KnownTransaction(r["event_id"], r["lpdu_id"]) for r in rows}
@@ -71,7 +76,7 @@ async def remember(
         "INSERT INTO client_transactions (scope, txn_id, event_id, lpdu_id, created_ts)"
         " SELECT n.*, $1::bigint FROM unnest($2::bytea[], $3::text[], $4::text[], $5::text[]) AS n",
         now_ms,
-        [_scope(k.user_id, k.device_id, room_id) for k, _, _ in rows],
+        [scope(k, room_id) for k, _, _ in rows],
         [k.stored for k, _, _ in rows],
         [event_id for _, event_id, _ in rows],
         [lpdu_id for _, _, lpdu_id in rows],

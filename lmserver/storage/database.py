@@ -179,6 +179,18 @@ class Database:
     async def execute(self, query: str, /, *args: Any) -> str:
         return cast("str", await self._once(self._pool.execute, query, *args))
 
+    async def write(self, query: str, /, *args: Any) -> Any:
+        """The first value of a statement that is a transaction of its own: COMMIT comes with it."""
+        return await self._once(self._commit, query, *args)
+
+    async def _commit(self, query: str, /, *args: Any, timeout: float | None) -> Any:
+        if self._faults is not None:
+            await self._faults.before_commit()
+        value = await self._pool.fetchval(query, *args, timeout=timeout)
+        if self._faults is not None:
+            await self._faults.after_commit()
+        return value
+
     async def _once(self, method: Callable[..., Awaitable[Any]], query: str, *args: Any) -> Any:
         """One statement, its own transaction, retried like one."""
         pause = FIRST_PAUSE_SECONDS

@@ -30,7 +30,7 @@ import asyncio, sys
 from lmserver.storage import database
 from lmserver.storage.database import Database, DatabaseUnavailable
 from tests.kit.engines import engine_kit
-from tests.kit.rooms import HUB, message
+from tests.kit.rooms import HUB, draft
 
 class Slow:
     commits = 0
@@ -43,11 +43,14 @@ class Slow:
     async def after_commit(self):
         pass
 
+# A message would be one statement, which holds nothing while its process is paused.
+topic = draft("m.room.topic", {"topic": "of the paused process"}, state_key="")
+
 async def main(dsn, limit):
     database._SESSION["idle_in_transaction_session_timeout"] = limit
     db = await Database.connect(dsn, max_size=2, faults=Slow())
     try:
-        [outcome] = await engine_kit(db, HUB).engine.send([message("of the paused process")])
+        [outcome] = await engine_kit(db, HUB).engine.send([topic])
         print(outcome.event_id, flush=True)
     except DatabaseUnavailable:
         print("unavailable", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -240,3 +241,67 @@ async def test_ranges_are_applied_in_order(db: Database) -> None:
     await db.run(lambda c: fanout.apply_changes(c, ROOM, changes[2:]))
     rows = await db.fetch("SELECT from_position, until_position FROM outbound_ranges ORDER BY 1")
     assert [tuple(r.values()) for r in rows] == [(9, None)]
+
+
+# -- messages in one statement ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transactions(hub: EngineKit, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each transaction of several statements."""
+    seen: list[str] = []
+    run = hub.db.run
+
+    async def noted(work: Any) -> Any:
+        seen.append("transaction")
+        return await run(work)
+
+    monkeypatch.setattr(hub.db, "run", noted)
+    return seen
+
+
+async def test_messages_are_one_statement(hub: EngineKit, transactions: list[str]) -> None:
+    await asyncio.gather(
+        *(hub.engine.send([message(str(n))], ClientTxn(ALICE, "D", str(n))) for n in range(20))
+    )
+    assert transactions == []
+    assert await hub.problems(ROOM) == []
+    assert await positions(hub) == list(range(24))
+
+
+async def test_a_client_that_repeats_itself_gets_the_first_event(
+    hub: EngineKit, transactions: list[str]
+) -> None:
+    txn = ClientTxn(ALICE, "D", "t1")
+    [first] = await hub.engine.send([message("a")], txn)
+    again, other = await asyncio.gather(
+        hub.engine.send([message("a")], txn), hub.engine.send([message("b")], ClientTxn(ALICE, "D", "t2"))
+    )
+    assert isinstance(first, Accepted)
+    assert isinstance(again[0], Accepted)
+    assert again[0].event_id == first.event_id
+    assert isinstance(other[0], Accepted)
+    assert transactions == ["transaction"]  # of the repetition and what came with it
+    assert len(await positions(hub)) == 6
+
+
+async def test_what_another_process_appended_is_followed(hub: EngineKit, transactions: list[str]) -> None:
+    other = engine_kit(hub.db, HUB)
+    await hub.engine.send([message("ours")])
+    await other.engine.send([message("theirs")])
+    transactions.clear()
+    [outcome] = await hub.engine.send([message("ours again")])
+    assert isinstance(outcome, Accepted)
+    assert outcome.position == 6
+    assert transactions == ["transaction"]
+    assert await hub.problems(ROOM) == []
+
+
+async def test_what_memory_would_allow_is_decided_at_the_head(hub: EngineKit) -> None:
+    """Another process has banned the sender; memory does not know it yet."""
+    await hub.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=BOB))])
+    other = engine_kit(hub.db, HUB)
+    await other.engine.send([member("ban", sender=ALICE, target=BOB)])
+    [outcome] = await hub.engine.accept_lpdus(ROOM, [lpdu(message(sender=BOB))])
+    assert isinstance(outcome, Rejected)
+    assert await hub.problems(ROOM) == []
