@@ -1,10 +1,11 @@
-"""A small HTTP/1.1 client for load: on this machine it shares two cores with the server it measures, and
-a full client would take as much of them as the server does."""
+"""A small HTTP/1.1 client for load, and a server that gives fixed answers: on this machine they share two
+cores with what they measure, and common ones would take as much of them as that does."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from typing import Self, cast
 from urllib.parse import urlsplit
 
@@ -91,6 +92,34 @@ class _Connection(asyncio.Protocol):
         self.closed = not self._parser.should_keep_alive()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result((self._parser.get_status_code(), body))
+
+
+class Answers(asyncio.Protocol):
+    """A server's connection: for a path its answer, a JSON text, for any other the one of ""."""
+
+    def __init__(self, answers: Mapping[str, bytes]) -> None:
+        self._answers = answers
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    # -- what the parser calls ----------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_message_complete(self) -> None:
+        assert self._transport is not None
+        body = self._answers.get(self._url.decode(), self._answers[""])
+        self._url = b""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._transport.write(head.encode() + body)
 
 
 def _unchecked() -> ssl.SSLContext:

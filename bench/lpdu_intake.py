@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
 
-from aiohttp import web
+import orjson
 
-from bench.http import Http
+from bench.http import Answers, Http
 from bench.servers import Measured, free_port
 from lmserver.protocol import canonical_json, transport, unpadded_base64
 from lmserver.protocol.events import EventDraft, Lpdu
@@ -41,34 +41,26 @@ class Participant:
         self.name = f"localhost:{self.port}"
         self.key = SigningKey.from_seed(self.name, "ed25519:b1", secrets.token_bytes(32))
         self.user = f"@bench:{self.name}"
-        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        async def keys(_: web.Request) -> web.Response:
-            document = {
-                "server_name": self.name,
-                "valid_until_ts": int(time.time() * 1000) + 3_600_000,
-                "m.linearized": True,
-                "verify_keys": {
-                    self.key.key_id: {"key": unpadded_base64.encode(self.key.verify_key.key_bytes)}
-                },
-                "old_verify_keys": {},
-            }
-            return web.json_response(sign_json(document, self.key))
-
-        async def receive(_: web.Request) -> web.Response:
-            return web.json_response({"failed_pdus": {}})
-
-        app = web.Application(client_max_size=2**26)
-        app.router.add_get("/_matrix/key/v2/server", keys)
-        app.router.add_route("*", "/{path:.*}", receive)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        document = {
+            "server_name": self.name,
+            "valid_until_ts": int(time.time() * 1000) + 3_600_000,
+            "m.linearized": True,
+            "verify_keys": {self.key.key_id: {"key": unpadded_base64.encode(self.key.verify_key.key_bytes)}},
+            "old_verify_keys": {},
+        }
+        answers = {
+            "/_matrix/key/v2/server": orjson.dumps(sign_json(document, self.key)),
+            "": b'{"failed_pdus":{}}',
+        }
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Answers(answers), "127.0.0.1", self.port)
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            self._server.close()
 
     def signed(self, method: str, uri: str, hub: str, content: Any) -> tuple[dict[str, str], bytes]:
         header = transport.authorization_header(method, uri, hub, content, self.key)
@@ -82,7 +74,7 @@ class Participant:
         status, answer = await http.request(hub.federation_url, method, uri, body, headers)
         if status != 200:
             raise RuntimeError(f"{uri}: {status} {answer[:500]!r}")
-        return cast("dict[str, Any]", json.loads(answer))
+        return cast("dict[str, Any]", orjson.loads(answer))
 
     def draft(
         self,
@@ -128,7 +120,7 @@ async def measure(hub: Measured, participant: Participant, room_id: str, transac
         cpu, started, accepted = hub.cpu_seconds(), time.monotonic(), 0
         for uri, headers, body in prepared:
             _, answer = await http.request(hub.federation_url, "PUT", uri, body, headers)
-            accepted += len(json.loads(answer)["org.lmserver.accepted"])
+            accepted += len(orjson.loads(answer)["org.lmserver.accepted"])
         elapsed, used = time.monotonic() - started, hub.cpu_seconds() - cpu
         total = transactions * BATCH
         return Intake(total / elapsed, used / total * 1e6, total - accepted)

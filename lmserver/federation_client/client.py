@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,6 +28,7 @@ MAX_RESPONSE = 10 * 1024 * 1024
 MAX_JOIN_RESPONSE = 50 * 1024 * 1024
 MAX_ERROR_RESPONSE = 64 * 1024
 DEFAULT_TIMEOUT = 30.0
+SIGNED_AT_ONCE = 16 * 1024
 KEYS_PATH = "/_matrix/key/"
 
 Query = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -97,9 +98,7 @@ class FederationClient:
         uri = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
         body = canonical_json.encode(content) if isinstance(content, dict) else content
         headers = {
-            "Authorization": transport.authorization_header_of_body(
-                method, uri, destination, body, self._key
-            ),
+            "Authorization": await self._authorization(method, uri, destination, body),
             "Accept": "application/json",
         }
         if body is not None:
@@ -108,6 +107,13 @@ class FederationClient:
             async with asyncio.timeout(timeout):
                 target = await self._resolver.resolve(destination, plain=destination in self._plain)
                 return await self._exchange(method, target, uri, headers, body, max_response)
+
+    async def _authorization(self, method: str, uri: str, destination: str, body: bytes | None) -> str:
+        """A large body is hashed, twice, beside the event loop; the key may be rotated meanwhile."""
+        sign = transport.authorization_header_of_body
+        if body is None or len(body) <= SIGNED_AT_ONCE:
+            return sign(method, uri, destination, body, self._key)
+        return await asyncio.to_thread(sign, method, uri, destination, body, replace(self._key))
 
     async def send_json(
         self,

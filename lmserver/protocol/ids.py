@@ -149,7 +149,13 @@ def localpart_of(user_id: str) -> str:
 
 
 def _is_scoped(value: object, sigil: str, localpart: re.Pattern[str]) -> bool:
-    if not isinstance(value, str) or len(value) > MAX_LENGTH or not value.startswith(sigil):
+    return isinstance(value, str) and len(value) <= MAX_LENGTH and _is_scoped_text(value, sigil, localpart)
+
+
+@lru_cache(4096)
+def _is_scoped_text(value: str, sigil: str, localpart: re.Pattern[str]) -> bool:
+    """Remembered, as names of servers are."""
+    if not value.startswith(sigil):
         return False
     local, colon, server = value[1:].partition(":")
     return bool(colon) and localpart.fullmatch(local) is not None and is_server_name(server)
