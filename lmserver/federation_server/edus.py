@@ -60,22 +60,27 @@ class EduDispatcher:
         self._to_device = to_device
         self._takers = takers
 
-    async def receive(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None:
-        """Raises only DatabaseUnavailable, so that the peer sends the transaction again."""
+    async def to_devices(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None:
+        """Messages to devices alone. Raises only DatabaseUnavailable, so that the peer sends the
+        transaction again."""
         messages: dict[bytes, RemoteMessage] = {}
-        others: dict[str, list[Edu]] = {}
         for place, item in enumerate(edus):
             kind, edu = _parse(item, origin)
-            if edu is None:
+            if edu is None or kind != TO_DEVICE:
                 continue
-            if kind == TO_DEVICE:
-                for message in self._messages(edu, f"{txn_id}/{place}"):
-                    if len(messages) < MAX_TARGETS:
-                        messages.setdefault(message.key, message)
-            elif kind in self._takers:
-                others.setdefault(kind, []).append(edu)
+            for message in self._messages(edu, f"{txn_id}/{place}"):
+                if len(messages) < MAX_TARGETS:
+                    messages.setdefault(message.key, message)
         if messages:
             await self._take(TO_DEVICE, self._to_device, origin, list(messages.values()))
+
+    async def receive(self, origin: str, edus: Sequence[Any]) -> None:
+        """All others. Raises the same."""
+        others: dict[str, list[Edu]] = {}
+        for item in edus:
+            kind, edu = _parse(item, origin)
+            if edu is not None and kind in self._takers:
+                others.setdefault(kind, []).append(edu)
         for kind, of_kind in others.items():
             await self._take(kind, self._takers[kind], origin, of_kind)
 

@@ -45,7 +45,9 @@ ENDPOINT = "send"
 class EduSink(Protocol):
     """Takes ephemeral data units; junk is ignored."""
 
-    async def receive(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None: ...
+    async def to_devices(self, origin: str, txn_id: str, edus: Sequence[Any]) -> None: ...
+
+    async def receive(self, origin: str, edus: Sequence[Any]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -124,8 +126,11 @@ class TransactionEndpoints:
             return claim.response
         fence = claim.fence or 0
         try:
-            await self._process(origin, work, len(edus), result)
-            await self._edus.receive(origin, txn_id, edus)
+            self._check_rates(origin, work, len(edus))
+            # The keys of events come beside them: a client that is told of an event first cannot read it.
+            await self._edus.to_devices(origin, txn_id, edus)
+            await self._process(origin, work, result)
+            await self._edus.receive(origin, edus)
             answer = StoredResponse(200, result.body())
             return await inbound.finish(self._db, origin, ENDPOINT, txn_id, answer, self._clock(), fence)
         except BaseException:
@@ -159,8 +164,7 @@ class TransactionEndpoints:
             await self._sort(origin, item, rooms, result)
         return [room for room in rooms.values() if room is not None]
 
-    async def _process(self, origin: str, work: list[_RoomWork], edus: int, result: _Result) -> None:
-        self._check_rates(origin, work, edus)
+    async def _process(self, origin: str, work: list[_RoomWork], result: _Result) -> None:
         await self._check_signatures(work, result)
         await asyncio.gather(*(self._append(origin, room, result) for room in work))
 

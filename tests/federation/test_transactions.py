@@ -10,6 +10,7 @@ import pytest
 
 from lmserver.protocol import canonical_json
 from lmserver.protocol.room_versions import LM_02
+from lmserver.rooms.engine import RoomEngine
 from lmserver.storage import inbound, room_log
 from lmserver.storage.database import Database
 from tests.federation.world import UNSTABLE, World
@@ -179,6 +180,24 @@ async def test_edus_of_both_forms_arrive_and_spoofed_ones_do_not(world: World) -
     assert (await world.send("t1", [], edus=edus))[0] == 200
     found = [(m.device_id, canonical_json.parse_object(m.message)["type"]) for m in world.to_device]
     assert found == [("D", "m.x"), ("E", "m.y")]
+
+
+async def test_a_key_is_there_before_the_event_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is told of an encrypted event before it has the key may not look at it again."""
+    keys_there: list[int] = []
+    accept = RoomEngine.accept_lpdus
+
+    async def noted(self: RoomEngine, room_id: str, lpdus: Any) -> Any:
+        keys_there.append(len(world.to_device))
+        return await accept(self, room_id, lpdus)
+
+    monkeypatch.setattr(RoomEngine, "accept_lpdus", noted)
+    content = {"target": ALICE, "target_device": "D", "message_type": "m.x", "message": {}}
+    edu = {"type": "m.direct_to_device", "sender": BOB, "content": content}
+    assert (await world.send("t1", [lpdu(message(sender=BOB)).fields], edus=[edu]))[0] == 200
+    assert keys_there == [1]
 
 
 async def test_requests_must_be_signed_for_what_they_are(world: World) -> None:
