@@ -153,8 +153,8 @@ class Bench:
 
     def _verifying(self) -> None:
         found = verifying.measure()
-        ratio = f"{median(found.threads) / median(found.one_thread):.2f} of one thread"
-        ratio_50 = f"{median(found.transactions) / median(found.transactions_one_thread):.2f} of one thread"
+        ratio = f"{spread(found.ratios, 2)} of one thread"
+        ratio_50 = f"{spread(found.transaction_ratios, 2)} of one thread"
         self.rows += [
             ("this machine: one Ed25519 verification, us", spread(found.verify_us, 1), "", ""),
             ("verify events on one thread, events/s", spread(found.one_thread), "", ""),

