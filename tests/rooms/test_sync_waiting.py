@@ -11,8 +11,9 @@ import pytest
 from lmserver.rooms.receipts import PRIVATE, PUBLIC
 from lmserver.rooms.sync.filters import parse_sync_filter
 from lmserver.rooms.sync.interval import SyncRequest
+from lmserver.rooms.sync.recent import versions_of
 from lmserver.rooms.sync.tokens import parse_sync
-from lmserver.storage import room_reads
+from lmserver.storage import room_batches, room_reads
 from tests.kit.reading_world import CAROL, World, texts
 from tests.kit.rooms import ALICE, ROOM, message
 from tests.kit.waiting import HANGS, eventually, polling, polls
@@ -44,6 +45,37 @@ async def test_the_wait_ends_in_time_with_an_empty_answer(world: World) -> None:
     answer = await world.sync(ALICE, since, timeout=0.2)
     assert time.monotonic() - began > 0.15
     assert answer["rooms"] == {}
+
+
+async def test_who_is_woken_together_asks_once_what_room_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [f"@p{number}:hub.test" for number in range(20)]
+    await world.create()
+    for person in people:
+        await world.member("join", person)
+    world.restart()
+    asked = []
+    rooms = room_batches.rooms
+
+    async def counted(db: Any, room_ids: Any) -> Any:
+        asked.append(list(room_ids))
+        return await rooms(db, room_ids)
+
+    since = {person: (await world.sync(person))["next_batch"] for person in people}
+    monkeypatch.setattr(room_batches, "rooms", counted)
+    waiting = [await polling(world.notifier, p, world.sync(p, since[p], timeout=60)) for p in people]
+    await world.say("hello")
+    answers = await asyncio.wait_for(asyncio.gather(*waiting), HANGS)
+    assert all(texts(answer["rooms"]["join"][ROOM]) == ["hello"] for answer in answers)
+    assert asked == [[ROOM]]
+
+
+async def test_a_room_that_is_gone_takes_no_other_with_it(world: World) -> None:
+    await world.create()
+    gone = "!purged:hub.test"
+    found = await versions_of(world.db, [ROOM, gone, ROOM])
+    assert found[0] is not None and found == [found[0], None, found[0]]
 
 
 async def test_a_room_joined_while_waiting_is_followed(world: World) -> None:

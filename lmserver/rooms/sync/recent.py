@@ -50,7 +50,7 @@ class RecentRooms:
         self._clock = clock
         self._members: OrderedDict[tuple[str, str], _Member] = OrderedDict()
         self._versions: OrderedDict[str, str] = OrderedDict()
-        self._asked_versions = Together(partial(_versions_of, db))
+        self._asked_versions = Together(partial(versions_of, db))
         journal.on_another_database(self._members.clear)
 
     def window(self, room_id: str, since: int, upto: int) -> list[NewEvent]:
@@ -80,7 +80,10 @@ class RecentRooms:
             return {}
         shown: dict[str, list[Shown]] = {}
         for room_id, events in windows.items():
-            version = room_version(await self._version(room_id))
+            name = await self._version(room_id)
+            if name is None:
+                continue
+            version = room_version(name)
             seen = [e.stored for e in events if e.stored.soft_failed is None and e.sender not in ignored]
             passing = wanted.timeline.chosen(self._reading.shown_all(seen, version))
             if wanted.timeline.room_passes(room_id) and len(passing) <= wanted.timeline_limit:
@@ -121,10 +124,13 @@ class RecentRooms:
             return {}
         return await client_transactions.transaction_ids(self._db, reader.user_id, reader.device_id, own)
 
-    async def _version(self, room_id: str) -> str:
+    async def _version(self, room_id: str) -> str | None:
+        """None for a room that is gone."""
         version = self._versions.get(room_id)
         if version is None:
-            version = self._versions[room_id] = await self._asked_versions.answer(room_id)
+            version = await self._asked_versions.answer(room_id)
+            if version is not None:
+                self._versions[room_id] = version
             if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
         return version
@@ -176,12 +182,13 @@ class RecentRooms:
     async def _load(self, room_id: str, user_id: str, position: int) -> Shown | None:
         found = await room_batches.member_events(self._db, [Point(room_id, position)], [user_id])
         stored = found.get(room_id, [])
-        if not stored or stored[0].redacted_by is not None:
+        version = await self._version(room_id)
+        if version is None or not stored or stored[0].redacted_by is not None:
             return None
-        return self._reading.shown(stored[0], room_version(await self._version(room_id)))
+        return self._reading.shown(stored[0], room_version(version))
 
 
-async def _versions_of(db: Executor, room_ids: Sequence[str]) -> list[str]:
-    """For all who are woken by one message it is the same room."""
+async def versions_of(db: Executor, room_ids: Sequence[str]) -> list[str | None]:
+    """The rooms' versions, None for one that is gone. All who are woken by one message ask about the same."""
     rooms = await room_batches.rooms(db, list(dict.fromkeys(room_ids)))
-    return [rooms[room_id].room_version for room_id in room_ids]
+    return [room.room_version if (room := rooms.get(room_id)) else None for room_id in room_ids]
