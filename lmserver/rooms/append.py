@@ -82,12 +82,13 @@ async def append_at_once(
 ) -> Appended | None:
     """The same in one statement, for a turn of nothing but messages in a room whose hub we are. None, with
     nothing done, where it is more than that, or the head is not where memory has it, or an event was
-    appended before: what was decided then counts for nothing."""
+    appended before: what was decided then counts for nothing. What the rules refuse now may have been
+    appended before too, which only the database knows."""
     if cached is None or cached.view.hub != key.server_name or not all(map(_is_message, proposals)):
         return None
     batch, later = Batch(room_id, key.server_name, cached), LaterSignatures(key)
     outcomes = [_hub_decides(batch, p, later) for p in proposals]
-    if not batch.is_messages_only:
+    if not batch.is_messages_only or not all(isinstance(o, Accepted) for o in outcomes):
         return None
     await signing.finish(later)
     txns = [(txn, event_id) for txn, event_id, _ in batch.txns if event_id is not None]

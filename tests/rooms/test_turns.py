@@ -305,3 +305,23 @@ async def test_what_memory_would_allow_is_decided_at_the_head(hub: EngineKit) ->
     [outcome] = await hub.engine.accept_lpdus(ROOM, [lpdu(message(sender=BOB))])
     assert isinstance(outcome, Rejected)
     assert await hub.problems(ROOM) == []
+
+
+async def test_b6_a_repetition_is_answered_though_its_sender_may_not_speak_any_more(
+    hub: EngineKit, transactions: list[str]
+) -> None:
+    """It was taken when it was allowed. It comes beside a message, whose turn might be decided by memory."""
+    carol = f"@carol:{HUB}"
+    await hub.engine.accept_lpdus(ROOM, [lpdu(member("join", sender=BOB))])
+    await hub.engine.send([member("join", sender=carol)])
+    sent, txn = lpdu(message(sender=BOB)), ClientTxn(carol, "D", "t1")
+    firsts = [*await hub.engine.accept_lpdus(ROOM, [sent])]
+    firsts += await hub.engine.send([message(sender=carol)], txn)
+    quiet = {"users": {ALICE: 100}, "events_default": 50}
+    await hub.engine.send([draft("m.room.power_levels", quiet, state_key="")])
+    outcomes = await hub.turns.submit(
+        ROOM, [Proposal(sent), Proposal(message(sender=carol), txn), Proposal(message())]
+    )
+    assert all(isinstance(o, Accepted) for o in [*firsts, *outcomes])
+    assert [o.event_id for o in outcomes[:2]] == [o.event_id for o in firsts]
+    assert await hub.problems(ROOM) == []
