@@ -63,6 +63,12 @@ class History(Protocol):
 Page = Sequence[tuple[Pdu, bool]]
 
 
+def _last_of(pdus: Sequence[Pdu]) -> list[str]:
+    """Those that none of the others follows, in whatever order they came: who has these has them all."""
+    followed = {event_id for pdu in pdus for event_id in pdu.prev_events}
+    return list(dict.fromkeys(pdu.event_id for pdu in pdus if pdu.event_id not in followed))
+
+
 def _size(page: Page) -> int:
     return sum(len(pdu.canonical) for pdu, _ in page)
 
@@ -134,7 +140,8 @@ class GapFiller:
         outcomes = await self._place_with_held(room_id, pdus)
         missing = [pdu for pdu, o in zip(pdus, outcomes, strict=True) if isinstance(o, GapFound)]
         if missing:
-            await gaps.note(self._db, room_id, missing[-1].event_id, self._clock() + FIRST_PAUSE_MS)
+            for event_id in _last_of(missing):
+                await self.missed(room_id, event_id)
             if not self._places.locked() and await self._may_try(room_id):
                 await self._fill(room_id, hub, self._in_request)
             again = await self._place_with_held(room_id, missing)

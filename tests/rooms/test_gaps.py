@@ -294,3 +294,17 @@ def test_r_what_is_held_is_bounded_for_each_room_and_in_all(room: RoomBuilder) -
     assert held.take("!a") == []
     assert len(held.take("!b")) == MAX_IN_ROOM
     assert held._bytes == 0
+
+
+@pytest.mark.parametrize("order", list(permutations(range(1, 4))))
+async def test_b11_what_came_too_early_in_one_transaction_survives_a_restart(
+    db: Database, room: RoomBuilder, order: tuple[int, ...]
+) -> None:
+    """The hub was told that we have it; the last of the list may have come first."""
+    kit = await joined(db, room, NoHistory())
+    sent = [room.add(message(str(n))) for n in range(4)]
+    outcomes = await kit.engine.accept_pdus(ROOM, [sent[index] for index in order])
+    assert all(isinstance(o, Accepted) for o in outcomes)
+    again = engine_kit(db, PARTICIPANT, history=ListHistory(room.pdus))
+    await pass_time(again)
+    assert await complete(db, room)
