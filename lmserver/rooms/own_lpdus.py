@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from lmserver.protocol.auth_rules import authorize
-from lmserver.protocol.errors import AuthRejected
+from lmserver.protocol.errors import AuthRejected, InvalidJson
 from lmserver.protocol.events import EventDraft, Lpdu
 from lmserver.protocol.participant import build_lpdu
 from lmserver.protocol.room_view import RoomView
 from lmserver.protocol.signatures import SigningKey
 from lmserver.rooms.lpdu_answers import LpduAnswers, Waiter
-from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome, Rejected
+from lmserver.rooms.outcomes import Accepted, ClientTxn, Outcome, Rejected, RoomBusy
 from lmserver.storage import client_transactions, lpdus
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
@@ -27,7 +29,9 @@ ANSWER_SECONDS = 15.0
 PLACE_SECONDS = 3.0
 """A state event is answered when our own state has it, or after this: what a user does next is
 judged by our state, and a client that was told "invited" expects it to be so."""
-MAX_REMEMBERED_ROOMS = 10_000
+MAX_MOMENTS = 24
+"""Equal events of one moment would be one LPDU: each but the first is sent as of some milliseconds later,
+few if they are few."""
 FIRST_ECHO_CHECK_MS = 30_000
 """After the hub has named the event, its echo is looked for from then on."""
 SILENCE_CHECK_MS = 3_600_000
@@ -58,41 +62,40 @@ class OwnLpdus:
         self._wake = wake
         self._clock = clock
         self._answer_seconds = answer_seconds
-        self._last_ts: OrderedDict[str, int] = OrderedDict()
 
     async def send(self, draft: EventDraft, view: RoomView, txn: ClientTxn | None) -> Outcome:
         """Queue one event for the hub and wait for its answer.
 
-        Raises HubSilent after the time is up; the event may still come to stand in the room.
+        Raises HubSilent after the time is up; the event may still come to stand in the room. RoomBusy for
+        more equal events of one moment than there are moments to tell them apart by.
         """
-        if txn is not None:
-            known = await self._known(draft.room_id, txn)
-            if known is not None:
-                return await self._follow(draft.room_id, known)
-        try:
-            authorize(draft, view)
-        except AuthRejected as error:
-            return Rejected("M_FORBIDDEN", error.reason, error.rule)
-        lpdu = build_lpdu(self._distinct(draft), view.version, view.hub, self._key)
-        with self._answers.waiting(lpdu.event_id) as waiter:
+        for attempt in range(MAX_MOMENTS):
+            if txn is not None:
+                known = await self._known(draft.room_id, txn)
+                if known is not None:
+                    return await self._follow(draft.room_id, known)
             try:
-                await self._db.run(lambda db: self._queue(db, lpdu, view.hub, txn))
-            except UniqueViolation:
-                return await self.send(draft, view, txn)
-            self._wake([view.hub])
-            outcome = await self._wait(draft.room_id, lpdu.event_id, waiter)
-            if isinstance(outcome, Accepted) and draft.state_key is not None:
-                await _placed(waiter)
-            return outcome
+                authorize(draft, view)
+                at = draft.origin_server_ts + (random.randint(1, 2**attempt) if attempt else 0)
+                lpdu = build_lpdu(replace(draft, origin_server_ts=at), view.version, view.hub, self._key)
+            except AuthRejected as error:
+                return Rejected("M_FORBIDDEN", error.reason, error.rule)
+            except InvalidJson as error:  # later than any time there is
+                return Rejected("M_BAD_JSON", str(error))
+            with self._answers.waiting(lpdu.event_id) as waiter:
+                try:
+                    await self._db.run(partial(self._queue, lpdu=lpdu, hub=view.hub, txn=txn))
+                except UniqueViolation:
+                    continue
+                return await self._answer(lpdu, view.hub, waiter)
+        raise RoomBusy(draft.room_id)
 
-    def _distinct(self, draft: EventDraft) -> EventDraft:
-        """Two equal events in one millisecond would be one LPDU: later ones move on by 1 ms."""
-        last = self._last_ts.pop(draft.room_id, -1)
-        at = max(draft.origin_server_ts, last + 1)
-        self._last_ts[draft.room_id] = at
-        while len(self._last_ts) > MAX_REMEMBERED_ROOMS:
-            self._last_ts.popitem(last=False)
-        return EventDraft(draft.room_id, draft.type, draft.sender, draft.content, at, draft.state_key)
+    async def _answer(self, lpdu: Lpdu, hub: str, waiter: Waiter) -> Outcome:
+        self._wake([hub])
+        outcome = await self._wait(lpdu.room_id, lpdu.event_id, waiter)
+        if isinstance(outcome, Accepted) and lpdu.state_key is not None:
+            await _placed(waiter)
+        return outcome
 
     async def _queue(self, db: Connection, lpdu: Lpdu, hub: str, txn: ClientTxn | None) -> None:
         if txn is not None:

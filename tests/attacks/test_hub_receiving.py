@@ -12,6 +12,8 @@ from lmserver.protocol import canonical_json, hub
 from lmserver.protocol.events import EventDraft, Pdu, parse_pdu
 from lmserver.protocol.hashes import pdu_content_hash
 from lmserver.protocol.room_versions import LM_02
+from lmserver.rooms.outcomes import Rejected
+from lmserver.rooms.own_lpdus import HubSilent
 from lmserver.rooms.reading import Reading
 from lmserver.storage import room_log
 from tests.evilpeer.peer import UNSTABLE
@@ -243,6 +245,20 @@ async def test_b7_equal_messages_in_one_millisecond_are_two_lpdus(prey: Prey) ->
             await kit.engine.send([same])
     rows = await prey.db.fetch("SELECT lpdu_id, lpdu_hash FROM outbound_lpdus")
     assert len({r["lpdu_id"] for r in rows}) == len({r["lpdu_hash"] for r in rows}) == 3
+
+
+async def test_b7_a_time_that_a_bridge_says_is_kept_and_moves_no_other_event(prey: Prey) -> None:
+    """Of the past as of the future, up to the end of time: only what would be the same LPDU moves on."""
+    await prey.join()
+    kit = engine_kit(prey.db, PARTICIPANT, answer_seconds=0.01)
+    times = [5_000, 2**53 - 1, 1_000, 5_001]
+    for at in times:
+        with pytest.raises(HubSilent):
+            await kit.engine.send([EventDraft(ROOM, "m.room.message", BOB, {"body": "x"}, at)])
+    [refused] = await kit.engine.send([EventDraft(ROOM, "m.room.message", BOB, {"body": "x"}, times[1])])
+    assert isinstance(refused, Rejected)
+    rows = await prey.db.fetch("SELECT lpdu FROM outbound_lpdus ORDER BY seq")
+    assert [orjson.loads(r["lpdu"])["origin_server_ts"] for r in rows] == times
 
 
 async def test_b3_an_lpdu_or_an_event_without_a_place_is_not_taken_by_a_participant(prey: Prey) -> None:
