@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from lmserver.protocol import canonical_json
 from lmserver.protocol.errors import InvalidJson, SchemaError
@@ -144,15 +144,23 @@ class Request:
             raise too_large()
         size = 0
         self.is_reading = True
-        if self._raw.headers.get("Expect", "").lower() == "100-continue":
-            await self._raw.writer.write(CONTINUE)
-            self._raw.writer.output_size = 0
-        async for chunk in self._raw.content.iter_any():
-            size += len(chunk)
-            if size > max_body:
-                raise too_large()
-            yield chunk
+        try:
+            await self._invite_body()
+            async for chunk in self._raw.content.iter_any():
+                size += len(chunk)
+                if size > max_body:
+                    raise too_large()
+                yield chunk
+        except ConnectionError:
+            raise ApiError(400, "M_UNKNOWN", "The body broke off") from None
         self.is_reading = False
+
+    async def _invite_body(self) -> None:
+        """Tell a peer that waits for it to send its body; one of HTTP/1.0 knows of no such answer."""
+        if self._raw.version < HttpVersion11 or self._raw.headers.get("Expect", "").lower() != "100-continue":
+            return
+        await self._raw.writer.write(CONTINUE)
+        self._raw.writer.output_size = 0
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; servers' bodies strictly, clients' with floats allowed.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
 from lmserver.web import app as web_app
 from lmserver.web import listener as web_listener
@@ -372,3 +373,36 @@ async def test_a_body_that_is_refused_is_not_asked_for(listen: Port) -> None:
     client = await Raw.open(port, said)
     assert await client.status() == 413
     client.close()
+
+
+async def test_who_speaks_http_1_0_is_told_nothing_in_between(listen: Port) -> None:
+    """RFC 9110 §10.1.1: such a peer would take a 100 for the answer."""
+    port = await listen(Capacity(10))
+    said = b"POST /echo HTTP/1.0\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    client = await Raw.open(port, said)
+    assert await client.status() == 200
+    client.close()
+
+
+async def test_r15_a_body_that_breaks_off_is_no_defect_of_ours() -> None:
+    """Neither a 5xx nor a traceback in the log: whoever hangs up in the middle of a body would cause both."""
+    seen: list[tuple[str, int]] = []
+    ended = asyncio.Event()
+
+    def observe(path: str, status: int, seconds: float) -> None:
+        seen.append((path, status))
+        ended.set()
+
+    app = build_app([Endpoints()], {}, observe=observe)
+    listener = Listener(app[DISPATCHER], Capacity(10), TrustedProxies(), shutdown_seconds=0.1)
+    port = await listener.start("127.0.0.1", 0)
+    said = b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    with capture_logs() as logged:
+        client = await Raw.open(port, said)
+        assert await client.status() == 100  # it waits for the body now
+        client.close()
+        async with asyncio.timeout(HANGS):
+            await ended.wait()
+    await listener.close()
+    assert seen == [("/echo", 400)]
+    assert [entry for entry in logged if entry["log_level"] == "error"] == []
