@@ -17,7 +17,7 @@ import aiohttp
 import structlog
 
 from lmserver.federation_client.connector import PinnedHttp, Target, read_body
-from lmserver.federation_client.errors import MAX_REASON, BadResponse, RemoteError, Unreachable
+from lmserver.federation_client.errors import MAX_REASON, BadResponse, RemoteError, Unreachable, told
 from lmserver.federation_client.resolver import Resolver
 from lmserver.federation_client.streaming import StreamedResponse
 from lmserver.protocol import canonical_json, ids, transport
@@ -241,8 +241,8 @@ def _remote_error(response: Response) -> RemoteError:
     hub, version = body.get("org.lmserver.hub"), body.get("room_version")
     return RemoteError(
         response.status,
-        errcode[:100] if isinstance(errcode, str) else "",
-        error[:MAX_REASON] if isinstance(error, str) else "",
+        told(errcode, 100),
+        told(error, MAX_REASON),
         retry if type(retry) is int and retry >= 0 else None,
         hub if isinstance(hub, str) and ids.is_server_name(hub) else None,
         version if isinstance(version, str) and ids.is_room_version(version) else None,

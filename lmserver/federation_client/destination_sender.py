@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from lmserver.federation_client.client import Response, quote_path
-from lmserver.federation_client.errors import FederationError
+from lmserver.federation_client.errors import FederationError, told
 from lmserver.federation_client.room_api import STABLE, UNSTABLE
 from lmserver.federation_client.transaction_builder import (
     MAX_EDUS,
@@ -27,6 +27,7 @@ from lmserver.federation_client.transaction_builder import (
     build,
     rebuild,
 )
+from lmserver.protocol import ids
 from lmserver.storage import destinations, outbound
 from lmserver.storage.database import Database, DatabaseUnavailable
 from lmserver.storage.destinations import LONGEST_PAUSE_MS, Lease
@@ -47,7 +48,7 @@ GATHER_SECONDS: Final = 0.08
 """From one transaction to the next when no client waits for it and less than a full one is due: a
 transaction costs both ends more than an event in it does. The first after a pause goes at once."""
 MAX_REASON: Final = 255
-MAX_EVENT_ID: Final = 255
+MAX_ERRCODE: Final = 40
 
 Answers = Callable[[str, Mapping[str, str], Mapping[str, str]], Awaitable[None]]
 """(hub, LPDU ID to event ID, LPDU ID to reason): must bear being told twice."""
@@ -266,7 +267,7 @@ class DestinationSender:
             self._waits += 1
             await asyncio.sleep(asked / 1000 * (1 + random.random() / 4))
             return True
-        reason = f"status {response.status} {_errcode(response)[:40]}".strip()
+        reason = f"status {response.status} {_errcode(response)}".strip()
         await self._back_off(reason, asked, refused=400 <= response.status < 500 and response.status != 429)
         return False
 
@@ -287,7 +288,7 @@ class DestinationSender:
             failures,
             self.retry_at,
             self._clock(),
-            reason[:MAX_REASON],
+            told(reason, MAX_REASON),
         )
 
     async def _settle(self, txn: _Ready, answer: dict[str, Any]) -> None:
@@ -314,8 +315,7 @@ def _taken(contents: Contents) -> Settlement:
 
 
 def _errcode(response: Response) -> str:
-    errcode = response.json.get("errcode") if isinstance(response.json, dict) else None
-    return errcode if isinstance(errcode, str) else ""
+    return told(response.json.get("errcode") if isinstance(response.json, dict) else None, MAX_ERRCODE)
 
 
 def _lpdu_answers(contents: Contents, answer: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
@@ -325,12 +325,12 @@ def _lpdu_answers(contents: Contents, answer: dict[str, Any]) -> tuple[dict[str,
     refused: dict[str, str] = {}
     for _, lpdu_id in contents.lpdus:
         event_id = accepted.get(lpdu_id) if isinstance(accepted, dict) else None
-        if isinstance(event_id, str) and event_id.startswith("$") and len(event_id) <= MAX_EVENT_ID:
+        if ids.is_event_id(event_id):
             taken[lpdu_id] = event_id
         elif isinstance(failed, dict) and lpdu_id in failed:
             detail = failed[lpdu_id]
             reason = detail.get("error") if isinstance(detail, dict) else None
-            refused[lpdu_id] = reason[:MAX_REASON] if isinstance(reason, str) else "refused by the hub"
+            refused[lpdu_id] = told(reason, MAX_REASON) or "refused by the hub"
     return taken, refused
 
 

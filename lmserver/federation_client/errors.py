@@ -11,6 +11,13 @@ from lmserver.protocol.errors import ProtocolError
 MAX_REASON = 300
 
 
+def told(text: object, most: int) -> str:
+    """At most `most` characters of what another server says, as the database can keep it; "" for no text."""
+    if not isinstance(text, str):
+        return ""
+    return text[:most].encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 class FederationError(Exception):
     """Base class: the other server gave us nothing usable."""
 

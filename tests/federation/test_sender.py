@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmserver.federation_client.client import Response
-from lmserver.federation_client.errors import Unreachable
+from lmserver.federation_client.errors import BadResponse, Unreachable
 from lmserver.federation_client.sender import Sender
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import parse_pdu
@@ -206,6 +206,33 @@ async def test_backoff_is_kept_and_ends_when_the_peer_speaks(kit: EngineKit) -> 
     assert peer.seen[0] == peer.seen[1]
 
 
+def coded(content: dict[str, Any]) -> Response:
+    return Response(400, {"errcode": "M_\0"})
+
+
+def encoded(content: dict[str, Any]) -> Response:
+    raise BadResponse("response has an unknown encoding", "\udcff")
+
+
+@pytest.mark.parametrize(("handler", "kept"), [(coded, "status 400 M_\ufffd"), (encoded, "?")])
+async def test_a_refusal_that_no_text_column_takes_is_backed_off_from(
+    kit: EngineKit, handler: Handler, kept: str
+) -> None:
+    """JSON may have NUL in an error code and a header bytes that are no text, the database may not: such
+    a server was tried again every half minute for ever."""
+    await kit.engine.send([message()])
+    peer = Peer()
+    peer.handler = handler
+    start = now()
+    sender = make(kit.db, peer, clock=lambda: start)
+    await sender.start()
+    await eventually(lambda: peer.seen)
+    await eventually(lambda: PARTICIPANT in sender._retry_at)
+    await sender.stop()
+    [failing] = await destinations.failing(kit.db, 10)
+    assert failing.failures == 1 and failing.last_failure == kept
+
+
 async def test_bad_state_is_repeated_soon(kit: EngineKit) -> None:
     await kit.engine.send([message()])
     peer = Peer()
@@ -280,8 +307,8 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     peer.handler = lambda content: Response(
         200,
         {
-            "org.lmserver.accepted": {"$lpdu0": "$pdu0", "$other": "$x"},
-            "failed_pdus": {"$lpdu1": {"error": "no"}, "$other2": {"error": "x"}},
+            "org.lmserver.accepted": {"$lpdu0": "$pdu0", "$lpdu2": "$\0", "$other": "$x"},
+            "failed_pdus": {"$lpdu1": {"error": "no\0"}, "$other2": {"error": "x"}},
         },
     )
     sender = make(db, peer, answers)
@@ -291,7 +318,7 @@ async def test_lpdus_are_answered_and_not_repeated_at_once(db: Database) -> None
     )
     await asyncio.sleep(0.2)
     await sender.stop()
-    assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no"}
+    assert answers.accepted == {"$lpdu0": "$pdu0"} and answers.failed == {"$lpdu1": "no\ufffd"}
     assert len(peer.seen) == 1
 
 
