@@ -23,12 +23,15 @@ from lmserver.federation_client.streaming import StreamedResponse
 from lmserver.protocol import canonical_json, ids, transport
 from lmserver.protocol.errors import InvalidIdentifier, ProtocolError
 from lmserver.protocol.signatures import SigningKey
+from lmserver.web.request import MAX_VALUES, values_in
 
 MAX_RESPONSE = 10 * 1024 * 1024
-MAX_JOIN_RESPONSE = 50 * 1024 * 1024
 MAX_ERROR_RESPONSE = 64 * 1024
 DEFAULT_TIMEOUT = 30.0
 SIGNED_AT_ONCE = 16 * 1024
+PARSED_AT_ONCE = 64 * 1024
+BYTES_PER_VALUE = 16
+"""Events have a value in some 35 bytes; the state of a large room is as large as it is."""
 KEYS_PATH = "/_matrix/key/"
 
 Query = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -222,9 +225,19 @@ class FederationClient:
                 return Response(status, await _error_body(response))
             data = await read_body(response, limit)
         try:
-            return Response(status, canonical_json.parse(data))
+            return Response(status, await _parsed(data))
         except ProtocolError as error:
             raise BadResponse("response is not acceptable JSON", str(error)) from error
+
+
+async def _parsed(data: bytes) -> Any:
+    """The value of an answer, sizes before work: a large one beside the event loop, one of little else
+    than brackets not at all, or its sender would hold up everybody for seconds (attack F10)."""
+    if len(data) <= PARSED_AT_ONCE:
+        return canonical_json.parse(data)
+    if values_in(data) > MAX_VALUES + len(data) // BYTES_PER_VALUE:
+        raise BadResponse("response has too many values")
+    return await asyncio.to_thread(canonical_json.parse, data)
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> Any:

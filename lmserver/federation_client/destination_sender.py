@@ -34,6 +34,8 @@ from lmserver.storage.destinations import LONGEST_PAUSE_MS, Lease
 from lmserver.storage.outbound import OutboundTransaction, Settlement
 
 REQUEST_SECONDS: Final = 20.0
+MAX_ANSWER: Final = 256 * 1024
+"""An answer says a line or two of each event; every destination may be answering at once."""
 LEASE_MS: Final = 30_000
 SHORT_WAIT_MS: Final = 5_000
 MAX_WAITS: Final = 20
@@ -67,6 +69,7 @@ class Requests(Protocol):
         *,
         content: bytes,
         timeout: float = REQUEST_SECONDS,
+        max_response: int = ...,
     ) -> Response: ...
 
 
@@ -242,7 +245,12 @@ class DestinationSender:
             version = "/v2" if prefix == STABLE else ""
             path = f"{prefix}{version}/send" + quote_path(txn.txn_id)
             response = await self._client.request(
-                "PUT", self.destination, path, content=txn.body, timeout=REQUEST_SECONDS
+                "PUT",
+                self.destination,
+                path,
+                content=txn.body,
+                timeout=REQUEST_SECONDS,
+                max_response=MAX_ANSWER,
             )
             if response.status not in (404, 405) or _errcode(response) not in ("M_UNRECOGNIZED", ""):
                 self._prefix = prefix
@@ -325,7 +333,7 @@ def _lpdu_answers(contents: Contents, answer: dict[str, Any]) -> tuple[dict[str,
     refused: dict[str, str] = {}
     for _, lpdu_id in contents.lpdus:
         event_id = accepted.get(lpdu_id) if isinstance(accepted, dict) else None
-        if ids.is_event_id(event_id):
+        if isinstance(event_id, str) and ids.is_event_id(event_id):
             taken[lpdu_id] = event_id
         elif isinstance(failed, dict) and lpdu_id in failed:
             detail = failed[lpdu_id]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmserver.federation_client.client import DEFAULT_TIMEOUT, FederationClient, quote_path
+from lmserver.federation_client.client import DEFAULT_TIMEOUT, MAX_RESPONSE, FederationClient, quote_path
 from lmserver.federation_client.errors import BadResponse, RemoteError
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID
@@ -89,7 +89,15 @@ class RoomApi:
     async def send_join(self, server: str, version: str, lpdu_id: str, lpdu: dict[str, Any]) -> JoinResponse:
         """POST send_join (D04 §Joins)."""
         body = await self._send(
-            "POST", server, version, "v3", "send_join", lpdu_id, lpdu, timeout=JOIN_SECONDS
+            "POST",
+            server,
+            version,
+            "v3",
+            "send_join",
+            lpdu_id,
+            lpdu,
+            timeout=JOIN_SECONDS,
+            max_response=MAX_JOIN_RESPONSE,
         )
         event, state, chain = body.get("event"), body.get("state"), body.get("auth_chain", [])
         if not isinstance(event, dict) or not isinstance(state, list) or not isinstance(chain, list):
@@ -183,6 +191,7 @@ class RoomApi:
         content: dict[str, Any],
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        max_response: int = MAX_RESPONSE,
     ) -> dict[str, Any]:
         first, second = _prefixes(version, api)
 
@@ -192,7 +201,7 @@ class RoomApi:
                 server,
                 f"{prefix}/{name}" + quote_path(txn_id),
                 content=content,
-                max_response=MAX_JOIN_RESPONSE,
+                max_response=max_response,
                 timeout=timeout,
             )
 

@@ -42,7 +42,9 @@ class Peer:
         *,
         content: bytes,
         timeout: float = 1.0,
+        max_response: int = 0,
     ) -> Response:
+        assert 0 < max_response <= 256 * 1024
         self.seen.append((destination, path.rsplit("/", 1)[1], content))
         self.in_flight[destination] = self.in_flight.get(destination, 0) + 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight[destination])

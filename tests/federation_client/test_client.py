@@ -20,6 +20,7 @@ from lmserver.protocol import transport
 from lmserver.protocol.errors import InvalidIdentifier, InvalidJson
 from lmserver.protocol.signatures import SigningKey
 from tests.federation_client.fakes import LOOPBACK, Clock, FakeDns, Loopback
+from tests.kit.rooms import BOB, lpdu, member
 from tests.kit.waiting import HANGS
 
 KEY = SigningKey.from_seed("us.test", "ed25519:1", b"k" * 32)
@@ -181,6 +182,19 @@ async def test_f10_answers_are_bounded(client: FederationClient, peer: Peer, por
     await client.request("GET", f"hub.test:{port}", "/x", max_response=size)
     with pytest.raises(BadResponse, match="too large"):
         await client.request("GET", f"hub.test:{port}", "/x", max_response=size - 1)
+
+
+async def test_f10_an_answer_of_too_many_values_is_not_parsed(
+    client: FederationClient, peer: Peer, port: int
+) -> None:
+    """Ten megabytes of brackets held up everybody for seconds; a room's whole state is read as before."""
+    peer.body = b"[" + (b"[" * 60 + b"]" * 60 + b",") * 10_000 + b"0]"
+    with pytest.raises(BadResponse, match="too many values"):
+        await client.request("GET", f"hub.test:{port}", "/x")
+    event = lpdu(member("join", sender=BOB)).fields
+    peer.body = json.dumps({"state": [event] * 8_000}, separators=(",", ":")).encode()
+    response = await client.request("GET", f"hub.test:{port}", "/x")
+    assert response.json["state"] == [event] * 8_000
 
 
 async def test_f10_gzip_is_bounded_after_decompression(
