@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-
-import yaml
 
 from lmserver.config_admin import AdminListener, read_admin
 from lmserver.config_appservices import AppService, read_appservices
@@ -25,11 +23,13 @@ from lmserver.config_federation import (
 from lmserver.config_limits import read_limits
 from lmserver.config_media import Media, UrlPreviews, read_media, read_url_previews
 from lmserver.config_oidc import OidcProvider, read_providers, read_trusted_clients
-from lmserver.config_reader import ConfigReader, Network, shown
+from lmserver.config_reader import ConfigReader, Network, read_yaml, shown, split_url
 from lmserver.config_turn import Turn, read_turn
 from lmserver.protocol import ids
 from lmserver.protocol.room_versions import LM_02_ID, SUPPORTED
 from lmserver.web.limits import Rate
+
+MAX_POOL = 1000
 
 
 class ConfigError(Exception):
@@ -139,6 +139,23 @@ class Config:
         return found
 
 
+def _shared_ports(config: Config) -> list[str]:
+    """Two listeners at one port: the second would not start."""
+    client, federation = config.client, config.federation_listener
+    admin, metrics = config.admin, config.metrics
+    found = [("client", client.host, client.port), ("federation", federation.host, federation.port)]
+    found += [("admin", admin.host, admin.port)] if admin is not None else []
+    found += [("metrics", metrics.host, metrics.port)] if metrics is not None else []
+    return [
+        f"{first}.port and {second}.port are both {port}: give each listener a port of its own"
+        for (first, host, port), (second, other, same) in combinations(found, 2)
+        if port == same != 0 and (host == other or not _EVERYWHERE.isdisjoint((host, other)))
+    ]
+
+
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared, not listened at
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -156,13 +173,11 @@ _TOP = {
 def load_config(path: Path) -> Config:
     """Read a configuration file; raises ConfigError with every problem found."""
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = read_yaml(path)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: not YAML: {error}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
     return parse_config(raw, path.resolve().parent)
 
 
@@ -173,6 +188,7 @@ def parse_config(raw: object, base: Path) -> Config:
     reader = ConfigReader(base)
     reader.unknown(raw, _TOP)
     config = _config(reader, raw)
+    reader.problems += _shared_ports(config)
     if reader.problems:
         raise ConfigError(reader.problems)
     return config
@@ -180,7 +196,7 @@ def parse_config(raw: object, base: Path) -> Config:
 
 def _config(reader: ConfigReader, raw: dict[str, Any]) -> Config:
     name = reader.value(raw, "server_name", str, "", "")
-    if not ids.is_server_name(name):
+    if isinstance(raw.get("server_name", ""), str) and not ids.is_server_name(name):
         reader.problems.append(
             f"server_name: {shown(name)} is not a DNS name with an optional port, such as example.org"
         )
@@ -195,7 +211,7 @@ def _config(reader: ConfigReader, raw: dict[str, Any]) -> Config:
         data_dir=data_dir,
         signing_key_path=reader.file(raw, "signing_key_path", "") or data_dir / "signing.key",
         database_url=_database_url(reader, database),
-        database_pool=max(2, reader.value(database, "pool_size", int, 10, "database.")),
+        database_pool=reader.number(database, "pool_size", 10, "database.", MAX_POOL, least=2),
         client=_client(reader, raw),
         federation_listener=read_federation_listener(reader, raw),
         federation=read_federation(reader, raw),
@@ -238,10 +254,11 @@ def _database_url(reader: ConfigReader, section: dict[str, Any]) -> str | None:
 def _client(reader: ConfigReader, raw: dict[str, Any]) -> ClientListener:
     section = reader.section(raw, "client", {"host", "port", "public_url"})
     url = reader.value(section, "public_url", str, None, "client.")
-    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
+    parts = split_url(url)
+    if url is not None and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
         reader.problems.append(f"client.public_url: {shown(url)} is not an http or https URL")
     return ClientListener(
-        reader.value(section, "host", str, "127.0.0.1", "client."),
+        reader.host(section, "127.0.0.1", "client."),
         reader.port(section, "port", 8008, "client."),
         None if url is None else url.rstrip("/"),
     )
@@ -282,9 +299,7 @@ _ROOMS = {"default_version", "map_numeric_versions", "list_for_servers", "purge_
 def _purge_days(reader: ConfigReader, rooms: dict[str, Any]) -> int | None:
     if "purge_empty_after_days" in rooms and rooms["purge_empty_after_days"] is None:
         return None
-    days: int = reader.value(rooms, "purge_empty_after_days", int, 30, "rooms.")
-    if not 0 < days <= 36_500:
-        reader.problems.append(f"rooms.purge_empty_after_days: expected 1 to 36500 days, found {days}")
+    days: int = reader.number(rooms, "purge_empty_after_days", 30, "rooms.", 36_500)
     return days
 
 
@@ -293,6 +308,6 @@ def _metrics(reader: ConfigReader, raw: dict[str, Any]) -> MetricsListener | Non
         return None
     section = reader.section(raw, "metrics", {"host", "port"})
     return MetricsListener(
-        reader.value(section, "host", str, "127.0.0.1", "metrics."),
+        reader.host(section, "127.0.0.1", "metrics."),
         reader.port(section, "port", 9100, "metrics."),
     )

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-import yaml
+from lmserver.config_reader import read_yaml, split_url
 
 MAX_SERVICES: Final = 100
 MIN_TOKEN: Final = 16
@@ -72,7 +71,7 @@ def read_appservices(
     value: object, base: Path, server_name: str, problems: list[str]
 ) -> tuple[AppService, ...]:
     """A list of files; what is wrong is added to `problems`."""
-    paths = value or []
+    paths = [] if value is None else value
     if not isinstance(paths, list) or len(paths) > MAX_SERVICES or not all(isinstance(p, str) for p in paths):
         problems.append(f"appservices: expected a list of at most {MAX_SERVICES} registration files")
         return ()
@@ -89,9 +88,9 @@ def read_appservices(
 def _read(path: Path, server_name: str, problems: list[str]) -> AppService | None:
     where = f"appservices: {path}"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problems.append(f"{where}: {error}")
+        raw = read_yaml(path)
+    except (OSError, ValueError) as error:
+        problems.append(f"{where}: {error.strerror if isinstance(error, OSError) else error}")
         return None
     if not isinstance(raw, dict):
         problems.append(f"{where}: expected a registration with keys")
@@ -103,7 +102,8 @@ def _read(path: Path, server_name: str, problems: list[str]) -> AppService | Non
     if any(len(texts[key]) < MIN_TOKEN for key in ("as_token", "hs_token")):
         problems.append(f"{where}: as_token and hs_token have at least {MIN_TOKEN} characters")
     url = raw.get("url") or None
-    if url is not None and (not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https")):
+    parts = split_url(url)
+    if url is not None and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
         problems.append(f"{where}: url: expected an http or https URL, or null")
     namespaces = raw.get("namespaces") or {}
     if not isinstance(namespaces, dict):

@@ -46,7 +46,7 @@ def read_federation_listener(reader: ConfigReader, raw: dict[str, Any]) -> Feder
             "federation: tls_certificate and tls_private_key go together; set both or none"
         )
     return FederationListener(
-        reader.value(section, "host", str, "0.0.0.0", "federation."),  # noqa: S104 - peers must reach it
+        reader.host(section, "0.0.0.0", "federation."),  # noqa: S104 - peers must reach it
         reader.port(section, "port", 8448, "federation."),
         certificate,
         key,

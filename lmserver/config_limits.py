@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from lmserver.config_reader import ConfigReader, shown
 from lmserver.web.limits import Rate
 
+MAX_BURST = 1_000_000_000
 DEFAULT_LIMITS = {
     "login": Rate(0.2, 10),
     "registration": Rate(0.2, 5),
@@ -52,7 +54,7 @@ def read_limits(reader: ConfigReader, raw: dict[str, Any]) -> dict[str, Rate]:
 def _rate(reader: ConfigReader, section: dict[str, Any], name: str, default: Rate) -> Rate:
     entry = reader.section(section, name, {"per_second", "burst"}, "limits.")
     rate = entry.get("per_second", default.per_second)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < inf:
         reader.problems.append(f"limits.{name}.per_second: expected a number above 0, found {shown(rate)}")
         rate = default.per_second
-    return Rate(float(rate), max(1, reader.value(entry, "burst", int, default.burst, f"limits.{name}.")))
+    return Rate(float(rate), reader.number(entry, "burst", default.burst, f"limits.{name}.", MAX_BURST))

@@ -41,29 +41,23 @@ def read_media(reader: ConfigReader, raw: dict[str, Any]) -> Media:
     if cache < 2 * remote:
         reader.problems.append("media.remote_cache_size: less than two media of max_remote_size")
     quota = section.get("user_quota", 5_000 * MB)
-    days = reader.value(section, "remote_retention_days", int, None, "media.")
-    if days is not None and not 0 < days <= 36_500:
-        reader.problems.append(f"media.remote_retention_days: expected 1 to 36500 days, found {days}")
     return Media(
         reader.size(section, "max_upload_size", 50 * MB, "media."),
         remote,
         cache,
         None if quota is None else reader.size(section, "user_quota", 5_000 * MB, "media."),
-        days,
+        reader.number(section, "remote_retention_days", None, "media.", 36_500),
     )
 
 
 def read_url_previews(reader: ConfigReader, raw: dict[str, Any]) -> UrlPreviews:
     known = {"enabled", "max_image_size", "cache_size", "timeout", "allowed_networks", "denied_networks"}
     section = reader.section(raw, "url_previews", known)
-    timeout = reader.value(section, "timeout", int, 10, "url_previews.")
-    if not 0 < timeout <= 25:
-        reader.problems.append(f"url_previews.timeout: expected 1 to 25 seconds, found {timeout}")
     return UrlPreviews(
         reader.value(section, "enabled", bool, False, "url_previews."),
         reader.size(section, "max_image_size", 5 * MB, "url_previews."),
         reader.size(section, "cache_size", 1_000 * MB, "url_previews."),
-        timeout,
+        reader.number(section, "timeout", 10, "url_previews.", 25),
         reader.networks(section, "allowed_networks", "url_previews."),
         reader.networks(section, "denied_networks", "url_previews."),
     )

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+
+import jinja2
+
+from lmserver.config_reader import split_url
 
 MAX_PROVIDERS: Final = 20
 _ID: Final = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -49,7 +52,7 @@ def read_providers(value: object, base: Path, problems: list[str]) -> tuple[Oidc
 
 def read_trusted_clients(value: object, problems: list[str]) -> tuple[str, ...]:
     """`sso.trusted_clients`: URLs whose beginning is enough."""
-    urls = value or []
+    urls = [] if value is None else value
     if not isinstance(urls, list) or not all(isinstance(url, str) and _is_prefix(url) for url in urls):
         problems.append(
             "sso.trusted_clients: expected URLs with a host and a path, such as https://app.example.org/"
@@ -60,8 +63,8 @@ def read_trusted_clients(value: object, problems: list[str]) -> tuple[str, ...]:
 
 def _is_prefix(url: str) -> bool:
     """Without the slash after the host, https://app.example.org would trust https://app.example.org.evil."""
-    parts = urlsplit(url)
-    return bool(parts.scheme and parts.netloc and parts.path)
+    parts = split_url(url)
+    return parts is not None and bool(parts.scheme and parts.netloc and parts.path)
 
 
 def _provider(item: object, base: Path, problems: list[str]) -> OidcProvider | None:
@@ -90,8 +93,8 @@ def _provider(item: object, base: Path, problems: list[str]) -> OidcProvider | N
         texts["client_id"],
         _secret(item, base, where, problems),
         tuple(scopes),
-        _text(item, "localpart_template", where, problems, "{{ user.preferred_username }}"),
-        _text(item, "display_name_template", where, problems, "{{ user.name }}"),
+        _template(item, "localpart_template", where, problems, "{{ user.preferred_username }}"),
+        _template(item, "display_name_template", where, problems, "{{ user.name }}"),
         existing is True,
     )
     return made if len(problems) == before else None
@@ -103,6 +106,16 @@ def _text(item: Mapping[Any, Any], key: str, where: str, problems: list[str], de
         problems.append(f"{where}: {key}: expected text")
         return ""
     return value
+
+
+def _template(item: Mapping[Any, Any], key: str, where: str, problems: list[str], default: str) -> str:
+    """What Jinja2 cannot read would be found out by the first who logs in."""
+    text = _text(item, key, where, problems, default)
+    try:
+        jinja2.Environment(autoescape=False).parse(text)  # noqa: S701 - a name, no page
+    except jinja2.TemplateSyntaxError as error:
+        problems.append(f"{where}: {key}: {error}")
+    return text
 
 
 def _secret(item: Mapping[Any, Any], base: Path, where: str, problems: list[str]) -> str | None:
@@ -121,12 +134,13 @@ def _secret(item: Mapping[Any, Any], base: Path, where: str, problems: list[str]
 
 
 def _is_issuer(url: str) -> bool:
+    parts = split_url(url)
+    if parts is None:
+        return False
     try:
-        parts = urlsplit(url)
         loopback = parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
     except ValueError:
         loopback = False
-        parts = urlsplit("") if "[" in url else urlsplit(url)
     return (
         (parts.scheme == "https" or loopback)
         and bool(parts.netloc)

@@ -110,6 +110,44 @@ def test_a_name_no_server_may_have_is_refused(name: str, tmp_path: Path) -> None
         ({"server_name": "example.org", "federation": {"allowed_networks": ["10/33"]}}, "is not a network"),
         ({"server_name": "example.org", "database": {"url": "mysql://x"}}, "database.url:"),
         ({"server_name": "example.org", "limits": {"login": {"per_second": 0}}}, "limits.login.per_second"),
+        (
+            {"server_name": "example.org", "limits": {"login": {"per_second": float("nan")}}},
+            "a number above 0",
+        ),
+        (
+            {"server_name": "example.org", "limits": {"login": {"per_second": float("inf")}}},
+            "a number above 0",
+        ),
+        (
+            {"server_name": "example.org", "limits": {"login": {"burst": -5}}},
+            "limits.login.burst: expected 1",
+        ),
+        ({"server_name": "example.org", "database": {"pool_size": 1}}, "database.pool_size: expected 2 to"),
+        ({"server_name": "example.org", "client": {"host": ""}}, "client.host: expected an address"),
+        ({"server_name": "example.org", "metrics": {"host": " "}}, "metrics.host: expected an address"),
+        ({"server_name": "example.org", "client": {"public_url": "http://[::1"}}, "client.public_url:"),
+        ({"server_name": "example.org", "client": {"public_url": "http://a:b"}}, "client.public_url:"),
+        ({"server_name": "example.org", "sso": {"trusted_clients": ["http://["]}}, "sso.trusted_clients:"),
+        ({"server_name": "example.org", "sso": {"trusted_clients": ""}}, "sso.trusted_clients:"),
+        ({"server_name": "example.org", "appservices": {}}, "appservices: expected a list"),
+        ({"server_name": "example.org", "trusted_proxies": ["127.0.0.1/8"]}, "has host bits set"),
+        (
+            {"server_name": "example.org", "client": {"port": 8448}},
+            "client.port and federation.port are both 8448",
+        ),
+        (
+            {"server_name": "example.org", "admin": {"port": 9}, "metrics": {"port": 9}},
+            "admin.port and metrics.port",
+        ),
+        (
+            {
+                "server_name": "example.org",
+                "oidc_providers": [
+                    {"id": "a", "issuer": "https://x", "client_id": "c", "localpart_template": "{{ user"}
+                ],
+            },
+            "localpart_template: unexpected end of template",
+        ),
         ([], "not a mapping"),
     ],
 )
@@ -117,6 +155,34 @@ def test_what_is_wrong_is_named(raw: object, problem: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError) as refused:
         parse_config(raw, tmp_path)
     assert any(problem in line for line in refused.value.problems), refused.value.problems
+
+
+def test_listeners_of_two_addresses_may_have_one_port(tmp_path: Path) -> None:
+    federation = {"host": "127.0.0.2", "port": 8008}
+    config = parse_config({"server_name": "example.org", "federation": federation}, tmp_path)
+    assert config.federation_listener.port == config.client.port
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            b"server_name: one.example\nserver_name: two.example\n",
+            "line 2, column 1: server_name is there twice",
+        ),
+        (b"server_name: one.example\n\tx: 1\n", "line 2, column 1: found character"),
+        (b"server_name: \xff\n", "not UTF-8 text: byte 13 is 0xff"),
+        (b"server_name: 2026-13-01\n", "not YAML: month must be in 1..12"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_yaml_is_told_in_one_line(
+    text: bytes, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text)
+    assert main(["check-config", "--config", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"configuration: {path}: ") and problem in told and told.count("\n") == 1
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
