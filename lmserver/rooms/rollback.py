@@ -169,13 +169,13 @@ class TailRecovery:
         if not claimed:
             return
         for room_id in await holds.unknown_heads(self._db, self._turns.our_name, claimed):
-            found = await self._next(room_id, server)
+            found = await self._next(room_id, server, last=False)
             if found.answer is Answer.FORK:
                 await self._hold(room_id, server, holds.FORKED)
             elif found.answer is Answer.MORE:
                 await self._hold(room_id, server, holds.RESTORED)
                 if await holds.is_held(self._db, room_id):
-                    await self._drain(room_id, server, heads)
+                    await self._drain(room_id, server, heads, last=False)
 
     async def _hold(self, room_id: str, server: str, why: str) -> None:
         if await holds.hold(self._db, room_id, why):
@@ -184,19 +184,24 @@ class TailRecovery:
     # -- one room -------------------------------------------------------------------------------
 
     async def _recover(self, room_id: str, heads: _Heads) -> bool:
-        """Append what the room's other servers kept; True when the room is whole and released."""
+        """Append what the room's other servers kept; True when the room is whole and released. An invite
+        that nothing follows is believed when no server has anything else."""
         whole: set[str] = set()
+        last = False
         while True:
             self._turns.forget(room_id)
             snapshot = await self._turns.snapshot(room_id)
             if snapshot is None:
                 return True
             left = sorted(snapshot.servers.keys() - whole - {self._turns.our_name})
+            if not left and not last:
+                whole, last = set(), True
+                continue
             if not left:
                 await holds.release(self._db, room_id, decided=False)
                 log.info("room_recovered", room_id=room_id, head=snapshot.view.head_position)
                 return True
-            answers = await asyncio.gather(*(self._drain(room_id, server, heads) for server in left))
+            answers = await asyncio.gather(*(self._drain(room_id, server, heads, last) for server in left))
             if Answer.FORK in answers:
                 await holds.hold(self._db, room_id, holds.FORKED)
                 log.error("room_forked", room_id=room_id)
@@ -207,8 +212,8 @@ class TailRecovery:
                 return False
             whole |= new
 
-    async def _drain(self, room_id: str, server: str, heads: _Heads) -> Answer:
-        """Append everything one server has that follows our head."""
+    async def _drain(self, room_id: str, server: str, heads: _Heads, last: bool) -> Answer:
+        """Append everything one server has that follows our head; see `_judge` for `last`."""
         claimed = await heads.of(server)
         if claimed is None:
             return Answer.NONE
@@ -216,7 +221,7 @@ class TailRecovery:
         if head is None or not await holds.unknown_heads(self._db, self._turns.our_name, {room_id: head}):
             return Answer.NOTHING
         for _ in range(MAX_PAGES):
-            found = await self._next(room_id, server)
+            found = await self._next(room_id, server, last)
             if found.answer is not Answer.MORE:
                 return found.answer
             try:
@@ -231,7 +236,7 @@ class TailRecovery:
                 continue  # another server's answer was faster; look again behind the new head
         return Answer.NONE
 
-    async def _next(self, room_id: str, server: str) -> Found:
+    async def _next(self, room_id: str, server: str, last: bool) -> Found:
         """What the server has next beyond our list, proved to be ours."""
         row = await room_log.room(self._db, room_id)
         if row is None:
@@ -250,7 +255,7 @@ class TailRecovery:
                 return Found(Answer.GAP)
             fresh = await self._unknown(room_id, page)
             if fresh:
-                return await self._judge(row, server, fresh)
+                return await self._judge(row, server, fresh, last)
             if page[-1].event_id in after:
                 return Found(Answer.GAP)  # it goes round in circles
             after = [page[-1].event_id]
@@ -261,18 +266,19 @@ class TailRecovery:
         places = await room_log.known_events(self._db, room_id, [e.event_id for e in page])
         return list(dropwhile(lambda e: places.get(e.event_id) is not None, page))
 
-    async def _judge(self, row: RoomRow, server: str, fresh: list[Pdu]) -> Found:
+    async def _judge(self, row: RoomRow, server: str, fresh: list[Pdu], last: bool) -> Found:
         """Whether events that we have not got follow our head, contradict our list, or prove nothing.
 
         An invite that its target's server was asked to sign, and that was then not appended, bears
-        our signature too: shown by that server, nothing following it, it proves nothing.
+        our signature too, and whoever may invite gets one at any head: nothing following it, it proves
+        nothing. Only at the head of a held room it is what was lost there, if nothing else was (`last`).
         """
         prev = fresh[0].prev_events[0]
         row = await room_log.room(self._db, row.room_id) or row
         at_head = prev == row.head_event_id
         snapshot = await self._turns.snapshot(row.room_id)
         member = snapshot is not None and server in snapshot.servers
-        while fresh and not (at_head and member) and _invites(fresh[-1], server):
+        while fresh and not (last and at_head and member) and self._asks(fresh[-1]):
             fresh.pop()
         if not fresh:
             return Found(Answer.NOTHING)
@@ -302,9 +308,9 @@ class TailRecovery:
         """Completed by us as the hub: then our signature has been checked."""
         return (pdu.hub_server or pdu.server) == self._turns.our_name and len(pdu.prev_events) == 1
 
-
-def _invites(pdu: Pdu, server: str) -> bool:
-    return pdu.membership == "invite" and ids.server_of(pdu.state_key or "") == server
+    def _asks(self, pdu: Pdu) -> bool:
+        """Whether another server may have got it from us before it was appended."""
+        return pdu.membership == "invite" and ids.server_of(pdu.state_key or "") != self._turns.our_name
 
 
 class _Heads:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -83,6 +84,21 @@ async def test_d15_a_restored_hub_gets_its_tail_back_and_goes_on(world: World) -
     for node in world.nodes:
         assert await node.problems(ROOM) == []
         assert await evidence.of_room(node.db, ROOM) == []
+
+
+async def test_d15_an_invite_that_was_the_last_event_comes_back_too(world: World) -> None:
+    hub_, one, _ = world.nodes
+    await one.join("bob", ROOM, HUB)
+    backup = await world.back_up(world.hub)
+    await hub_.send(message("lost"))
+    invite = await hub_.send(member("invite", target=f"@carol:{PARTICIPANT}"))
+    await one.has(ROOM, invite)
+    chain = await hub_.chain(ROOM)
+    await world.restore(world.hub, backup)
+    await hub_.has(ROOM, invite)
+    await world.released()
+    assert await hub_.chain(ROOM) == chain
+    assert await hub_.problems(ROOM) == []
 
 
 async def test_d15_control_a_hub_that_does_not_notice_forks_the_room(world: World) -> None:
@@ -236,7 +252,7 @@ async def liar(world: World) -> AsyncIterator[Liar]:
     await peer.stop()
 
 
-@pytest.mark.parametrize("what", ["junk", "own", "unsigned", "invite", "bent", "old"])
+@pytest.mark.parametrize("what", ["junk", "own", "unsigned", "invite", "others", "others-now", "bent", "old"])
 async def test_d15_a_participant_neither_holds_a_room_nor_injects_events(
     world: World, liar: Liar, what: str
 ) -> None:
@@ -246,26 +262,26 @@ async def test_d15_a_participant_neither_holds_a_room_nor_injects_events(
     forged = hub.complete_draft(message("forged"), view, key_of(EVIL))
     mine = hub.complete_draft(message("mine", sender=MALLORY), view, key_of(EVIL))
     invite = hub.complete_draft(member("invite", target=f"@other:{EVIL}"), view, key_of(HUB))
+    others = hub.complete_draft(member("invite", target="@friend:accomplice.test"), view, key_of(HUB))
     good = hub.complete_draft(message("x"), view, key_of(HUB)).fields
-    shown = {
+    shown: dict[str, list[Any]] = {
         "junk": [{"a": 1}, 7, None],
         "own": [mine.fields],
         "unsigned": [forged.fields],
         "invite": [invite.fields],
+        "others": [others.fields],
+        "others-now": [others.fields],
         "bent": [{**good, "content": {"msgtype": "m.text", "body": "y"}, "origin_server_ts": 1}],
         "old": (await _fields(hub_))[-1:],
     }
-    if what == "invite":  # never appended: the room has gone on
+    if what in ("invite", "others"):  # never appended: the room has gone on
         await hub_.send(message("goes on"))
     liar.shown = list(shown[what])
     before = await hub_.chain(ROOM)
-    hub_.server.recovery.suspect(EVIL)
-
-    async def asked() -> bool:
-        return bool(liar.requests("tail"))
-
-    await eventually(asked)
     await hub_.server.recovery.close()
+    hub_.server.recovery.suspect(EVIL)
+    await hub_.server.recovery._pass()
+    assert liar.requests("tail")
     assert await holds.held(hub_.db) == []
     assert await hub_.chain(ROOM) == before
     await hub_.send(message("unharmed"))
