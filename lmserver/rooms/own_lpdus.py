@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from lmserver.protocol import ids
 from lmserver.protocol.auth_rules import authorize
 from lmserver.protocol.errors import AuthRejected, InvalidJson
 from lmserver.protocol.events import EventDraft, Lpdu
@@ -151,8 +152,10 @@ class OwnLpdus:
     async def answered(self, hub: str, accepted: Mapping[str, str], failed: Mapping[str, str]) -> None:
         """The hub's `send` response: LPDU ID to event ID, and LPDU ID to reason.
 
-        IDs that were never queued for this hub are ignored.
+        IDs that were never queued for this hub are ignored, and event IDs that are none.
         """
+        accepted = {lpdu_id: named for lpdu_id, named in accepted.items() if ids.is_event_id(named)}
+        failed = {lpdu_id: reason.replace("\0", " ") for lpdu_id, reason in failed.items()}
         settled = await self._db.run(lambda db: self._store_answers(db, hub, accepted, failed))
         for lpdu_id, outcome in settled.items():
             self._answers.settle(lpdu_id, outcome, placed=False)

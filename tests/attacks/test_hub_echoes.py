@@ -250,3 +250,37 @@ async def test_what_is_settled_is_forgotten_in_the_end(bob: Prey) -> None:
     assert await statuses(bob) == ["pending"]
     assert await bob.db.fetchval("SELECT count(*) FROM client_transactions") == 1
     await bob.hub.start()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"org.lmserver.accepted": "$\0"},
+        {"org.lmserver.accepted": "$a b"},
+        {"failed_pdus": {"error": "because\0"}},
+    ],
+)
+async def test_b9_what_cannot_be_kept_of_a_hubs_answer_does_not_stop_its_queue(
+    bob: Prey, answer: dict[str, object]
+) -> None:
+    honest = bob.hub.answers["send"]
+
+    async def junk(request: Received) -> web.StreamResponse:
+        [lpdu] = request.json["pdus"]
+        lpdu_id = parse_lpdu(lpdu, LM_02).event_id
+        return web.json_response({kind: {lpdu_id: said} for kind, said in answer.items()})
+
+    refused = "failed_pdus" in answer
+    waits(bob, HANGS if refused else 0.2)
+    bob.hub.answers["send"] = junk
+    if refused:
+        assert isinstance(await says(bob), Rejected)
+        bob.hub.answers["send"] = honest
+    else:
+        with pytest.raises(HubSilent):
+            await says(bob)
+        assert await statuses(bob) == ["pending"]
+        bob.hub.answers["send"] = honest
+        await time_passes(bob)
+    waits(bob, HANGS)
+    assert isinstance(await says(bob, "next", ClientTxn(BOB, "PHONE", "t2")), Accepted)
