@@ -32,7 +32,7 @@ from lmserver.rooms.outcomes import ClientTxn, GapFound, Outcome, Proposal, Reje
 from lmserver.rooms.signing import Signing
 from lmserver.rooms.snapshot import Snapshot
 from lmserver.storage import room_log, room_purges
-from lmserver.storage.database import Connection, Database, UniqueViolation
+from lmserver.storage.database import Connection, Database, DatabaseUnavailable, UniqueViolation
 from lmserver.storage.room_log import RoomRow
 
 log = structlog.get_logger(__name__)
@@ -175,17 +175,21 @@ class Turns:
             try:
                 await self._append_requests(room_id, requests)
             except Exception as error:  # one failure must not end the room's turn for ever
-                for request in requests:
-                    if not request.answer.done():
-                        request.answer.set_exception(error)
-                        request.answer.exception()
+                _fail(requests, error)
         turn.task = None
         if self._turns.get(room_id) is turn:
             del self._turns[room_id]
 
     async def _append_requests(self, room_id: str, requests: Sequence[_Request]) -> None:
+        """Append and answer them. Where they fail together, the one whose fault it is fails alone."""
         proposals = [p for request in requests for p in request.proposals]
-        appended = await self._append(room_id, proposals)
+        try:
+            appended = await self._append(room_id, proposals)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            await self._divide(room_id, requests, error)
+            return
         self._committed(room_id, appended)
         start = 0
         for request in requests:
@@ -193,6 +197,15 @@ class Turns:
             if not request.answer.done():
                 request.answer.set_result(appended.outcomes[start:end])
             start = end
+
+    async def _divide(self, room_id: str, requests: Sequence[_Request], error: Exception) -> None:
+        half = len(requests) // 2
+        if half == 0:
+            _fail(requests, error)
+            return
+        log.warning("turn_divided", room_id=room_id, requests=len(requests), error=type(error).__name__)
+        await self._append_requests(room_id, requests[:half])
+        await self._append_requests(room_id, requests[half:])
 
     async def _append(self, room_id: str, proposals: Sequence[Proposal]) -> Appended:
         """One append transaction; a conflict of another process is decided again at the new head."""
@@ -271,6 +284,14 @@ class Turns:
         tasks = [turn.task for turn in self._turns.values() if turn.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         self._signing.close()
+
+
+def _fail(requests: Sequence[_Request], error: Exception) -> None:
+    """Tell those who have no answer yet."""
+    for request in requests:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+            request.answer.exception()
 
 
 def _take_batch(turn: _Turn) -> list[_Request]:
