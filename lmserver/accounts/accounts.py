@@ -13,7 +13,16 @@ from lmserver.accounts.device_lists import DeviceLists, Reach
 from lmserver.accounts.errors import AccountError
 from lmserver.accounts.passwords import Passwords
 from lmserver.protocol import ids
-from lmserver.storage import access_tokens, accounts, cross_signing, departures, e2e_keys, key_backups, media
+from lmserver.storage import (
+    access_tokens,
+    accounts,
+    cross_signing,
+    departures,
+    e2e_keys,
+    erasures,
+    key_backups,
+    media,
+)
 from lmserver.storage.accounts import Account, Device
 from lmserver.storage.database import Connection, Database, UniqueViolation
 
@@ -173,6 +182,7 @@ class Accounts:
         async def work(db: Connection) -> None:
             await accounts.reactivate(db, user_id, password_hash, ids.localpart_of(user_id))
             await departures.done(db, user_id)
+            await erasures.remove(db, user_id)
 
         await self._db.run(work)
 
@@ -183,12 +193,14 @@ class Accounts:
 
     async def deactivate(self, user_id: str, *, erase: bool = False) -> None:
         """End every login and let the user leave all rooms, by and by; the user ID is never given to
-        anybody else. With `erase` what they uploaded is hidden. Doing it again does no harm."""
+        anybody else. With `erase` what they uploaded is hidden, and what they sent from those who come to
+        its rooms later. Doing it again does no harm."""
         names = [d.device_id for d in await accounts.devices(self._db, user_id)]
 
         async def work(db: Connection) -> Reach | None:
             await accounts.deactivate(db, user_id)
             if erase:
+                await erasures.add(db, user_id)
                 await media.quarantine_of_user(db, user_id)
             reach = await self.remove_devices(db, user_id, names)
             await cross_signing.remove_user(db, user_id)

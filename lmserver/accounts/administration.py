@@ -140,7 +140,7 @@ class AccountAdministration:
         await self._accounts.set_suspended(user_id, suspended)
 
     async def deactivate(self, by: str, user_id: str, *, erase: bool = False) -> None:
-        """End the account for good, and with `erase` hide its uploads; doing it again does no harm."""
+        """End the account for good (see Accounts.deactivate); doing it again does no harm."""
         await self.get(user_id)
         self._check_own(by, user_id, AccountChange(deactivated=True))
         await self._accounts.deactivate(user_id, erase=erase)

@@ -16,7 +16,7 @@ from lmserver.storage.account_list import ORDERS, AccountQuery, ListedAccount
 from lmserver.web.endpoint import Auth, Reply, Request, endpoint
 from lmserver.web.errors import ApiError, bad_json, missing_param
 
-_UNKNOWN_HERE = frozenset({"is_guest", "user_type", "shadow_banned", "erased"})
+_UNKNOWN_HERE = frozenset({"is_guest", "user_type", "shadow_banned"})
 """Orders of Synapse's for what nobody has here: the name decides."""
 
 
@@ -98,7 +98,7 @@ class UserEndpoints:
     @endpoint("POST", SYNAPSE + "/v1/deactivate/{user_id}", auth=Auth.ADMIN)
     async def deactivate(self, request: Request) -> JsonObject:
         """End an account for good. What is only the user's goes with it in any case, and with `erase` what
-        they uploaded is hidden; what they sent belongs to the rooms."""
+        they uploaded is hidden, and what they sent from those who come to its rooms later."""
         user_id, body = p.user_id(request, self._our_name), await request.json_or_empty()
         erase = p.of_body(body, "erase", bool) is True
         try:
@@ -157,7 +157,7 @@ def _listed(account: ListedAccount) -> JsonObject:
         "admin": account.is_admin,
         "user_type": None,
         "deactivated": account.deactivated,
-        "erased": account.deactivated,
+        "erased": account.erased,
         "shadow_banned": False,
         "displayname": account.displayname,
         "avatar_url": account.avatar_url,

@@ -62,7 +62,7 @@ class EventEndpoints:
             return wire(event, version, hide=view.hides(event))
 
         def whole(event: StoredEvent) -> bytes:
-            return wire(event, version)
+            return wire(event, version, hide=view.erases(event))
 
         # Who may see the event may see the state it was sent into, however old that is.
         show = hiding if view.hides(at) else whole

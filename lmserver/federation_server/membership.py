@@ -14,10 +14,12 @@ from lmserver.federation_server.event_lists import state_answer, wire
 from lmserver.federation_server.once import Once
 from lmserver.federation_server.paths import STABLE, UNSTABLE
 from lmserver.federation_server.rooms_known import hub_view
+from lmserver.federation_server.server_view import server_view
 from lmserver.protocol import canonical_json, ids
 from lmserver.protocol.auth_rules import authorize
 from lmserver.protocol.errors import AuthRejected
 from lmserver.protocol.events import EventDraft, Lpdu, is_lpdu_shaped, parse_lpdu
+from lmserver.protocol.room_versions import room_version
 from lmserver.protocol.room_view import RoomView
 from lmserver.rooms import stripped_state
 from lmserver.rooms.checking import Verifier
@@ -113,7 +115,7 @@ class MembershipEndpoints:
 
         reply = await self._send(request, "join", which, kept_as="joined")
         joined = orjson.loads(reply.body)
-        return await self._join_answer(joined["room_id"], joined["event_id"])
+        return await self._join_answer(request.origin, joined["room_id"], joined["event_id"])
 
     @endpoint("POST", STABLE + "/v3/send_leave/{txn_id}", UNSTABLE + "/send_leave/{txn_id}",
               auth=Auth.SERVER, rate=_RATE)  # fmt: skip
@@ -183,15 +185,16 @@ class MembershipEndpoints:
         if verdict is not None:
             raise forbidden(str(verdict))
 
-    async def _join_answer(self, room_id: str, event_id: str) -> Streamed:
+    async def _join_answer(self, origin: str, room_id: str, event_id: str) -> Streamed:
         join = await room_log.event(self._db, event_id, room_id)
-        view = await self._engine.view(room_id)
-        if join is None or join.position is None or view is None:
+        room = await room_log.room(self._db, room_id)
+        if join is None or join.position is None or room is None:
             raise not_found("The room is not here any more")
-        version = view.version
+        version = room_version(room.room_version)
+        view = await server_view(self._db, room, origin)
 
         def show(event: StoredEvent) -> bytes:
-            return wire(event, version)
+            return wire(event, version, hide=view.erases(event))
 
         beginning = (
             b'{"event":' + show(join)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import orjson
 
 from lmserver.rooms.access import history_visibility
+from lmserver.rooms.erasures import Erasures
 from lmserver.rooms.visible_ranges import FOREVER, Ranges, Span, last_joined, visible_to_user
-from lmserver.storage import room_state
+from lmserver.storage import erasures, room_state
 from lmserver.storage.database import Executor
 from lmserver.storage.room_log import RoomRow, StoredEvent
 from lmserver.storage.room_state import MembershipSpan
@@ -21,6 +22,7 @@ class ServerView:
 
     visible: Ranges
     until: int | None
+    erasures: Erasures
 
     def knows(self, event: StoredEvent) -> bool:
         """Whether the server has any reason to know that the event exists (attacks B16, B17)."""
@@ -36,13 +38,22 @@ class ServerView:
         An event without a position is part of a state: see `hides_state_entry`.
         """
         if event.position is None or event.position in self.visible:
-            return False
+            return self.erases(event)
         return bool(orjson.loads(event.pdu)["type"] != "m.mls.commit")
+
+    def erases(self, event: StoredEvent) -> bool:
+        """Whether the sender was erased before the server came."""
+        if not self.erasures:
+            return False
+        fields = orjson.loads(event.pdu)
+        return self.erasures.hide(fields["sender"], fields["type"], fields.get("state_key"), event.position)
 
 
 async def hides_state_entry(db: Executor, view: ServerView, event: StoredEvent) -> bool:
     """The same for state that came with our join: shown if the server may see any moment at which
     it was in force."""
+    if view.erases(event):
+        return True
     fields = orjson.loads(event.pdu)
     lives = await room_state.state_history(db, event.room_id, fields["type"], fields["state_key"])
     return not any(
@@ -54,7 +65,9 @@ async def hides_state_entry(db: Executor, view: ServerView, event: StoredEvent) 
 
 async def server_view(db: Executor, room: RoomRow, server: str) -> ServerView:
     spans = server_spans(await room_state.server_memberships(db, room.room_id, server))
-    return ServerView(visible_to_user(spans, await history_visibility(db, room)), last_joined(spans))
+    visible = visible_to_user(spans, await history_visibility(db, room))
+    erased = (await erasures.in_rooms(db, [room.room_id])).get(room.room_id, {})
+    return ServerView(visible, last_joined(spans), Erasures(erased, spans))
 
 
 def server_spans(memberships: Sequence[MembershipSpan]) -> list[Span]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmserver.protocol.room_versions import RoomVersion, room_version
-from lmserver.rooms.client_format import Shown
+from lmserver.rooms.client_format import Shown, redacted, shown
+from lmserver.rooms.erasures import NO_ERASURES, Erasures
 from lmserver.rooms.visible_ranges import (
     EVERYTHING,
     FOREVER,
@@ -19,7 +20,7 @@ from lmserver.rooms.visible_ranges import (
 )
 from lmserver.storage import room_log, room_state
 from lmserver.storage.database import Executor
-from lmserver.storage.room_log import RoomRow
+from lmserver.storage.room_log import RoomRow, StoredEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Access:
     state_position: int | None
     ignored: frozenset[str] = frozenset()
     memberships: tuple[Span, ...] = ()
+    erasures: Erasures = NO_ERASURES
 
     @classmethod
     def of_history(
@@ -54,8 +56,10 @@ class Access:
         members: Sequence[Span],
         visibility: Sequence[Span],
         ignored: frozenset[str],
+        erased: Mapping[str, int],
     ) -> Access:
-        """From the spans of the user's membership and of the room's history visibility."""
+        """From the spans of the user's membership and of the room's history visibility, and who was erased
+        (see Erasures)."""
         membership = membership_now(members)
         open_now = (
             bool(visibility) and visibility[-1].end is None and visibility[-1].value == "world_readable"
@@ -68,11 +72,12 @@ class Access:
             _state_position(room, members, membership, open_now),
             ignored,
             tuple(members),
+            Erasures(erased, members) if erased else NO_ERASURES,
         )
 
     @classmethod
     def of_member(cls, room: RoomRow, ignored: frozenset[str]) -> Access:
-        """Of a user who was joined all through what will be read."""
+        """Of a user who was joined all through what will be read, in a room where nobody was erased."""
         return cls(
             room,
             room_version(room.room_version),
@@ -100,6 +105,20 @@ class Access:
     def follows(self) -> bool:
         """Whether what is true of the room now may be seen, and not only what was until some moment."""
         return self.state_position is not None and FOREVER in self.visible
+
+    def shown(self, stored: StoredEvent) -> Shown:
+        """An event as this user may see it."""
+        return self.seen(shown(stored, self.version))
+
+    def seen(self, event: Shown) -> Shown:
+        """The same of one that others share."""
+        return redacted(event, self.version) if self.erases(event) else event
+
+    def erases(self, event: Shown) -> bool:
+        """Whether the sender was erased before this user came."""
+        return bool(self.erasures) and self.erasures.hide(
+            event.sender, event.type, event.state_key, event.position
+        )
 
     def ignores(self, event: Shown) -> bool:
         """CS API §Ignoring Users: every way of reading a room leaves these events out."""

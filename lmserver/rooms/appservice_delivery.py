@@ -23,6 +23,7 @@ from lmserver.federation_client.errors import FederationError
 from lmserver.rooms.access import Access, Reader
 from lmserver.rooms.appservice_encryption import Encryption
 from lmserver.rooms.client_format import Extras, Shown, client_event
+from lmserver.rooms.erasures import NO_ERASURES
 from lmserver.rooms.reading import Reading
 from lmserver.rooms.typing import Typing
 from lmserver.rooms.visible_ranges import EVERYTHING
@@ -266,7 +267,7 @@ class Delivery:
         access = await self._reading.access(self._service.sender, room_id)
         if access is None:
             return [], None, False
-        whole = replace(access, visible=EVERYTHING, ignored=frozenset())
+        whole = replace(access, visible=EVERYTHING, ignored=frozenset(), erasures=NO_ERASURES)
         rendered, upto = await self._stretch(room, whole, self._service.sender, after, limit)
         now_told = Told(upto, True)
         return rendered, None if now_told == told else now_told, upto < room.head_position
@@ -290,7 +291,7 @@ class Delivery:
         stored = await room_log.events_between(
             self._db, room.room_id, after, room.head_position, limit, newest_first=False
         )
-        visible = [e for e in self._reading.shown_all(stored, access.version) if self._may_see(e, access)]
+        visible = [e for e in self._reading.shown_all(stored, access) if self._may_see(e, access)]
         rendered = await self._reading.render(access, Reader(user_id), visible)
         return rendered, stored[-1].position or after if stored else max(after, room.head_position)
 

@@ -72,6 +72,11 @@ def shown(stored: StoredEvent, version: RoomVersion) -> Shown:
     return Shown(stored.event_id, stored.position, fields, stored.redacted_by)
 
 
+def redacted(event: Shown, version: RoomVersion) -> Shown:
+    """A copy for somebody who may not see what it says; its ID is the same."""
+    return Shown(event.event_id, event.position, redact(event.fields, version), event.redacted_by)
+
+
 @dataclass(frozen=True, slots=True)
 class ThreadBundle:
     """A thread as its root tells of it; `latest_edit` is the last edit of its latest event."""

@@ -15,12 +15,13 @@ from lmserver.protocol.events import EventDraft
 from lmserver.protocol.room_versions import RoomVersion
 from lmserver.rooms import relations, unsigned
 from lmserver.rooms.access import Access, Reader, membership_now
-from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event, shown
+from lmserver.rooms.client_format import ClientEvent, Extras, Shown, client_event
 from lmserver.rooms.parsed_events import ParsedEvents
 from lmserver.rooms.visible_ranges import spans_of, visibility_spans
 from lmserver.storage import (
     account_data,
     aliases,
+    erasures,
     room_batches,
     room_log,
     room_reads,
@@ -73,6 +74,8 @@ class Reading:
         )
         started = [room_id for room_id, room in rooms.items() if room.min_position != 0]
         incomplete = await room_batches.incomplete(self._db, started) if started else set()
+        some = [room_id for room_id, room in rooms.items() if room.has_erasures]
+        erased = await erasures.in_rooms(self._db, some) if some else {}
         found: dict[str, Access] = {}
         for room_id, room in rooms.items():
             visibility = visibility_spans(settings.get(room_id, []), complete=room_id not in incomplete)
@@ -80,7 +83,7 @@ class Reading:
             left = membership_now(spans) in ("leave", "ban")
             if spans and left and await aliases.is_forgotten(self._db, user_id, room_id):
                 spans = []
-            found[room_id] = Access.of_history(room, spans, visibility, ignored)
+            found[room_id] = Access.of_history(room, spans, visibility, ignored, erased.get(room_id, {}))
         return found
 
     async def access_of_member(self, user_id: str, room_id: str) -> Access | None:
@@ -92,7 +95,9 @@ class Reading:
         """The same for many rooms."""
         found = await room_batches.rooms(self._db, room_ids)
         ignored = await account_data.ignored_users(self._db, user_id)
-        return {room_id: Access.of_member(room, ignored) for room_id, room in found.items()}
+        some = [room_id for room_id, room in found.items() if room.has_erasures]
+        told = await self.accesses(user_id, some) if some else {}
+        return {id_: told.get(id_) or Access.of_member(room, ignored) for id_, room in found.items()}
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Reading:
         stored = await room_log.event(self._db, event_id, access.room_id)
         if stored is None or stored.soft_failed is not None:
             return None
-        event = shown(stored, access.version)
+        event = access.shown(stored)
         if access.ignores(event):
             return None
         if event.position is not None:
@@ -181,7 +186,7 @@ class Reading:
         at = access.state_position if position is None else access.state_at(position)
         if at is None:
             return []
-        return await self.shown_many(await room_state.state_at(self._db, access.room_id, at), access.version)
+        return await self.shown_many(await room_state.state_at(self._db, access.room_id, at), access)
 
     async def state_entry(self, access: Access, type_: str, state_key: str) -> Shown | None:
         if access.state_position is None:
@@ -189,7 +194,7 @@ class Reading:
         stored = await room_state.state_entry(
             self._db, access.room_id, access.state_position, type_, state_key
         )
-        return None if stored is None else shown(stored, access.version)
+        return None if stored is None else access.shown(stored)
 
     async def members(self, access: Access, position: int | None = None) -> list[tuple[str, Shown]]:
         """(membership, member event) of everybody, now or before `position`."""
@@ -197,7 +202,7 @@ class Reading:
         if at is None:
             return []
         found = await room_reads.members_at(self._db, access.room_id, at)
-        return [(membership, shown(stored, access.version)) for membership, stored in found]
+        return [(membership, access.shown(stored)) for membership, stored in found]
 
     async def members_named(self, access: Access, position: int, user_ids: Iterable[str]) -> list[Shown]:
         """The member events of some users before `position`; the newest that may be seen of those
@@ -207,12 +212,12 @@ class Reading:
         if at is None or access.state_position is None or not wanted:
             return []
         stored = await room_reads.member_events(self._db, access.room_id, at, wanted)
-        found = self.shown_all(stored, access.version)
+        found = self.shown_all(stored, access)
         missing = set(wanted) - {event.state_key for event in found}
         if missing and access.room.min_position > 0:
             last = access.state_position
             stored = await room_reads.member_events(self._db, access.room_id, last, list(missing))
-            found += self.shown_all(stored, access.version)
+            found += self.shown_all(stored, access)
         return found
 
     async def repeats_annotation(self, draft: EventDraft, txn: TransactionKey) -> bool:
@@ -222,17 +227,19 @@ class Reading:
     # -- showing --------------------------------------------------------------------------------
 
     def shown(self, stored: StoredEvent, version: RoomVersion) -> Shown:
+        """For those who were in the room when it was sent."""
         return self._parsed.shown(stored, version)
 
-    def shown_all(self, stored: Iterable[StoredEvent], version: RoomVersion) -> list[Shown]:
-        return [self._parsed.shown(row, version) for row in stored if row.soft_failed is None]
+    def shown_all(self, stored: Iterable[StoredEvent], access: Access) -> list[Shown]:
+        version = access.version
+        return [access.seen(self._parsed.shown(row, version)) for row in stored if row.soft_failed is None]
 
-    async def shown_many(self, stored: Sequence[StoredEvent], version: RoomVersion) -> list[Shown]:
+    async def shown_many(self, stored: Sequence[StoredEvent], access: Access) -> list[Shown]:
         """The same of any number, so that others get their turn in between (attack R14)."""
-        found = self.shown_all(stored[:PIECE], version)
+        found = self.shown_all(stored[:PIECE], access)
         for start in range(PIECE, len(stored), PIECE):
             await asyncio.sleep(0)
-            found += self.shown_all(stored[start : start + PIECE], version)
+            found += self.shown_all(stored[start : start + PIECE], access)
         return found
 
     async def render(self, access: Access, reader: Reader, events: Sequence[Shown]) -> list[ClientEvent]:
@@ -281,7 +288,7 @@ def _is_commit(access: Access, event: Shown) -> bool:
 def _acceptable(row: StoredEvent, access: Access, wanted: Wanted) -> Shown | None:
     if row.soft_failed is not None:
         return None
-    event = shown(row, access.version)
+    event = access.shown(row)
     return event if wanted(event) and not access.ignores(event) else None
 
 

@@ -115,7 +115,7 @@ def _bundle(
         if position in access.visible and sender not in access.ignored
     ]
     found, thread = threads.get(event_id), None
-    if found is not None and found.replies > 0 and (last := _visible(access, found.latest)) is not None:
+    if found is not None and found.replies > 0 and (last := _latest(access, found.latest)) is not None:
         last_edit = _visible(access, latest.get(last.event_id))
         thread = ThreadBundle(found.replies, found.participated, last, last_edit)
     return Bundle(edit, refers, thread) if edit is not None or refers or thread is not None else None
@@ -125,11 +125,18 @@ def _root(access: Access, stored: StoredEvent | None) -> Shown | None:
     """A thread stays one when its root is redacted."""
     if stored is None or stored.soft_failed is not None or stored.position is None:
         return None
-    event = shown(stored, access.version)
+    event = access.shown(stored)
     return None if stored.position not in access.visible or access.ignores(event) else event
 
 
 def _visible(access: Access, stored: StoredEvent | None) -> Shown | None:
+    """A redacted event relates to nothing any more, nor does the redacted copy of one."""
+    event = _latest(access, stored)
+    return None if event is None or access.erases(event) else event
+
+
+def _latest(access: Access, stored: StoredEvent | None) -> Shown | None:
+    """Of a thread that is told of."""
     return None if stored is None or stored.redacted_by is not None else _root(access, stored)
 
 

@@ -261,7 +261,7 @@ def _seen(
     if stored.soft_failed is not None or stored.redacted_by is not None:
         return None
     event = shown(stored, access.version)
-    wanted = query.wanted.passes(event) and not access.ignores(event)
+    wanted = query.wanted.passes(event) and not access.ignores(event) and not access.erases(event)
     return Found(hit, event, access) if wanted else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmserver.rooms import relations
 from lmserver.rooms.access import Access, Reader
-from lmserver.rooms.client_format import ENCRYPTED, Extras, Shown, shown
+from lmserver.rooms.client_format import ENCRYPTED, Extras, Shown
 from lmserver.storage import client_transactions, room_batches
 from lmserver.storage.database import Database, Executor
 
@@ -46,7 +46,7 @@ async def _redactions(db: Executor, rooms: Rooms) -> dict[str, Shown]:
     if not wanted:
         return {}
     return {
-        row.event_id: shown(row, by_room[row.room_id].version)
+        row.event_id: by_room[row.room_id].shown(row)
         for row in await room_batches.events_by_id(db, sorted(wanted))
         if row.position is not None and row.position in by_room[row.room_id].visible
     }
@@ -67,7 +67,7 @@ async def _previous(db: Executor, rooms: Rooms) -> dict[str, Shown]:
         return {}
     previous = [(access, event_id, found.get(place)) for access, event_id, place in state]
     return {
-        event_id: shown(stored, access.version)
+        event_id: access.shown(stored)
         for access, event_id, stored in previous
         if stored is not None and _may_see_previous(access, stored.position)
     }

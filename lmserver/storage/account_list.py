@@ -10,7 +10,8 @@ from lmserver.storage.list_page import ListPage
 from lmserver.storage.people import escaped
 
 ORDERS: Final = frozenset({
-    "name", "admin", "deactivated", "locked", "displayname", "avatar_url", "creation_ts", "last_seen_ts",
+    "name", "admin", "deactivated", "erased", "locked", "displayname", "avatar_url", "creation_ts",
+    "last_seen_ts",
 })  # fmt: skip
 
 
@@ -35,6 +36,7 @@ class ListedAccount:
     deactivated: bool
     locked: bool
     suspended: bool
+    erased: bool
     displayname: str | None
     avatar_url: str | None
     created_ts: int
@@ -47,7 +49,7 @@ def _listed(row: Any) -> ListedAccount:
 
 async def one(db: Executor, user_id: str) -> ListedAccount | None:
     row = await db.fetchrow(
-        "SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.displayname,"
+        "SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.erased, a.displayname,"
         " a.avatar_url, a.created_ts,"
         " (SELECT max(d.last_seen_ts) FROM devices AS d WHERE d.user_id = a.user_id) AS last_seen_ts"
         " FROM accounts AS a WHERE a.user_id = $1",
@@ -59,17 +61,17 @@ async def one(db: Executor, user_id: str) -> ListedAccount | None:
 async def page(db: Executor, query: AccountQuery, part: ListPage) -> list[ListedAccount]:
     """One page; user IDs decide between equals."""
     rows = await db.fetch(
-        "SELECT * FROM (SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.displayname,"
-        " a.avatar_url,"
-        " a.created_ts, (SELECT max(d.last_seen_ts) FROM devices AS d WHERE d.user_id = a.user_id)"
-        " AS last_seen_ts FROM accounts AS a WHERE ($1::text IS NULL OR lower(a.user_id) LIKE $1 ESCAPE '!'"
+        "SELECT * FROM (SELECT a.user_id, a.is_admin, a.deactivated, a.locked, a.suspended, a.erased,"
+        " a.displayname, a.avatar_url, a.created_ts,"
+        " (SELECT max(d.last_seen_ts) FROM devices AS d WHERE d.user_id = a.user_id) AS last_seen_ts"
+        " FROM accounts AS a WHERE ($1::text IS NULL OR lower(a.user_id) LIKE $1 ESCAPE '!'"
         " OR lower(a.displayname) LIKE $1 ESCAPE '!') AND ($2::text IS NULL OR a.user_id LIKE $2 ESCAPE '!')"
         " AND ($3::boolean IS NULL OR a.is_admin = $3) AND ($4 OR NOT a.deactivated) AND ($5 OR NOT a.locked)"
         ") AS f ORDER BY"
         " CASE WHEN NOT $7 THEN CASE $6 WHEN 'admin' THEN is_admin WHEN 'deactivated' THEN deactivated"
-        " WHEN 'locked' THEN locked END END,"
+        " WHEN 'locked' THEN locked WHEN 'erased' THEN erased END END,"
         " CASE WHEN $7 THEN CASE $6 WHEN 'admin' THEN is_admin WHEN 'deactivated' THEN deactivated"
-        " WHEN 'locked' THEN locked END END DESC,"
+        " WHEN 'locked' THEN locked WHEN 'erased' THEN erased END END DESC,"
         " CASE WHEN NOT $7 THEN CASE $6 WHEN 'creation_ts' THEN created_ts"
         " WHEN 'last_seen_ts' THEN last_seen_ts END END,"
         " CASE WHEN $7 THEN CASE $6 WHEN 'creation_ts' THEN created_ts"

@@ -52,10 +52,11 @@ def in_lists(pairs: Iterable[tuple[str, object]]) -> tuple[list[str], list[str]]
 async def rooms(db: Executor, room_ids: Sequence[str]) -> dict[str, RoomRow]:
     rows = await db.fetch(
         "SELECT room_id, room_version, hub_server, create_event_id, head_position, head_event_id,"
-        " min_position, hold FROM rooms WHERE room_id = ANY($1::text[])",
+        " min_position, hold, EXISTS (SELECT FROM erasures AS e WHERE e.room_id = r.room_id) AS has_erasures"
+        " FROM rooms AS r WHERE room_id = ANY($1::text[])",
         list(room_ids),
     )
-    return {r["room_id"]: RoomRow(*(r[name] for name in RoomRow.__slots__)) for r in rows}
+    return {r["room_id"]: RoomRow(*r) for r in rows}
 
 
 async def incomplete(db: Executor, room_ids: Sequence[str]) -> set[str]:

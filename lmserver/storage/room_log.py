@@ -28,6 +28,8 @@ class RoomRow:
     min_position: int
     hold: str | None = None
     """Why it may not be extended; see storage/holds.py."""
+    has_erasures: bool = False
+    """Whether there may be rows of it in storage/erasures.py; asked for where rooms are read for users."""
 
     @property
     def held(self) -> bool:
@@ -66,7 +68,7 @@ class NewEvent:
 
 
 def _room(row: Any) -> RoomRow:
-    return RoomRow(*(row[name] for name in RoomRow.__slots__))
+    return RoomRow(*row)
 
 
 def _event(row: Any) -> StoredEvent:

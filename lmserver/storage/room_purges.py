@@ -210,6 +210,7 @@ async def remove_room(db: Connection, room_id: str, our_name: str) -> None:
         await db.execute(query, room_id, users)
     for query in (
         "DELETE FROM appservice_rooms WHERE room_id = $1",
+        "DELETE FROM erasures WHERE room_id = $1",
         "DELETE FROM published_rooms WHERE room_id = $1",
         "DELETE FROM push_rooms WHERE room_id = $1",
         "DELETE FROM room_aliases WHERE room_id = $1",

@@ -31,7 +31,8 @@ CREATE TABLE accounts (
     avatar_url text,
     created_ts bigint NOT NULL,
     locked boolean NOT NULL DEFAULT false,
-    suspended boolean NOT NULL DEFAULT false
+    suspended boolean NOT NULL DEFAULT false,
+    erased boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX accounts_pkey ON accounts USING btree (user_id);
 
@@ -187,6 +188,13 @@ CREATE TABLE directory_users (
 );
 CREATE UNIQUE INDEX directory_users_pkey ON directory_users USING btree (user_id);
 CREATE INDEX directory_users_words ON directory_users USING gin (words);
+
+CREATE TABLE erasures (
+    room_id text NOT NULL,
+    user_id text NOT NULL,
+    position bigint NOT NULL
+);
+CREATE UNIQUE INDEX erasures_pkey ON erasures USING btree (room_id, user_id);
 
 CREATE TABLE event_relations (
     room_id text NOT NULL,

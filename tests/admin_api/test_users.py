@@ -203,3 +203,7 @@ async def test_what_an_erased_user_uploaded_is_hidden(admin: AdminApi, erase: bo
     else:
         await admin.ok("POST", f"{V1}/deactivate/{ALICE}", {"erase": erase})
     assert await status() == (404 if erase else 200)
+    found = await admin.ok("GET", f"{V2}/users/{ALICE}")
+    assert (found["deactivated"], found["erased"]) == (True, erase)
+    last = "alice" if erase else "root"
+    assert (await names(admin, "?deactivated=true&order_by=erased"))[-1] == last

@@ -8,11 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from lmserver.protocol.events import EventDraft
+from lmserver.protocol import canonical_json
+from lmserver.protocol.events import EventDraft, parse_pdu
 from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.outcomes import Accepted
+from lmserver.storage import erasures, room_log
 from lmserver.storage.database import Database
-from tests.federation.world import World, path
+from tests.federation.world import UNSTABLE, World, path
 from tests.kit.engines import adopt_join
 from tests.kit.rooms import (
     ALICE,
@@ -251,3 +253,28 @@ async def test_b16_state_that_came_with_our_join_is_shown_to_those_who_may_see_i
     assert (status, body["content"]) == (200, {"name": SECRET})
     status, body = await world.ask("GET", urls(topic.event_id)["event"], origin=EVIL)
     assert (status, body["content"]) == (200, {})
+
+
+async def test_c7_of_who_was_erased_servers_that_come_later_get_redacted_copies(world: World) -> None:
+    """Mallory's server was there, Bob's comes later; for that the event's ID holds all the same."""
+    await world.engine.create(LM_02, opening())
+    hers = draft("m.room.member", {"membership": "join", "displayname": SECRET}, state_key=ALICE)
+    await put(world, [lpdu(member("join", sender=MALLORY)), hers])
+    await put(world, [draft("m.room.name", {"name": "The room"}, state_key="")])
+    event_id = await put(world, [message(SECRET)])
+    await world.db.run(lambda db: erasures.add(db, ALICE))
+    body = lpdu(member("join", sender=BOB)).fields
+    status, joined = await world.ask("POST", f"{UNSTABLE}/send_join/1", body)
+    assert status == 200
+    assert SECRET not in orjson.dumps(joined).decode()
+    names = [e["content"] for e in joined["state"] if e["type"] == "m.room.name"]
+    assert names == [{"name": "The room"}]
+    assert await seen(world, event_id) == dict.fromkeys(urls(event_id), REDACTED)
+    whole = dict.fromkeys(urls(event_id), FULL) | {"state_ids": REDACTED}
+    assert await seen(world, event_id, EVIL) == whole
+    stored = await room_log.event(world.db, event_id)
+    assert stored is not None
+    for origin, version in ((PARTICIPANT, "redacted"), (EVIL, "whole")):
+        _, found = await world.ask("GET", urls(event_id)["event"], origin=origin)
+        assert parse_pdu(found, LM_02).event_id == event_id
+        assert (canonical_json.encode(found) == stored.pdu) is (version == "whole")

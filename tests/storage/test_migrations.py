@@ -42,6 +42,7 @@ DISTRIBUTED_BY = {
     "devices": "user_id",
     "directory_users": "user_id",
     "events": "room_id",
+    "erasures": "room_id",
     "evidence": "room_id",
     "external_ids": "subject",
     "fallback_keys": "user_id",

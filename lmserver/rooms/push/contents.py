@@ -57,7 +57,7 @@ class Contents:
         event = await self._reading.event(access, event_id)
         if event is None and access.membership == "invite":
             stored = await room_log.event(self._db, event_id, access.room_id)
-            found = [] if stored is None else self._reading.shown_all([stored], access.version)
+            found = [] if stored is None else self._reading.shown_all([stored], access)
             event = next((e for e in found if (e.type, e.state_key) == ("m.room.member", user_id)), None)
         return event
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from lmserver.rooms.access import Access
-from lmserver.rooms.client_format import Shown, shown
+from lmserver.rooms.client_format import Shown
 from lmserver.rooms.sliding.connection import Sent
 from lmserver.rooms.sliding.request import LAZY, MEMBER, Pattern, RoomConfig
 from lmserver.rooms.sliding.room_list import UserRoom
@@ -124,7 +124,7 @@ class Frame:
 
     def fill(self, rows: Sequence[StoredEvent], limit: int, since: int | None, *, more: bool) -> None:
         """The timeline out of a stretch's newest rows, newest first; `more` says that it has older ones."""
-        acceptable = [(row, shown(row, self.access.version)) for row in rows if row.soft_failed is None]
+        acceptable = [(row, self.access.shown(row)) for row in rows if row.soft_failed is None]
         events = [(row, event) for row, event in acceptable if not self.access.ignores(event)]
         if self._brings_nothing(len(events)):
             self.limited = False

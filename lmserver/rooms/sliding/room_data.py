@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lmserver.rooms.access import Access, Reader
-from lmserver.rooms.client_format import Shown, shown, told
+from lmserver.rooms.client_format import Shown, told
 from lmserver.rooms.reading import PIECE, Reading
 from lmserver.rooms.sliding.frames import BUMPING, Frame, RoomPlan, hero, left_room
 from lmserver.rooms.sliding.pending import PendingRooms
@@ -146,7 +146,7 @@ class RoomData:
     ) -> dict[str, Shown]:
         wanted = [(p.room_id, p.room.event_id) for p in plans if p.room.left and p.room_id in accesses]
         stored = await room_batches.events_by_id(self._db, wanted) if wanted else []
-        return {row.room_id: shown(row, accesses[row.room_id].version) for row in stored}
+        return {row.room_id: accesses[row.room_id].shown(row) for row in stored}
 
     # -- timelines ------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class RoomData:
             frame.members_changed = frame.after is None or frame.plan.room_id in members
             for count, (position, stored) in enumerate(found.get(frame.plan.room_id, {}).values(), 1):
                 if stored.soft_failed is None:
-                    frame.note(position, shown(stored, frame.access.version))
+                    frame.note(position, frame.access.shown(stored))
                 if count % PIECE == 0:
                     await asyncio.sleep(0)
 
@@ -197,7 +197,7 @@ class RoomData:
         found = await sliding_rooms.state_entries(self._db, wants)
         for frame in frames:
             for _, stored in found.get(frame.plan.room_id, {}).values():
-                event = shown(stored, frame.access.version)
+                event = frame.access.shown(stored)
                 frame.state[event.event_id] = event
                 frame.members = (*(m for m in frame.members if m != event.state_key), event.state_key or "")
             frame.members = frame.members[-MAX_MEMBERS:]
@@ -257,9 +257,9 @@ class RoomData:
             for user in users.get(f.plan.room_id, ())
         ]
         found = await sliding_rooms.state_entries(self._db, wants)
-        versions = {f.plan.room_id: f.access.version for f in frames}
+        accesses = {f.plan.room_id: f.access for f in frames}
         events = [
-            (room_id, shown(stored, versions[room_id]))
+            (room_id, accesses[room_id].shown(stored))
             for room_id, entries in found.items()
             for _, stored in entries.values()
         ]

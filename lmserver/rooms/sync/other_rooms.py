@@ -121,7 +121,7 @@ class OtherRooms:
 
     async def _own_event(self, entry: MemberEntry, access: Access | None) -> Shown | None:
         stored = await room_log.event(self._db, entry.event_id, entry.room_id)
-        return None if stored is None or access is None else shown(stored, access.version)
+        return None if stored is None or access is None else access.shown(stored)
 
     # -- rooms without one ----------------------------------------------------------------------
 

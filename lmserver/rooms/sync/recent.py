@@ -85,7 +85,7 @@ class RecentRooms:
                 continue
             version = room_version(name)
             seen = [e.stored for e in events if e.stored.soft_failed is None and e.sender not in ignored]
-            passing = wanted.timeline.chosen(self._reading.shown_all(seen, version))
+            passing = wanted.timeline.chosen([self._reading.shown(row, version) for row in seen])
             if wanted.timeline.room_passes(room_id) and len(passing) <= wanted.timeline_limit:
                 shown[room_id] = passing
         extras = Extras(

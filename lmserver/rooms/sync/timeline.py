@@ -194,7 +194,7 @@ class RoomSections:
             stored |= await room_batches.state_changes(self._db, gaps)
         found = {
             p.access.room_id: _last_of_each(
-                await self._reading.shown_many(stored.get(p.access.room_id, ()), p.access.version)
+                await self._reading.shown_many(stored.get(p.access.room_id, ()), p.access)
             )
             for p in plans
         }
@@ -282,7 +282,7 @@ class RoomSections:
         return {room_id: self._shown(by_room[room_id], events) for room_id, events in stored.items()}
 
     def _shown(self, access: Access, stored: Iterable[StoredEvent]) -> list[Shown]:
-        return self._reading.shown_all(stored, access.version)
+        return self._reading.shown_all(stored, access)
 
     # -- summary --------------------------------------------------------------------------------
 
