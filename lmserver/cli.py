@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell(f"configuration: {problem}")
     except CommandError as error:
         _tell(str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         return 130
     return 1
@@ -208,8 +213,6 @@ def _with_database_errors(work: Callable[[], int]) -> int:
         return work()
     except (EmbeddedPostgresError, MigrationError, UnsafeDatabase, DatabaseUnavailable) as error:
         raise CommandError(f"database: {error}") from error
-    except OSError as error:
-        raise CommandError(f"{error}: is the port in use, or a file missing?") from error
 
 
 def _dev_config() -> Path:
@@ -292,29 +295,30 @@ def _template(
 
 def _check_config(options: argparse.Namespace) -> int:
     from lmserver import own_keys
+    from lmserver.config_files import file_problems
 
     config = load_config(options.config)
+    problems = file_problems(config)
+    if problems:
+        raise ConfigError(problems)
     if config.signing_key_path.exists():
         own_keys.load(config.signing_key_path, config.server_name)
     else:
         _tell(f"note: {config.signing_key_path} does not exist; the first start makes it")
-    _check_certificate(config)
+    _check_days_left(config)
     for warning in config.warnings():
         _tell(f"warning: {warning}")
     print(f"{options.config}: good")
     return 0
 
 
-def _check_certificate(config: Config) -> None:
+def _check_days_left(config: Config) -> None:
     from lmserver import tls
 
     listener = config.federation_listener
     if listener.tls_certificate is None or listener.tls_private_key is None:
         return
-    try:
-        days = tls.days_left(listener.tls_certificate, listener.tls_private_key)
-    except tls.CertificateError as error:
-        raise ConfigError([f"federation.tls_certificate: {listener.tls_certificate}: {error}"]) from error
+    days = tls.days_left(listener.tls_certificate, listener.tls_private_key)
     if days < tls.WARN_SECONDS / 86400:
         _tell(f"warning: {listener.tls_certificate} has {days:.0f} days left")
 

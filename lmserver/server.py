@@ -22,11 +22,16 @@ from lmserver.accounts.interactive_auth import SESSION_MS
 from lmserver.accounts.passwords import Passwords
 from lmserver.accounts.sso import SESSION_MS as SSO_SESSION_MS
 from lmserver.composition import Server, assemble, clock_ms
-from lmserver.config import Config, ConfigError
+from lmserver.config import ClientListener, Config, ConfigError, MetricsListener
+from lmserver.config_admin import AdminListener
+from lmserver.config_federation import FederationListener
+from lmserver.config_files import file_problems
 from lmserver.federation_client.key_keeper import KeyKeeper
 from lmserver.metrics import Metrics
+from lmserver.protocol import ids
 from lmserver.storage import (
     access_tokens,
+    accounts,
     client_transactions,
     destinations,
     e2e_keys,
@@ -40,7 +45,7 @@ from lmserver.storage import (
     sso,
     to_device,
 )
-from lmserver.storage.database import Database, DatabaseUnavailable
+from lmserver.storage.database import Database, DatabaseUnavailable, UnsafeDatabase
 from lmserver.storage.embedded_postgres import EmbeddedPostgres
 from lmserver.tls import CertificateError, ServerCertificate
 from lmserver.web.addresses import TrustedProxies
@@ -87,11 +92,11 @@ async def open_database(
             dsn = running if running is not None else await embedded.start()
             if running is None:
                 watching = asyncio.create_task(embedded.watch(), name="embedded database")
-        if migrate:
-            await migrations.upgrade(dsn, progress)
         db = await Database.connect(dsn, config.database_pool)
         try:
             await db.check_safety()
+            await (migrations.upgrade(dsn, progress) if migrate else migrations.check(dsn))
+            await _check_name(db, config.server_name)
             yield db
         finally:
             await db.close()
@@ -103,13 +108,26 @@ async def open_database(
             await embedded.stop()
 
 
+async def _check_name(db: Database, server_name: str) -> None:
+    """Raises UnsafeDatabase for the database of another server: ours would sign in its rooms."""
+    user_id = await accounts.anybody(db)
+    if user_id is not None and ids.server_of(user_id) != server_name:
+        raise UnsafeDatabase(
+            f"it belongs to {ids.server_of(user_id)}, and server_name is {server_name}: a server cannot"
+            " change its name; set it back, or data_dir and database.url to a place of this server's own"
+        )
+
+
 # -- the process ------------------------------------------------------------------------------------
 
 
 def run(
     config: Config, *, ready: Callable[[], None] = lambda: None, progress: Progress = lambda _: None
 ) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    """Serve until SIGTERM or SIGINT; returns the exit status. Raises ConfigError."""
+    problems = file_problems(config)
+    if problems:
+        raise ConfigError(problems)
     logs.configure(config.logging.level, config.logging.format)
     for warning in config.warnings():
         log.warning("configuration", warning=warning)
@@ -216,6 +234,9 @@ def _collect_less() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
+_Place = ClientListener | FederationListener | AdminListener | MetricsListener
+
+
 async def _listen(server: Server, listeners: list[Listener], certificate: ServerCertificate | None) -> None:
     config = server.config
     tls = certificate.context if certificate is not None else None
@@ -224,18 +245,23 @@ async def _listen(server: Server, listeners: list[Listener], certificate: Server
     share = (OPEN_FILES if soft == resource.RLIM_INFINITY else soft) // 4
     peers, anybody = Capacity(share, CONNECTIONS_PER_ADDRESS), Capacity(share)
     federation = config.federation_listener
-    sites: list[tuple[Handler, Capacity, str, int, ssl.SSLContext | None]] = [
-        (server.client_app[DISPATCHER], anybody, config.client.host, config.client.port, None),
-        (server.federation_app[DISPATCHER], peers, federation.host, federation.port, tls),
+    sites: list[tuple[str, Handler, Capacity, _Place, ssl.SSLContext | None]] = [
+        ("client", server.client_app[DISPATCHER], anybody, config.client, None),
+        ("federation", server.federation_app[DISPATCHER], peers, federation, tls),
     ]
     if config.admin is not None:
-        sites.append((server.admin_app[DISPATCHER], anybody, config.admin.host, config.admin.port, None))
+        sites.append(("admin", server.admin_app[DISPATCHER], anybody, config.admin, None))
     if config.metrics is not None:
-        sites.append((_shows(server.metrics), anybody, config.metrics.host, config.metrics.port, None))
-    for handler, capacity, host, port, context in sites:
+        sites.append(("metrics", _shows(server.metrics), anybody, config.metrics, None))
+    for name, handler, capacity, place, context in sites:
         listener = Listener(handler, capacity, proxies, shutdown_seconds=STOP_SECONDS)
         listeners.append(listener)
-        await listener.start(host, port, context)
+        try:
+            await listener.start(place.host, place.port, context)
+        except OSError as error:
+            where = f"{name}.host, {name}.port: cannot listen at {place.host}, port {place.port}"
+            advice = "end what uses it, or choose another"
+            raise ConfigError([f"{where}: {error.strerror}; {advice}"]) from error
 
 
 def _certificate(config: Config, metrics: Metrics) -> ServerCertificate | None:

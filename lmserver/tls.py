@@ -134,7 +134,10 @@ def _load(certificate: Path, private_key: Path) -> _Loaded:
     context = _context()
     try:
         leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+        private_key.read_bytes()  # OpenSSL does not say which file it lacks
         context.load_cert_chain(certificate, private_key, password="")  # never asks a terminal for one
     except (OSError, ValueError) as error:  # an SSLError is an OSError
-        raise CertificateError(f"{type(error).__name__}: {error}") from error
+        if isinstance(error, OSError) and error.filename:
+            raise CertificateError(f"{error.filename}: {error.strerror}") from error
+        raise CertificateError(str(error)) from error
     return _Loaded(context, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())

@@ -48,6 +48,12 @@ async def create(
     )
 
 
+async def anybody(db: Executor) -> str | None:
+    """The user ID of some account; None where there is none."""
+    user_id: str | None = await db.fetchval("SELECT user_id FROM accounts LIMIT 1")
+    return user_id
+
+
 async def get(db: Executor, user_id: str) -> Account | None:
     row = await db.fetchrow(
         "SELECT user_id, password_hash, is_admin, deactivated, locked, displayname, avatar_url FROM accounts"

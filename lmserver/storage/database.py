@@ -119,8 +119,11 @@ class Database:
                 timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
                 reset=_nothing_to_reset,
             )  # fmt: skip
-        except (asyncpg.PostgresError, *_UNAVAILABLE) as error:
-            raise DatabaseUnavailable(f"cannot connect: {error}") from error
+        except (asyncpg.PostgresError, ValueError, *_UNAVAILABLE) as error:
+            why = str(error) or type(error).__name__
+            raise DatabaseUnavailable(
+                f"cannot connect: {why}: is PostgreSQL running, and database.url right?"
+            ) from error
         return cls(pool, faults)
 
     async def close(self) -> None:

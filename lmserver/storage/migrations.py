@@ -19,13 +19,15 @@ class MigrationError(Exception):
 
 
 async def current(dsn: str) -> str | None:
-    """The database's revision; None for an empty one."""
+    """The database's revision; None for an empty one. Raises MigrationError."""
     connection = await asyncpg.connect(dsn, timeout=30)
     try:
         if not await connection.fetchval("SELECT to_regclass('public.alembic_version') IS NOT NULL"):
             return None
         revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
         return revision
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(f"the schema cannot be read: {error}") from error
     finally:
         await connection.close()
 
@@ -43,14 +45,28 @@ async def upgrade(dsn: str, progress: Callable[[str], None]) -> None:
     await asyncio.to_thread(_run_alembic, dsn)
 
 
+async def check(dsn: str) -> None:
+    """Raises MigrationError when the database has another schema than this version's."""
+    found, newest = await current(dsn), head()
+    if found != newest:
+        raise MigrationError(
+            f"the database has schema {found or 'none'}, this lmserver knows {newest}: run"
+            f" {'the newer lmserver' if (found or '') > newest else '`lmserver migrate`'}"
+        )
+
+
 def _run_alembic(dsn: str) -> None:
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     config.attributes["dsn"] = dsn
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except DBAPIError as error:  # such as a user who may make no tables
+        raise MigrationError(f"the schema cannot be made: {error.orig}") from error
 
 
 def head() -> str:
