@@ -10,7 +10,7 @@ from lmserver.protocol.errors import ProtocolError, RequestAuthError
 from lmserver.protocol.signatures import VerifyKey
 from lmserver.web.errors import forbidden, limited
 from lmserver.web.limits import RateLimiter
-from lmserver.web.request import Request
+from lmserver.web.request import Request, check_values
 
 KeysForRequest = Callable[[str, Iterable[str]], Awaitable[Mapping[str, VerifyKey]]]
 Met = Callable[[str], Awaitable[bool]]
@@ -53,6 +53,7 @@ class ServerAuthenticator:
             if wait:
                 raise limited(wait)
         body = await request.body() or None
+        check_values(body or b"")  # it may have to be parsed before we know whose it is
         try:
             keys = await self._keys(headers[0].origin, [h.key_id for h in headers])
         except ProtocolError as error:

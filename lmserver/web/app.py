@@ -40,6 +40,9 @@ LARGE_ANSWER = 4 * BLOCK
 BODIES_AT_ONCE = 4
 """Bodies over 64 KB from one address that are read before their signature can be checked."""
 UNAUTHORIZED = "unauthorized"
+FAILURE_BYTES = 4096
+"""A body whose signature is wrong has been read, hashed and perhaps parsed: so much of it costs its address
+as much as one more failure."""
 WAITING = 64
 """Requests that may wait for those in progress of the same user, server or address."""
 WAIT_SECONDS = 10.0
@@ -176,7 +179,7 @@ class Dispatcher:
         try:
             await authenticate(request)
         except (ApiError, ProtocolError):
-            self._limiter.take(UNAUTHORIZED, request.remote_key)
+            self._limiter.spend(UNAUTHORIZED, request.remote_key, 1 + request.received // FAILURE_BYTES)
             raise
 
     async def _stream(self, raw: web.BaseRequest, reply: Streamed, deadline: float) -> web.StreamResponse:

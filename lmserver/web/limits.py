@@ -38,7 +38,7 @@ class RateLimiter:
         wait = max((self.wait(name, key, cost) for name, key, cost in wanted), default=0.0)
         if wait <= 0.0:
             for name, key, cost in wanted:
-                self._spend(name, key, cost)
+                self.spend(name, key, cost)
         return wait
 
     def wait(self, name: str, key: str, cost: int = 1) -> float:
@@ -49,7 +49,8 @@ class RateLimiter:
         missing = min(cost, rate.burst) - self._tokens(rate, name, key)
         return max(0.0, missing / rate.per_second)
 
-    def _spend(self, name: str, key: str, cost: int) -> None:
+    def spend(self, name: str, key: str, cost: int) -> None:
+        """Take `cost` tokens whether they are there or not: what is owed is waited for."""
         rate = self._rates.get(name)
         if rate is None:
             return

@@ -183,6 +183,26 @@ async def test_x_an_address_that_cannot_prove_itself_is_not_listened_to_for_a_wh
     assert [await ask(wrong, "10.0.0.1") for _ in range(7)] == [401] * 7
 
 
+@pytest.mark.parametrize("config", [limits(unauthorized=(0.001, 50)) | {"trusted_proxies": ["127.0.0.0/8"]}])
+async def test_x_a_failure_costs_its_address_by_the_size_of_its_body(arena: Arena) -> None:
+    """Half a megabyte that is parsed to be refused keeps us busy longer than a request without a body; one
+    of little else than brackets is not parsed at all."""
+    path = f"{UNSTABLE}/send/x"
+    key = arena.evil.authorization("PUT", path + "y", HUB, b"{}")
+
+    async def put(body: bytes, address: str) -> int:
+        url = URL(f"http://127.0.0.1:{arena.victim.port}{path}", encoded=True)
+        headers = {"Authorization": key, "X-Forwarded-For": address}
+        async with ClientSession() as http, http.put(url, data=body, headers=headers) as response:
+            return response.status
+
+    large = b'{ "pdus": ["' + b"x" * 500_000 + b'"]}'
+    assert [await put(large, "1.1.1.1") for _ in range(2)] == [401, 429]
+    assert [await put(b"{ }", "1.1.1.2") for _ in range(3)] == [401] * 3
+    brackets = b'{"pdus": [' + b"[],[]," * 120_000 + b"[]]}"
+    assert await put(brackets, "1.1.1.3") == 413
+
+
 async def register(http: TestClient[Any, Any], name: str) -> str:
     body = {"username": name, "password": "a long password", "auth": {"type": "m.login.dummy"}}
     async with http.post("/_matrix/client/v3/register", json=body) as response:
