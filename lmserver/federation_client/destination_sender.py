@@ -49,11 +49,16 @@ MAX_BAD_STATES: Final = 10
 GATHER_SECONDS: Final = 0.08
 """From one transaction to the next when no client waits for it and less than a full one is due: a
 transaction costs both ends more than an event in it does. The first after a pause goes at once."""
+SLOW_SECONDS: Final = 2.0
+"""A destination that takes longer over a transaction shares its places with others of its kind."""
 MAX_REASON: Final = 255
 MAX_ERRCODE: Final = 40
 
 Answers = Callable[[str, Mapping[str, str], Mapping[str, str]], Awaitable[None]]
 """(hub, LPDU ID to event ID, LPDU ID to reason): must bear being told twice."""
+
+GiveWay = Callable[[bool], bool]
+"""Told after each transaction whether it was slow: whether somebody else wants the place."""
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +107,7 @@ class DestinationSender:
         owner: str,
         linger_seconds: float,
         latest: LatestTaker,
+        give_way: GiveWay,
         on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.destination = destination
@@ -115,6 +121,7 @@ class DestinationSender:
         self._owner = owner
         self._linger_seconds = linger_seconds
         self._latest = latest
+        self._give_way = give_way
         self._on_refused = on_refused
         self._prefix = UNSTABLE
         self._bad_states = 0
@@ -146,7 +153,8 @@ class DestinationSender:
             self.retry_at = self._clock() + FIRST_BACKOFF_MS * 10
 
     async def _send_all(self) -> None:
-        """Until nothing is left and no hint comes for a while; what no hint tells of, the poll finds."""
+        """Until nothing is left and no hint comes for a while, or others wait for the place; what no hint
+        tells of, the poll finds."""
         txn = await self._stored()
         while not self.stopping:
             if not (self._more or self.woken.is_set()) and not await self._linger():
@@ -156,7 +164,12 @@ class DestinationSender:
             if txn is None:
                 continue
             started = time.monotonic()
-            if not await self._deliver(txn):
+            taken = await self._deliver(txn)
+            wanted = self._give_way(time.monotonic() - started > SLOW_SECONDS)
+            if not taken:
+                return
+            if wanted:
+                self.woken.set()  # there may be more: to the end of the line
                 return
             txn = None
             if self._may_gather:

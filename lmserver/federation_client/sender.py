@@ -33,8 +33,9 @@ log = structlog.get_logger(__name__)
 class Sender:
     """Runs a DestinationSender for each destination with something due.
 
-    `clock` is milliseconds since the epoch. A slow destination keeps one of many places; one
-    that fails keeps none until it is tried again.
+    `clock` is milliseconds since the epoch. Who waits for a place gets it after the transaction in flight,
+    and destinations known to be slow never have more than half of the places: they would have all, were
+    there enough of them (attack R12). One that fails keeps none until it is tried again.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Sender:
         self._owner = owner or secrets.token_hex(8)
         self._latest = LatestEdus(clock)
         self._active: dict[str, DestinationSender] = {}
-        self._waiting: dict[str, None] = {}
+        self._slow: set[str] = set()
+        self._waiting: dict[bool, dict[str, None]] = {False: {}, True: {}}
         self._retry_at: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._poller: asyncio.Task[None] | None = None
@@ -81,7 +83,8 @@ class Sender:
             self._poller.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poller
-        self._waiting.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
         for active in self._active.values():
             active.stopping = True
             active.woken.set()
@@ -140,8 +143,9 @@ class Sender:
 
     def _admit(self, name: str) -> None:
         """Start sending, or wait for a place; what waits is found by reading anyway."""
-        if len(self._active) >= self._max_active:
-            self._waiting[name] = None
+        slow = name in self._slow
+        if not self._has_place(slow):
+            self._waiting[slow][name] = None
             return
         sender = DestinationSender(
             name,
@@ -152,6 +156,7 @@ class Sender:
             self._owner,
             self._linger_seconds,
             partial(self._latest.take, name),
+            partial(self._give_way, name),
             self._on_refused,
         )
         self._active[name] = sender
@@ -167,16 +172,33 @@ class Sender:
             if sender.retry_at and len(self._retry_at) < MAX_BACKING_OFF:
                 self._retry_at[sender.destination] = sender.retry_at
             if self._running:
+                self._fill()
                 if sender.woken.is_set() and not sender.retry_at:
                     self.wake([sender.destination])
-                self._fill()
 
     def _fill(self) -> None:
-        while self._waiting and len(self._active) < self._max_active:
-            name = next(iter(self._waiting))
-            del self._waiting[name]
-            if name not in self._active and self._may_try(name):
-                self._admit(name)
+        for slow, waiting in self._waiting.items():
+            while waiting and self._has_place(slow):
+                name = next(iter(waiting))
+                del waiting[name]
+                if name not in self._active and self._may_try(name):
+                    self._admit(name)
+
+    def _has_place(self, slow: bool) -> bool:
+        if slow and self._slow_places_left() < 1:
+            return False
+        return len(self._active) < self._max_active
+
+    def _slow_places_left(self) -> int:
+        return max(1, self._max_active // 2) - sum(name in self._slow for name in self._active)
+
+    def _give_way(self, name: str, slow: bool) -> bool:
+        """Remember how `name` did; whether its place is wanted."""
+        if not slow:
+            self._slow.discard(name)
+        elif len(self._slow) < MAX_BACKING_OFF:
+            self._slow.add(name)
+        return bool(self._waiting[False] or (slow and (self._waiting[True] or self._slow_places_left() < 0)))
 
     async def _revive(self, name: str) -> None:
         try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lmserver.federation_client import destination_sender
 from lmserver.federation_client.client import Response
 from lmserver.federation_client.errors import BadResponse, Unreachable
 from lmserver.federation_client.sender import Sender
+from lmserver.federation_client.transaction_builder import MAX_EDUS
 from lmserver.protocol import canonical_json
 from lmserver.protocol.events import parse_pdu
 from lmserver.protocol.room_versions import LM_02
@@ -267,6 +270,49 @@ async def test_a_slow_destination_holds_up_nobody(kit: EngineKit) -> None:
     slow.set()
     await eventually(lambda: len(peer.ids(EVIL)) == 1)
     await sender.stop()
+
+
+async def test_r12_slow_destinations_do_not_take_every_place(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes what it is sent, always just before the deadline: no failure, so no backoff."""
+    monkeypatch.setattr(destination_sender, "SLOW_SECONDS", 0.01)
+    names = ["slow0.test", "slow1.test"]
+    for name in names:
+        await queue(db, *(replace(edu(n), destination=name) for n in range(MAX_EDUS * 3)))
+    peer, never = Peer(), asyncio.Event()
+    request = peer.request
+
+    async def slowly(method: str, destination: str, path: str, **options: Any) -> Response:
+        if destination in names:
+            await asyncio.sleep(0.05)
+            if destination in [to for to, _, _ in peer.seen]:
+                await never.wait()
+        return await request(method, destination, path, **options)
+
+    peer.request = slowly  # type: ignore[method-assign]  # to be slow only for some
+    sender = Sender(db, peer, Answers(), now, max_active=2, poll_seconds=0.05, linger_seconds=0.01)
+    await sender.start()
+    await eventually(lambda: {to for to, _, _ in peer.seen} == set(names))
+    await queue(db, edu(1))
+    sender.wake([PARTICIPANT])
+    await eventually(lambda: PARTICIPANT in [to for to, _, _ in peer.seen])
+    await sender.stop(0.1)
+
+
+async def test_r12_a_busy_destination_gives_way_to_who_waits(db: Database) -> None:
+    await queue(db, *(replace(edu(n), destination="busy.test") for n in range(MAX_EDUS * 9)))
+    peer = Peer()
+    peer.gate = asyncio.Event()
+    sender = Sender(db, peer, Answers(), now, max_active=1, poll_seconds=3600.0, linger_seconds=0.01)
+    await sender.start()
+    await eventually(lambda: peer.seen)
+    await queue(db, edu(1))
+    sender.wake([PARTICIPANT])
+    peer.gate.set()
+    await eventually(lambda: len(peer.seen) == 10)
+    await sender.stop()
+    assert [to for to, _, _ in peer.seen].index(PARTICIPANT) == 1
 
 
 async def test_a_lost_lease_records_nothing(kit: EngineKit) -> None:
