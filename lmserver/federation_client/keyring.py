@@ -50,6 +50,9 @@ MAX_SERVERS = 5_000
 MAX_FETCHES = 50
 MAX_NEW_FETCHES = 20
 """Fetches at once from servers that we never had keys of: they may be anything somebody made up."""
+MAX_IN_LINE = 100
+"""Fetches, begun or waiting, beyond which no request of a stranger adds one: it would be answered too late,
+and made-up names would pile up without end."""
 VERIFY_THREADS = 2
 VERIFY_INLINE = 8
 MIN_CHUNK, MAX_CHUNK = 16, 64
@@ -115,11 +118,12 @@ class Keyring:
     async def keys_for_request(self, server: str, key_ids: Iterable[str]) -> Mapping[str, VerifyKey]:
         """Those of `key_ids` that the server lists as current (D04 §Request Authentication).
 
-        Raises KeysUnavailable when one is not known and the server does not answer.
+        Raises KeysUnavailable when one is not known and the server does not answer, or is not asked because
+        too many are.
         """
         wanted = grammatical(key_ids)
         known = await self._ensure(
-            server, lambda k: all(k.current(key_id, self._clock()) for key_id in wanted)
+            server, lambda k: all(k.current(key_id, self._clock()) for key_id in wanted), in_line=MAX_IN_LINE
         )
         now = self._clock()
         if known.half_life <= now and now >= known.next_fetch:
@@ -214,13 +218,23 @@ class Keyring:
                 results[i] = KeysUnavailable("keys of a signing server are not available")
         return results
 
-    async def _ensure(self, server: str, good: Callable[[Known], bool], *, notaries: bool = False) -> Known:
-        """What is known of a server, refreshed at most once if it is not `good`: by the server itself,
-        then with `notaries` by those. Raises KeysUnavailable."""
+    async def _ensure(
+        self,
+        server: str,
+        good: Callable[[Known], bool],
+        *,
+        notaries: bool = False,
+        in_line: int | None = None,
+    ) -> Known:
+        """What is known of a server, refreshed at most once if it is not `good`: by the server itself, unless
+        we never met it and `in_line` others are being asked; then with `notaries` by those. Raises
+        KeysUnavailable."""
         known = await self.known(server)
         if good(known):
             return known
         if self._clock() >= known.next_fetch:
+            if in_line is not None and known.linearized is None and len(self._fetches) >= in_line:
+                raise KeysUnavailable("too many servers are being asked for their keys")
             await self._fetches.run(server, lambda: self._refresh(server))
             known = self._cache.get(server, known)
         if notaries and not good(known) and self._clock() >= known.next_notary:

@@ -32,6 +32,10 @@ class SingleFlight(Generic[T]):
             task.add_done_callback(lambda done: self._finished(key, done))
         return task
 
+    def __len__(self) -> int:
+        """Tasks that run or wait for their turn."""
+        return len(self._tasks)
+
     async def close(self) -> None:
         """Cancel what is still running."""
         tasks = list(self._tasks.values())

@@ -22,7 +22,9 @@ import pytest
 from aiohttp import web
 
 from lmserver.protocol import canonical_json
+from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.outcomes import RoomBusy
+from lmserver.web import request as web_request
 from lmserver.web import slots
 from lmserver.web.request import Request
 from tests.evilpeer.arena import Arena
@@ -75,7 +77,7 @@ async def transaction(arena: Arena, origin: str = PARTICIPANT) -> None:
 
 async def backlog_and_other(arena: Arena) -> tuple[float, float]:
     """The seconds until a backlog of one room is stored, and the median of another room meanwhile."""
-    await arena.engine.create((await arena.engine.view(ROOM)).version, opening(room_id=OTHER))  # type: ignore[union-attr]
+    await arena.engine.create(LM_02, opening(room_id=OTHER))
     await arena.engine.send([message("warm", room_id=OTHER)])
     started = time.perf_counter()
     batch = 100
@@ -120,7 +122,7 @@ async def test_r7_a_full_room_refuses_more_and_no_other_room_does(
 ) -> None:
     """A room's queue has an end; what comes over it is told to come back."""
     monkeypatch.setattr("lmserver.rooms.turns.MAX_WAITING", 500)
-    await arena.engine.create((await arena.engine.view(ROOM)).version, opening(room_id=OTHER))  # type: ignore[union-attr]
+    await arena.engine.create(LM_02, opening(room_id=OTHER))
     sends = [arena.engine.send([message(f"{n} {k}") for k in range(100)]) for n in range(20)]
     results = asyncio.gather(*sends, return_exceptions=True)
     await asyncio.sleep(0)
@@ -359,6 +361,7 @@ async def test_r4_control_parsed_where_they_come_in_the_check_fails(
     async def parse_at_once(self: Request) -> Any:
         return self._parsed(await self.body())
 
+    monkeypatch.setattr(web_request, "MAX_VALUES", len(BRACKETS))
     monkeypatch.setattr(Request, "json", parse_at_once)
     parsing, meanwhile = await beside_costly_bodies(arena, 1)
     assert not nobody_waits_for_parsing(parsing, meanwhile), (parsing, meanwhile)

@@ -13,6 +13,7 @@ from lmserver.federation_client.errors import BadResponse, KeysUnavailable
 from lmserver.federation_client.keyring import (
     FETCH_INTERVAL,
     MAX_FETCHES,
+    MAX_IN_LINE,
     MAX_NEW_FETCHES,
     Keyring,
     chunk_size,
@@ -40,7 +41,7 @@ from tests.kit.key_documents import (
     public,
     through_hub,
 )
-from tests.kit.waiting import HANGS
+from tests.kit.waiting import HANGS, eventually
 
 
 @pytest.fixture
@@ -268,6 +269,18 @@ async def test_k9_made_up_servers_do_not_hold_up_the_keys_of_those_we_know(
     async with asyncio.timeout(HANGS):
         assert await keyring.keys_for_request("peer.test", ["ed25519:1"])
     assert len([name for name in peers.asked if name in peers.slow]) == MAX_NEW_FETCHES
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_k9_made_up_servers_do_not_pile_up(keyring: Keyring, peers: Peers) -> None:
+    """Whoever has many addresses names servers faster than they can be found not to answer."""
+    peers.slow = {f"s{n}.test" for n in range(MAX_IN_LINE + 50)}
+    asking = [asyncio.create_task(keyring.keys_for_request(name, ["ed25519:1"])) for name in peers.slow]
+    await eventually(lambda: len([task for task in asking if task.done()]) == 50)
+    assert len(keyring._fetches) == MAX_IN_LINE
+    assert all(isinstance(task.exception(), KeysUnavailable) for task in asking if task.done())
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
