@@ -183,13 +183,13 @@ async def test_unchanged_most_of_the_requests_are_taken(arena: Arena) -> None:
     assert len(refused) < len(declared(arena)) / 3, sorted(refused)
 
 
-async def test_the_rules_of_the_pass_can_be_broken(arena: Arena) -> None:
+async def test_the_rules_of_the_pass_can_be_broken(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a defect behind an endpoint is noticed by the same rules."""
 
     async def defective(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    arena.victim.server.transactions._process = defective  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(arena.victim.server.transactions, "_process", defective)
     try:
         await attack(arena, "PUT", f"{UNSTABLE}/send/control", orjson.dumps({"pdus": []}))
     except AssertionError:

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 import orjson
+import pytest
 import structlog
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -136,14 +137,14 @@ async def test_nothing_a_hub_tells_harms_a_participant(prey: Prey, data: st.Data
     assert await prey.victim.problems(ROOM) == []
 
 
-async def test_the_rules_of_the_pass_can_be_broken(prey: Prey) -> None:
+async def test_the_rules_of_the_pass_can_be_broken(prey: Prey, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a defect in the participant is noticed by the same rules."""
     await prey.join()
 
     async def defective(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    prey.victim.engine.accept_pdus = defective  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(prey.victim.engine, "accept_pdus", defective)
     try:
         await send(prey, [valid(prey, message("x")).fields])
     except AssertionError:

@@ -117,11 +117,14 @@ async def test_k9_what_is_no_server_name_is_refused(world: NotaryWorld, name: st
     assert status == 400, answer
 
 
-async def test_k9_names_that_lead_inside_cause_no_connection(db: Database, tmp_path: Path) -> None:
+async def test_k9_names_that_lead_inside_cause_no_connection(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The notary's own network is where an attacker would like it to knock."""
     world = NotaryWorld(db, tmp_path, allowed_networks=[])
     connections: list[str] = []
-    world.honest._serve = world.evil._serve = _count(connections)  # type: ignore[method-assign]
+    for peer in (world.honest, world.evil):
+        monkeypatch.setattr(peer, "_serve", _count(connections))
     await world.start()
     try:
         assert await world.ask("POST", QUERY, {"server_keys": {PARTICIPANT: {}, EVIL: {}}}) == []

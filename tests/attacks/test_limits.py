@@ -11,6 +11,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from lmserver.protocol.room_versions import LM_02
 from tests.evilpeer.arena import Arena
 from tests.evilpeer.forging import evil
 from tests.evilpeer.peer import UNSTABLE
@@ -69,7 +70,7 @@ async def test_r7_a_room_is_joined_only_so_fast_by_all_together(arena: Arena) ->
     answers = [await join(arena, f"u{n}", server) for n, server in enumerate(servers)]
     assert [status for status, _ in answers] == [200, 200, 200, 429]
     other = f"!other:{HUB}"
-    await arena.engine.create((await arena.engine.view(ROOM)).version, opening(room_id=other))  # type: ignore[union-attr]
+    await arena.engine.create(LM_02, opening(room_id=other))
     fields = lpdu(member("join", sender=BOB, room_id=other)).fields
     assert (await arena.ask("POST", f"{UNSTABLE}/send_join/o", fields, origin=PARTICIPANT))[0] == 200
 

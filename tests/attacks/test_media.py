@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ def config() -> dict[str, Any]:
 
 
 async def framed(data: bytes, content_type: str, disposition: str = "inline") -> web.Response:
-    async def blocks() -> AsyncIterator[bytes]:
+    async def blocks() -> AsyncGenerator[bytes, None]:
         yield data
 
     writer = Writer(content_type, disposition)
-    body = b"".join([block async for block in writer.body(blocks())])  # type: ignore[arg-type]
+    body = b"".join([block async for block in writer.body(blocks())])
     return web.Response(body=body, headers={"Content-Type": writer.content_type})
 
 

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from lmserver.federation_server import event_lists
+from lmserver.protocol.room_versions import LM_02
 from lmserver.rooms.outcomes import Accepted
 from lmserver.storage import database, room_log, room_state
 from lmserver.storage.database import Database, DatabaseUnavailable
@@ -103,7 +104,7 @@ async def impatient(
     monkeypatch.setitem(database._SESSION, "lock_timeout", "500ms")
     db = await Database.connect(database_url, max_size=5)
     async with Arena(db, tmp_path) as made:
-        await made.engine.create((await made.engine.view(ROOM)).version, opening(room_id=OTHER))  # type: ignore[union-attr]
+        await made.engine.create(LM_02, opening(room_id=OTHER))
         yield made
     await db.close()
 
