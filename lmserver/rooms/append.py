@@ -71,29 +71,34 @@ class Appended:
     xid: int = 0
 
 
-async def append_at_once(
-    db: Database,
-    room_id: str,
-    proposals: Sequence[Proposal],
-    cached: Snapshot | None,
-    key: SigningKey,
-    signing: Signing,
-    now_ms: int,
-) -> Appended | None:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is offered to a room, and what it is decided with: `cached` is the room as memory has it."""
+
+    room_id: str
+    proposals: Sequence[Proposal]
+    cached: Snapshot | None
+    key: SigningKey
+    signing: Signing
+    now_ms: int
+
+
+async def append_at_once(db: Database, turn: Turn) -> Appended | None:
     """The same in one statement, for a turn of nothing but messages in a room whose hub we are. None, with
     nothing done, where it is more than that, or the head is not where memory has it, or an event was
     appended before: what was decided then counts for nothing. What the rules refuse now may have been
     appended before too, which only the database knows."""
-    if cached is None or cached.view.hub != key.server_name or not all(map(_is_message, proposals)):
+    cached, our_name = turn.cached, turn.key.server_name
+    if cached is None or cached.view.hub != our_name or not all(map(_is_message, turn.proposals)):
         return None
-    batch, later = Batch(room_id, key.server_name, cached), LaterSignatures(key)
-    outcomes = [_hub_decides(batch, p, later) for p in proposals]
+    batch, later = Batch(turn.room_id, our_name, cached), LaterSignatures(turn.key)
+    outcomes = [_hub_decides(batch, p, later) for p in turn.proposals]
     if not batch.is_messages_only or not all(isinstance(o, Accepted) for o in outcomes):
         return None
-    await signing.finish(later)
+    await turn.signing.finish(later)
     txns = [(txn, event_id) for txn, event_id, _ in batch.txns if event_id is not None]
     head = cached.view.head_event_id
-    xid = await messages.append(db, room_id, head, batch.seal(), txns, now_ms)
+    xid = await messages.append(db, turn.room_id, head, batch.seal(), txns, turn.now_ms)
     if xid is None:
         return None
     before = cached.view.head_position
@@ -106,33 +111,26 @@ def _is_message(proposal: Proposal) -> bool:
     return not isinstance(event, Pdu) and event.state_key is None and event.type != "m.room.redaction"
 
 
-async def append(
-    db: Connection,
-    room_id: str,
-    proposals: Sequence[Proposal],
-    cached: Snapshot | None,
-    key: SigningKey,
-    signing: Signing,
-    now_ms: int,
-) -> Appended:
+async def append(db: Connection, turn: Turn) -> Appended:
     """Decide, sign and write a batch inside the caller's transaction."""
+    room_id, proposals, our_name = turn.room_id, turn.proposals, turn.key.server_name
     row = await room_log.lock_head(db, room_id)
     if row is None:
         return Appended([NOT_FOUND] * len(proposals), None)
-    if row.hub_server == key.server_name and _went_back(row, cached):
+    if row.hub_server == our_name and _went_back(row, turn.cached):
         await holds.hold(db, room_id, holds.RESTORED)
         row = replace(row, hold=holds.RESTORED)
-    batch = Batch(room_id, key.server_name, await snapshots.refresh(db, row, cached))
+    batch = Batch(room_id, our_name, await snapshots.refresh(db, row, turn.cached))
     await _look_up_known(db, batch, proposals)
-    if row.hub_server == key.server_name:
-        later = LaterSignatures(key)
+    if row.hub_server == our_name:
+        later = LaterSignatures(turn.key)
         outcomes: list[Outcome | GapFound] = [
             HELD if row.held and not p.recovered else _hub_decides(batch, p, later) for p in proposals
         ]
-        await signing.finish(later)
+        await turn.signing.finish(later)
     else:
         outcomes = await placing.place_all(db, batch, proposals)
-    return await write(db, batch, row, outcomes, now_ms)
+    return await write(db, batch, row, outcomes, turn.now_ms)
 
 
 def _went_back(row: RoomRow, cached: Snapshot | None) -> bool:

@@ -211,26 +211,17 @@ class Turns:
         """One append transaction; a conflict of another process is decided again at the new head."""
         for attempt in range(MAX_CONFLICTS):
             cached = self._snapshots.get(room_id)
+            turn = appending.Turn(room_id, proposals, cached, self._key, self._signing, self._clock())
             try:
-                if attempt == 0:
-                    appended = await appending.append_at_once(
-                        self._db, room_id, proposals, cached, self._key, self._signing, self._clock()
-                    )
-                    if appended is not None:
-                        return appended
-                return await self._db.run(partial(self._turn, room_id, proposals, cached))
+                if attempt == 0 and (appended := await appending.append_at_once(self._db, turn)) is not None:
+                    return appended
+                return await self._db.run(partial(appending.append, turn=turn))
             except UniqueViolation as conflict:
                 log.warning(
                     "append_conflict", room_id=room_id, constraint=conflict.constraint, attempt=attempt
                 )
                 self.forget(room_id)
         raise RoomBusy(room_id)
-
-    async def _turn(
-        self, room_id: str, proposals: Sequence[Proposal], cached: Snapshot | None, db: Connection
-    ) -> Appended:
-        now = self._clock()
-        return await appending.append(db, room_id, proposals, cached, self._key, self._signing, now)
 
     async def _create(self, db: Connection, created: Pdu, drafts: Sequence[EventDraft]) -> Appended:
         view = hub.view_of_create(created)
