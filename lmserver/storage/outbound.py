@@ -199,27 +199,29 @@ async def replace_body(db: Executor, destination: str, txn_id: str, body: bytes)
 async def due(db: Executor, destination: str, now_ms: int, max_pdus: int, max_edus: int) -> Due:
     """What may go into the next transaction, at most so many of each, read in one statement.
 
-    Events: the next ones of every room that has some, each room in order and with an equal share.
+    Events: the next ones of every room that has some, each room in order and with an equal share, the rooms
+    in another order each time: none waits for ever behind others that are always busy.
     LPDUs: unanswered ones, in the order they were made; those sent lately wait for the echo.
     """
     rows = await db.fetch(
         "WITH ranges AS (SELECT q.*, count(*) OVER () AS number FROM ("
-        "SELECT o.room_id, o.from_position, o.acked_position,"
+        "SELECT md5(o.room_id || $2::bigint::text) AS turn, o.room_id, o.from_position, o.acked_position,"
         " least(m.head_position, o.until_position) AS last_position"
         " FROM outbound_ranges AS o JOIN rooms AS m ON m.room_id = o.room_id"
         " WHERE o.destination = $1 AND o.acked_position < least(m.head_position, o.until_position)"
-        " ORDER BY o.room_id, o.from_position LIMIT $3) AS q),"
-        " events AS (SELECT r.room_id, r.from_position, e.position, e.pdu FROM ranges AS r"
+        " ORDER BY turn, o.room_id, o.from_position LIMIT $3) AS q),"
+        " events AS (SELECT r.turn, r.room_id, r.from_position, e.position, e.pdu FROM ranges AS r"
         " CROSS JOIN LATERAL (SELECT position, pdu FROM events WHERE events.room_id = r.room_id"
         " AND position > r.acked_position AND position <= r.last_position"
         " ORDER BY position LIMIT greatest(1, $3 / r.number)) AS e"
-        " ORDER BY r.room_id, e.position LIMIT $3),"
+        " ORDER BY r.turn, r.room_id, e.position LIMIT $3),"
         " lpdus AS (SELECT seq, room_id, lpdu_id, lpdu FROM outbound_lpdus WHERE destination = $1"
         " AND status = 'pending' AND (resend_at <= $2 OR resend_at > $5) ORDER BY seq LIMIT $3),"
         " edus AS (SELECT seq, edu FROM outbound_edus WHERE destination = $1 ORDER BY seq LIMIT $4)"
-        " SELECT 'event' AS kind, room_id, position AS place, from_position, NULL AS lpdu_id, pdu AS data"
-        " FROM events UNION ALL SELECT 'lpdu', room_id, seq, NULL, lpdu_id, lpdu FROM lpdus"
-        " UNION ALL SELECT 'edu', NULL, seq, NULL, NULL, edu FROM edus ORDER BY kind, room_id, place",
+        " SELECT 'event' AS kind, turn, room_id, position AS place, from_position, NULL AS lpdu_id,"
+        " pdu AS data FROM events UNION ALL SELECT 'lpdu', NULL, room_id, seq, NULL, lpdu_id, lpdu FROM lpdus"
+        " UNION ALL SELECT 'edu', NULL, NULL, seq, NULL, NULL, edu FROM edus"
+        " ORDER BY kind, turn, room_id, place",
         destination,
         now_ms,
         max_pdus,
