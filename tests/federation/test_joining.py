@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import quote
 
+import orjson
 import pytest
 
 from tests.federation.sites import Person, Site, sites
@@ -144,3 +145,23 @@ async def test_leaving_and_coming_back_many_times(cluster: Cluster, tmp_path: Pa
             await alice.say(room_id, f"gone {n}", f"g{n}")
         assert await hub.victim.problems(room_id) == [] == await participant.victim.problems(room_id)
         assert await hub.db.fetchval("SELECT count(*) FROM outbound_ranges") == 0
+
+
+async def test_c7_a_server_that_comes_after_an_erasure_reads_redacted_copies(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The state it joins with, and what its users scroll up to, are accepted and verify."""
+    async with sites(cluster, tmp_path, HUB, PARTICIPANT) as [hub, participant]:
+        alice, carol = await hub.user("alice"), await hub.user("carol")
+        bob = await participant.user("bob")
+        await hub.server.accounts.set_profile(alice.user_id, "displayname", "xyzzy")
+        room_id = await alice.create(preset="public_chat", name="The room")
+        await join(carol, room_id)
+        event_id = await alice.say(room_id, "xyzzy", "t1")
+        await hub.server.accounts.deactivate(alice.user_id, erase=True)
+        await join(bob, room_id)
+        for path in ("messages?dir=b&limit=100", "members", "state", f"event/{quote(event_id)}"):
+            for reader, expected in ((carol, True), (bob, False)):
+                found = orjson.dumps(await reader.ok("GET", f"/rooms/{quote(room_id)}/{path}"))
+                assert (b"xyzzy" in found) is expected, (path, reader.user_id, found)
+        await agree(room_id, hub, participant)
