@@ -27,7 +27,8 @@ async def append(
     """
     first, last = events[0], events[-1]
     xid: int | None = await db.write(
-        "WITH head AS (SELECT 1 FROM rooms WHERE room_id = $1 AND head_event_id = $2 AND hold IS NULL"
+        "WITH head AS (SELECT 1 FROM rooms WHERE room_id = $1 AND head_event_id = $2"
+        " AND coalesce(hold, 'decided') = 'decided'"
         # LATERAL with a LIMIT is looked up key by key, whatever the planner believes of the tables' sizes.
         " AND NOT EXISTS (SELECT 1 FROM unnest($11::text[], $12::text[]) AS k (lpdu_hash, sender)"
         " CROSS JOIN LATERAL (SELECT 1 FROM events WHERE room_id = $1 AND lpdu_hash = k.lpdu_hash"

@@ -9,9 +9,9 @@ import pytest
 
 from lmserver.protocol.errors import AuthRejected
 from lmserver.protocol.room_versions import LM_02
-from lmserver.rooms.outcomes import Accepted, ClientTxn, Proposal, Rejected, RoomBusy
+from lmserver.rooms.outcomes import HELD, Accepted, ClientTxn, Proposal, Rejected, RoomBusy
 from lmserver.rooms.turns import MAX_WAITING
-from lmserver.storage import fanout, room_log, room_state
+from lmserver.storage import fanout, holds, room_log, room_state
 from lmserver.storage.database import Database, UniqueViolation
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import (
@@ -340,3 +340,15 @@ async def test_b21_a_turn_that_fails_is_taken_again_one_by_one(hub: EngineKit) -
     assert all(isinstance(o, Accepted) for [o] in outcomes)
     assert len({o.event_id for [o] in outcomes if isinstance(o, Accepted)}) == 2
     assert await hub.problems(ROOM) == []
+
+
+async def test_a_room_that_its_operator_released_is_like_any_other(
+    hub: EngineKit, transactions: list[str]
+) -> None:
+    assert await holds.hold(hub.db, ROOM, holds.RESTORED)
+    assert await hub.engine.send([message()]) == [HELD]
+    assert await holds.release(hub.db, ROOM, decided=True)
+    transactions.clear()
+    [outcome] = await hub.engine.send([message()])
+    assert isinstance(outcome, Accepted)
+    assert transactions == []
