@@ -8,7 +8,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ import uvloop
 from bench import federation, servers, storage, sync_load, verifying
 from bench.http import Http
 from bench.local_send import Room, Sends
-from bench.lpdu_intake import Participant, measure
+from bench.lpdu_intake import Intake, Participant, measure
 from bench.servers import Measured, fresh_database
 from bench.sync_load import ROOMS, SyncLoad
 from lmserver.storage.embedded_postgres import PORT, SUPERUSER, EmbeddedPostgres
@@ -26,11 +27,19 @@ from lmserver.storage.embedded_postgres import PORT, SUPERUSER, EmbeddedPostgres
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 CLIENTS = 50
+PARTS = ("intake", "fan-out", "sync", "sends", "join", "verify")
+Found = dict[str, Any]
+"""What was measured of one server, by name."""
 
 
 def spread(values: list[float], digits: int = 0) -> str:
     """Median [minimum..maximum]."""
     return f"{median(values):,.{digits}f} [{min(values):,.{digits}f}..{max(values):,.{digits}f}]"
+
+
+def each(key: str, field: str) -> Callable[[Found], list[float]]:
+    """A field of every repetition of what was measured under a name."""
+    return lambda found: [getattr(repetition, field) for repetition in found[key]]
 
 
 class Bench:
@@ -51,33 +60,68 @@ class Bench:
             theirs = await self._synapse() if with_synapse else None
             self._compare(ours, theirs)
             self._verifying()
-            await self._federation()
+            await self._federation(self._fan_outs, self._joins, self._away)
         finally:
             await self.postgres.stop()
+
+    async def run_only(self, part: str) -> None:
+        """One of PARTS by itself, of lmserver alone."""
+        if part == "verify":
+            return self._verifying()
+        self.dsn = await self.postgres.start()
+        try:
+            match part:
+                case "fan-out":
+                    await self._federation(self._fan_outs)
+                case "join":
+                    await self._federation(self._joins)
+                case _:
+                    await self._server_only(part)
+        finally:
+            await self.postgres.stop()
+
+    async def _server_only(self, part: str) -> None:
+        async with self._ours() as (server, participant):
+            await server.start()
+            match part:
+                case "sends":
+                    self._send_rows(await self._sends(server), None)
+                case "intake":
+                    self._intake_rows(await self._intakes(server, participant))
+                case _:
+                    self._sync(await self._waiting_clients(server), None)
 
     def _database(self, name: str) -> str:
         return self.dsn.replace("/lmserver?", f"/{name}?")
 
-    async def _lmserver(self) -> dict[str, Any]:
+    @asynccontextmanager
+    async def _ours(self) -> AsyncIterator[tuple[Measured, Participant]]:
+        """An lmserver on a database of its own, not started yet, and a server that may write to it."""
         participant = Participant()
         await participant.start()
         await fresh_database(self.dsn, "bench_lmserver")
         server = servers.lmserver(self.folder, self._database("bench_lmserver"), [participant.name])
-        found = await self._idle(server)
-        await server.start()
         try:
-            found |= await self._sends(server)
-            found["intake"] = [await self._intake(server, participant) for _ in range(self.repetitions)]
-            found["rss_after"] = server.rss_mb()
-            await self._storage(server)
-            dsn = self._database("bench_lmserver")
-            found["sync"] = await sync_load.measure(server, clients=self.waiting, dsn=dsn)
+            yield server, participant
         finally:
             server.stop()
             await participant.stop()
+
+    async def _lmserver(self) -> Found:
+        async with self._ours() as (server, participant):
+            found = await self._idle(server)
+            await server.start()
+            found |= await self._sends(server)
+            found["intake"] = await self._intakes(server, participant)
+            found["rss_after"] = server.rss_mb()
+            await self._storage(server)
+            found["sync"] = await self._waiting_clients(server)
         return found
 
-    async def _synapse(self) -> dict[str, Any]:
+    async def _waiting_clients(self, server: Measured) -> SyncLoad:
+        return await sync_load.measure(server, clients=self.waiting, dsn=self._database("bench_lmserver"))
+
+    async def _synapse(self) -> Found:
         await fresh_database(self.dsn, "bench_synapse")
         socket_dir = self.dsn.split("host=")[1].split("&")[0]
         server = servers.synapse(self.folder, socket_dir, str(PORT), SUPERUSER, "bench_synapse")
@@ -92,7 +136,7 @@ class Bench:
             server.stop()
         return found
 
-    async def _idle(self, server: Measured) -> dict[str, Any]:
+    async def _idle(self, server: Measured) -> Found:
         """Start once to make the schema, then measure starts on the existing database."""
         await server.start()
         server.stop()
@@ -120,7 +164,10 @@ class Bench:
                 print(f"{server.label}: {clients} clients, {spread(rates)} events/s", flush=True)
         return found
 
-    async def _intake(self, server: Measured, participant: Participant) -> Any:
+    async def _intakes(self, server: Measured, participant: Participant) -> list[Intake]:
+        return [await self._intake(server, participant) for _ in range(self.repetitions)]
+
+    async def _intake(self, server: Measured, participant: Participant) -> Intake:
         async with Http() as http:
             room = Room(server, http)
             await room.build(1)
@@ -162,31 +209,20 @@ class Bench:
             ("the same in transactions of 50, events/s", spread(found.transactions), "", ratio_50),
         ]
 
-    async def _federation(self) -> None:
+    async def _federation(self, *parts: Callable[[federation.Farm], Awaitable[None]]) -> None:
         farm = federation.Farm(self.folder, self.dsn)
-        try:
-            fan_outs = []
-            for _ in range(self.repetitions):
-                fan_outs.append(await federation.fan_out(farm))
+        for part in parts:
+            try:
+                await part(farm)
+            finally:
                 farm.stop()
-                print(fan_outs[-1], flush=True)
-            self._fan_out(fan_outs)
-            sizes = ((1_000, 0), (5_000, 0), (1_000, self.history))
-            joins = [await federation.joins(farm, sizes) for _ in range(self.repetitions)]
-            farm.stop()
-            print(joins, flush=True)
-            for index, (members, history) in enumerate(sizes):
-                if any(found[index].members_stored != members + 1 for found in joins):
-                    raise RuntimeError("a join did not store every member")
-                what = f"remote join, {members:,} members, {history:,} messages before, s"
-                self.rows.append((what, spread([found[index].seconds for found in joins], 2), "", ""))
-            away = await federation.outage(farm, self.away)
-            print(away, flush=True)
-            self._outage(away)
-        finally:
-            farm.stop()
 
-    def _fan_out(self, found: list[federation.FanOut]) -> None:
+    async def _fan_outs(self, farm: federation.Farm) -> None:
+        found = []
+        for _ in range(self.repetitions):
+            found.append(await federation.fan_out(farm))
+            farm.stop()
+            print(found[-1], flush=True)
         what = f"1,000 messages through the hub to {federation.PARTICIPANTS} servers"
         self.rows += [
             (f"{what}, messages/s", spread([f.messages_per_second for f in found]), "", ""),
@@ -196,7 +232,19 @@ class Bench:
             ("deliveries lost", str(sum(f.lost for f in found)), "", ""),
         ]
 
-    def _outage(self, away: federation.Outage) -> None:
+    async def _joins(self, farm: federation.Farm) -> None:
+        sizes = ((1_000, 0), (5_000, 0), (1_000, self.history))
+        joins = [await federation.joins(farm, sizes) for _ in range(self.repetitions)]
+        print(joins, flush=True)
+        for index, (members, history) in enumerate(sizes):
+            if any(found[index].members_stored != members + 1 for found in joins):
+                raise RuntimeError("a join did not store every member")
+            what = f"remote join, {members:,} members, {history:,} messages before, s"
+            self.rows.append((what, spread([found[index].seconds for found in joins], 2), "", ""))
+
+    async def _away(self, farm: federation.Farm) -> None:
+        away = await federation.outage(farm, self.away)
+        print(away, flush=True)
         what = f"a destination away for {away.events:,} events"
         self.rows += [
             (
@@ -217,26 +265,30 @@ class Bench:
 
     # -- the table ------------------------------------------------------------------------------
 
-    def _compare(self, ours: dict[str, Any], theirs: dict[str, Any] | None) -> None:
+    def _compare(self, ours: Found, theirs: Found | None) -> None:
         self._row("ready with an existing database, s", ours, theirs, lambda f: f["ready"], 2)
         self._row("idle, resident without the database, MB", ours, theirs, lambda f: f["rss"], 1)
+        self._send_rows(ours, theirs)
+        self._sync(ours["sync"], None if theirs is None else theirs["sync"])
+        self._intake_rows(ours["intake"])
+
+    def _send_rows(self, ours: Found, theirs: Found | None) -> None:
         for clients in (1, CLIENTS):
             key = f"send{clients}"
             what = f"local send, {clients} client{'s' * (clients > 1)}"
-            self._row(f"{what}, events/s", ours, theirs, lambda f, k=key: [s.per_second for s in f[k]])  # type: ignore[misc]
-            self._row(f"{what}, p50 ms", ours, theirs, lambda f, k=key: [s.p50 for s in f[k]], 1)  # type: ignore[misc]
-            self._row(f"{what}, p99 ms", ours, theirs, lambda f, k=key: [s.p99 for s in f[k]], 1)  # type: ignore[misc]
-            self._row(
-                f"{what}, server CPU ms/event", ours, theirs, lambda f, k=key: [s.cpu_ms for s in f[k]], 2
-            )  # type: ignore[misc]
-        self._sync(ours["sync"], None if theirs is None else theirs["sync"])
-        intake = ours["intake"]
-        self.rows.append(
-            ("hub intake, 50-LPDU transactions, events/s", spread([i.per_second for i in intake]), "", "")
-        )
-        self.rows.append(("hub intake, server CPU us/event", spread([i.cpu_us for i in intake]), "", ""))
-        lost = sum(i.lost for i in intake) + sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in ours[k])
-        self.rows.append(("events answered and not stored", str(lost), self._lost(theirs), ""))
+            self._row(f"{what}, events/s", ours, theirs, each(key, "per_second"))
+            self._row(f"{what}, p50 ms", ours, theirs, each(key, "p50"), 1)
+            self._row(f"{what}, p99 ms", ours, theirs, each(key, "p99"), 1)
+            self._row(f"{what}, server CPU ms/event", ours, theirs, each(key, "cpu_ms"), 2)
+        lost = self._lost(theirs) if theirs is not None else ""
+        self.rows.append(("local send, events answered and not stored", self._lost(ours), lost, ""))
+
+    def _intake_rows(self, intake: list[Intake]) -> None:
+        self.rows += [
+            ("hub intake, 50-LPDU transactions, events/s", spread([i.per_second for i in intake]), "", ""),
+            ("hub intake, server CPU us/event", spread([i.cpu_us for i in intake]), "", ""),
+            ("hub intake, events answered and not stored", str(sum(i.lost for i in intake)), "", ""),
+        ]
 
     def _sync(self, ours: SyncLoad, theirs: SyncLoad | None) -> None:
         """Goals beside the figures: what they are on the machine of the table."""
@@ -257,17 +309,15 @@ class Bench:
         row(f"{clients}: until the last is woken, ms (goal: 400)", lambda f: f.wake_ms)
         row(f"{clients}: server CPU to wake them all, ms", lambda f: f.wake_cpu_ms)
 
-    def _lost(self, theirs: dict[str, Any] | None) -> str:
-        if theirs is None:
-            return ""
-        return str(sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in theirs[k]))
+    def _lost(self, found: Found) -> str:
+        return str(sum(s.lost for k in ("send1", f"send{CLIENTS}") for s in found[k]))
 
     def _row(
         self,
         what: str,
-        ours: dict[str, Any],
-        theirs: dict[str, Any] | None,
-        values: Callable[[dict[str, Any]], list[float]],
+        ours: Found,
+        theirs: Found | None,
+        values: Callable[[Found], list[float]],
         digits: int = 0,
     ) -> None:
         mine = values(ours)
@@ -298,12 +348,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short repetition, nothing written")
     parser.add_argument("--skip-synapse", action="store_true", help="measure lmserver alone, nothing written")
+    parser.add_argument("--only", choices=PARTS, help="one part of lmserver alone, nothing written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmbench-", ignore_cleanup_errors=True) as folder:
         bench = Bench(Path(folder), 1 if options.quick else 3, 2.0 if options.quick else 5.0)
-        uvloop.run(bench.run(with_synapse=not options.skip_synapse))
+        whole = options.only is None
+        uvloop.run(
+            bench.run(with_synapse=not options.skip_synapse) if whole else bench.run_only(options.only)
+        )
     print(bench.table())
-    if not options.quick and not options.skip_synapse:
+    if whole and not options.quick and not options.skip_synapse:
         write(bench.table())
     return 0
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from lmserver.commands.operating import Add, Guarded
+from lmserver.commands.operating import Add, Guarded, days
 from lmserver.config import load_config
 
 _BESIDE: Final = " It may run beside the server, which follows within half a minute, or with it stopped."
@@ -84,9 +84,7 @@ def add_commands(add: Add, guarded: Guarded) -> None:
             )
             parser.add_argument("--json", action="store_true", help="list one JSON object a line")
         if name == "media":
-            parser.add_argument(
-                "--days", type=float, metavar="N", help="purge: not asked for in so many days"
-            )
+            parser.add_argument("--days", type=days, metavar="N", help="purge: not asked for in so many days")
             parser.add_argument("--copies", action="store_true", help="purge: copies of other servers' media")
         if name == "destination":
             parser.add_argument("--reason", default="", metavar="TEXT", help="block: why")

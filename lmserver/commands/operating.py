@@ -15,12 +15,26 @@ Guarded = Callable[[Callable[[], int]], int]
 """Runs work, and tells what goes wrong with the database in words for an operator."""
 
 
+MAX_DAYS = 36_500
+
+
 class Add(Protocol):
     """Adds one command to the command line."""
 
     def __call__(
         self, name: str, command: Callable[[argparse.Namespace], int], summary: str, description: str
     ) -> argparse.ArgumentParser: ...
+
+
+def days(text: str) -> float:
+    """A number of days on the command line, a hundred years at most; raises ArgumentTypeError."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1
+    if not 0 <= found <= MAX_DAYS:  # also false for nan
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 0 to {MAX_DAYS}")
+    return found
 
 
 def add_commands(add: Add, guarded: Guarded) -> None:
@@ -63,7 +77,7 @@ def add_commands(add: Add, guarded: Guarded) -> None:
     tokens.add_argument("token", nargs="?", metavar="TOKEN",
                         help="which to delete, or the new one's text (default: random)")  # fmt: skip
     tokens.add_argument("--uses", type=int, metavar="N", help="accounts it is good for (default: no end)")
-    tokens.add_argument("--days", type=float, metavar="N", help="how long it is good (default: no end)")
+    tokens.add_argument("--days", type=days, metavar="N", help="how long it is good (default: no end)")
     tokens.add_argument("--json", action="store_true", help="list one JSON object a line")
     notice = add("send-notice", on_config(_send_notice), "tell users something",
                  "Tell users of this server something, in a room that they cannot leave. The text is read"

@@ -94,7 +94,7 @@ async def test_registration_tokens_are_made_listed_and_deleted(
     assert await run(config, "registration-token", "create", "party") == 0
     assert await run(config, "registration-token", "create", "party") == 1
     assert await run(config, "registration-token", "create", "a b") == 1
-    assert await run(config, "registration-token", "create", "--days", "-1") == 1
+    assert await run(config, "registration-token", "create", "--days", "0") == 1
     assert await run(config, "registration-token", "create", "--uses", "-1") == 1
     capsys.readouterr()
     assert await run(config, "registration-token", "list") == 0
@@ -106,3 +106,24 @@ async def test_registration_tokens_are_made_listed_and_deleted(
     assert await run(config, "registration-token", "delete") == 2
     assert await run(config, "registration-token", "delete", made) == 0
     assert await run(config, "registration-token", "delete", made) == 1
+
+
+@pytest.mark.parametrize("days", ["nan", "-1", "inf", "1e300", "soon"])
+@pytest.mark.parametrize("command", [["registration-token", "create"], ["media", "purge"]])
+def test_days_that_are_none_are_refused(
+    command: list[str], days: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--config", "none.yaml", f"--days={days}"])
+    assert ended.value.code == 2
+    assert "is not a number of days from 0 to 36500" in capsys.readouterr().err
+
+
+def test_the_commands_for_tokens_in_the_documents_are_understood(tmp_path: Path) -> None:
+    """An optional word after an option is not read by argparse."""
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    lines = [line.partition("#")[0].split() for line in text.splitlines()]
+    calls = [words[1:] for words in lines if words[:2] == ["lmserver", "registration-token"]]
+    assert len(calls) == 3
+    for call in calls:
+        assert main([str(tmp_path / "none.yaml") if word == "FILE" else word for word in call]) == 1
