@@ -35,9 +35,13 @@ def _text(value: object) -> str:
 
 def render(t: Template) -> str:
     """The configuration as YAML, every key explained."""
-    certificate = t.dev_certificate if t.dev else t.data_dir / "tls.crt"
-    private_key = t.dev_private_key if t.dev else t.data_dir / "tls.key"
-    networks = '["127.0.0.0/8", "::1/128"]' if t.dev else "[]"
+    return "".join(
+        [_server(t), _listeners(t), _logins(t), _rooms(), _USERS, _MEDIA, _watching(t), _requests()]
+    )
+
+
+def _server(t: Template) -> str:
+    """Who this server is, and where it keeps things."""
     return f"""\
 # Configuration of lmserver. `lmserver check-config --config FILE` tells what is wrong with it;
 # docs/configuration.md explains every key. Relative paths are relative to this file.
@@ -60,6 +64,15 @@ database:
   # Connections kept open at most.
   pool_size: 10
 
+"""
+
+
+def _listeners(t: Template) -> str:
+    """Where clients and servers connect."""
+    certificate = t.dev_certificate if t.dev else t.data_dir / "tls.crt"
+    private_key = t.dev_private_key if t.dev else t.data_dir / "tls.key"
+    networks = '["127.0.0.0/8", "::1/128"]' if t.dev else "[]"
+    return f"""\
 # Where clients connect: plain HTTP, to stand behind a reverse proxy that terminates TLS.
 client:
   host: "127.0.0.1"
@@ -93,6 +106,12 @@ federation:
   # Servers we have nothing to do with, by name; operators may block more while the server runs.
   blocked_servers: []
 
+"""
+
+
+def _logins(t: Template) -> str:
+    """Who may have an account, and how they log in."""
+    return f"""\
 registration:
   # closed: only `lmserver register-user`. token: with one of `tokens`, or
   # one made by `lmserver registration-token`. open: anybody.
@@ -113,6 +132,12 @@ sso:
 # Registration files of application services (bridges, bots), relative to this file.
 appservices: []
 
+"""
+
+
+def _rooms() -> str:
+    """Rooms."""
+    return f"""\
 rooms:
   # The version of new rooms: {LM_02_ID}
   # (what peers know today) or {I_1_ID} (the draft as published).
@@ -125,6 +150,10 @@ rooms:
   # stays while users of other servers are in it.
   purge_empty_after_days: 30
 
+"""
+
+
+_USERS = """\
 presence:
   # Whether people see who of those they share a room with is online, here and on other servers. It is
   # the most expensive thing a server can tell.
@@ -139,7 +168,7 @@ server_notices:
   # Whether users may decline the invite to such a room, or leave it.
   can_be_declined: false
 
-# Relays for calls (TURN), for example {{uris: ["turn:turn.example.org?transport=udp"], shared_secret: "..."}}
+# Relays for calls (TURN), for example {uris: ["turn:turn.example.org?transport=udp"], shared_secret: "..."}
 # with coturn's use-auth-secret, or username and password instead of the secret; ttl_seconds: 86400.
 turn: null
 
@@ -148,6 +177,11 @@ user_directory:
   # in a room that anybody may join or read.
   search_all_users: false
 
+"""
+"""What users are told, and find."""
+
+
+_MEDIA = """\
 # Files that users upload, and copies of what other servers' users did; bytes.
 media:
   # The largest upload.
@@ -175,6 +209,13 @@ url_previews:
   allowed_networks: []
   denied_networks: []
 
+"""
+"""Files, and pages of the web."""
+
+
+def _watching(t: Template) -> str:
+    """What operators see."""
+    return f"""\
 logging:
   # debug, info, warning or error.
   level: "info"
@@ -188,6 +229,12 @@ metrics: null
 # null: none. `page` serves a page for operators at /admin there. Keep it on loopback, or behind a proxy.
 admin: null
 
+"""
+
+
+def _requests() -> str:
+    """Who asks, and how often."""
+    return f"""\
 # Reverse proxies whose X-Forwarded-For is believed, as networks such as "127.0.0.1/32"; without them
 # everybody behind a proxy counts as one address. They have to set or extend that header themselves.
 trusted_proxies: []
