@@ -12,10 +12,11 @@ import trustme
 from aiohttp import web
 
 from lmserver.federation_client.addresses import AddressGuard
-from lmserver.federation_client.client import FederationClient, quote_path
+from lmserver.federation_client.client import MAX_RESPONSE, FederationClient, quote_path
 from lmserver.federation_client.connector import PinnedHttp
 from lmserver.federation_client.errors import BadResponse, RemoteError, Unreachable
 from lmserver.federation_client.resolver import Resolver
+from lmserver.federation_client.room_api import RoomApi
 from lmserver.protocol import transport
 from lmserver.protocol.errors import InvalidIdentifier, InvalidJson
 from lmserver.protocol.signatures import SigningKey
@@ -345,3 +346,22 @@ async def test_cookies_are_not_kept(client: FederationClient, peer: Peer, port: 
     for _ in range(2):
         await client.request("GET", f"hub.test:{port}", "/x")
     assert "Cookie" not in peer.requests[1][2]
+
+
+async def test_f10_only_a_join_may_be_answered_with_a_whole_state(
+    client: FederationClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: dict[str, int] = {}
+
+    async def answered(method: str, server: str, path: str, *, max_response: int, **_: object) -> object:
+        allowed[path.split("/")[-2]] = max_response
+        return {"event": {}, "state": []}
+
+    monkeypatch.setattr(client, "send_json", answered)
+    api = RoomApi(client)
+    await api.send_join("hub.test", "I.1", "$x", {})
+    await api.send_leave("hub.test", "I.1", "$x", {})
+    await api.send_knock("hub.test", "I.1", "$x", {})
+    await api.invite("hub.test", "I.1", "$x", {}, [])
+    assert allowed.pop("send_join") > MAX_RESPONSE
+    assert set(allowed.values()) == {MAX_RESPONSE} and len(allowed) == 3
