@@ -116,6 +116,15 @@ class Stage:
         self.clock.pass_(after)
         self.hub.server.sender.wake([PARTICIPANT])
 
+    async def settled(self) -> None:
+        """Wait until the hub has heard that the peer took what it failed to take before: the peer has it
+        earlier."""
+
+        async def none_failing() -> bool:
+            return await self.failing() is None
+
+        await eventually(none_failing)
+
     async def delivered(self, peer: Peer, events: list[str], seconds: float = HANGS) -> None:
         async def all_there() -> bool:
             return set(events) <= set(peer.events())

@@ -74,7 +74,7 @@ async def test_d14_what_was_not_taken_is_sent_again_to_the_byte(stage: Stage) ->
             sent.append(await stage.hub.send(message("meanwhile")))
             stage.try_again()
             await stage.delivered(peer, sent)
-            assert await stage.failing() is None
+            await stage.settled()
     assert in_order_once(peer.events(), sent)
     assert repeated_unchanged(peer.transactions)
 
@@ -122,6 +122,7 @@ async def test_d14_control_a_sender_that_builds_anew_is_caught(stage: Stage) -> 
         sent.append(await stage.hub.send(message("meanwhile")))
         stage.try_again()
         await stage.delivered(stage.peer, sent)
+        await stage.settled()
     bodies = [body for _, body in stage.peer.transactions]
     assert len({txn for txn, _ in stage.peer.transactions}) == len(bodies)
     assert not set(stage.peer.transactions) <= set(stage.peer.taken)

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import asyncpg
 import pytest
@@ -20,7 +21,7 @@ from lmserver.storage.database import Database, DatabaseUnavailable
 from tests.drills.long import rounds
 from tests.kit.engines import EngineKit, engine_kit
 from tests.kit.rooms import ALICE, HUB, ROOM, message, opening
-from tests.kit.waiting import HANGS
+from tests.kit.waiting import HANGS, eventually
 
 EVENTS = rounds(60, 2_000)
 LIVES = rounds(5, 100)
@@ -110,7 +111,8 @@ from tests.kit.engines import engine_kit
 from tests.kit.rooms import ALICE, HUB, message
 
 async def main(dsn, life):
-    db = await Database.connect(dsn, max_size=2)
+    name = "&application_name=killed" if "?" in dsn else "?application_name=killed"
+    db = await Database.connect(dsn + name, max_size=2)
     kit = engine_kit(db, HUB)
     async def send(n):
         txn = ClientTxn(ALICE, "D", f"{life}-{n}")
@@ -124,6 +126,12 @@ async def main(dsn, life):
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
+
+
+async def killed_are_gone(db: Database) -> bool:
+    """PostgreSQL ends the statement it was given, and may commit it, before it sees that nobody listens."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    return await db.fetchval(query + " AND application_name = 'killed'") == 0
 
 
 async def test_d1_what_was_acknowledged_before_a_kill_is_stored_once(database_url: str, db: Database) -> None:
@@ -143,6 +151,7 @@ async def test_d1_what_was_acknowledged_before_a_kill_is_stored_once(database_ur
         await process.wait()
         complete = (first + rest).rsplit(b"\n", 1)[0].decode().splitlines()
         acked |= dict(line.split(" ") for line in complete)
+    await eventually(partial(killed_are_gone, db))
     found = await stored(db)
     assert len(acked) >= LIVES
     assert set(acked.values()) <= set(found)
