@@ -24,7 +24,7 @@ def run(config: Config, action: str, which: str | None, days: float | None, *, c
     if action not in ("list", "purge") and match is None:
         tell("a medium is named like mxc://example.org/abc")
         return 2
-    if action == "purge" and (days is None or days < 0):
+    if action == "purge" and days is None:
         tell("purge wants --days")
         return 2
 

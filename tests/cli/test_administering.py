@@ -108,7 +108,9 @@ async def test_media(config: Path, db: Database, capsys: pytest.CaptureFixture[s
     assert await run(config, "media", "purge", "--days", "1", "--copies") == 0
     assert await run(config, "media", "purge", "--days", "1") == 0
     assert capsys.readouterr().out.count("1 media deleted") == 2
-    for wrong in (("purge",), ("purge", "--days", "-1"), ("delete", "one"), ("list",)):
+    with pytest.raises(SystemExit):
+        await run(config, "media", "purge", "--days", "-1")
+    for wrong in (("purge",), ("delete", "one"), ("list",)):
         assert await run(config, "media", *wrong) == 2
 
 
