@@ -95,8 +95,9 @@ async def open_database(
         db = await Database.connect(dsn, config.database_pool)
         try:
             await db.check_safety()
+            if await migrations.current(dsn) is not None:  # another server's is not ours to change
+                await _check_name(db, config.server_name)
             await (migrations.upgrade(dsn, progress) if migrate else migrations.check(dsn))
-            await _check_name(db, config.server_name)
             yield db
         finally:
             await db.close()
