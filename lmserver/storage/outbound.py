@@ -205,7 +205,7 @@ async def due(db: Executor, destination: str, now_ms: int, max_pdus: int, max_ed
     """
     rows = await db.fetch(
         "WITH ranges AS (SELECT q.*, count(*) OVER () AS number FROM ("
-        "SELECT md5(o.room_id || $2::bigint::text) AS turn, o.room_id, o.from_position, o.acked_position,"
+        "SELECT hashtextextended(o.room_id, $2) AS turn, o.room_id, o.from_position, o.acked_position,"
         " least(m.head_position, o.until_position) AS last_position"
         " FROM outbound_ranges AS o JOIN rooms AS m ON m.room_id = o.room_id"
         " WHERE o.destination = $1 AND o.acked_position < least(m.head_position, o.until_position)"
